@@ -1,0 +1,84 @@
+"""Launching warp kernels on torch tensors.
+
+Warp runs a CPU launch on the calling thread and releases the interpreter lock
+meanwhile. `launch_split` therefore cuts the last-named range of a launch into
+one piece per torch thread. The pieces write to separate memory, so the result
+does not depend on the number of threads.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any, Sequence
+
+import torch
+
+
+@lru_cache(maxsize=1)
+def warp():
+    """The warp module, imported once, late and quietly.
+
+    Backward code is written by hand (see the formulas beside the kernels), so
+    warp is told not to derive any, which halves its compile time.
+    """
+    import warp as wp
+
+    wp.config.quiet = True
+    wp.config.enable_backward = False
+    wp.init()
+    return wp
+
+
+@lru_cache(maxsize=None)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="kernel")
+
+
+def arguments(values: Sequence[Any]) -> list[Any]:
+    """Torch tensors as warp array descriptors that share their memory.
+
+    Tensors must be contiguous; whoever launches keeps them alive.
+    """
+    wp = warp()
+    return [
+        wp.from_torch(v.detach(), requires_grad=False, return_ctype=True)
+        if isinstance(v, torch.Tensor)
+        else v
+        for v in values
+    ]
+
+
+def launch(kernel, size, values: Sequence[Any], device: torch.device) -> None:
+    """Run `kernel` over `size` (int or tuple) with `values`, in order.
+
+    On CUDA it goes to torch's current stream, so no synchronisation is needed.
+    """
+    wp = warp()
+    converted = arguments(values)
+    if device.type == "cuda":
+        stream = wp.stream_from_torch(torch.cuda.current_stream(device))
+        wp.launch(kernel, size, converted, stream=stream)
+    else:
+        wp.launch(kernel, size, converted, device="cpu")
+
+
+def launch_split(kernel, count: int, inner: tuple, values: Sequence[Any], device) -> None:
+    """Run `kernel` over (count, *inner), the first range cut among threads.
+
+    The kernel's first argument is where its piece starts in `count`; `values`
+    are the others. Pieces must not write to the same memory.
+    """
+    if count == 0:
+        return
+    threads = 1 if device.type == "cuda" else min(torch.get_num_threads(), count)
+    if threads == 1:
+        launch(kernel, (count, *inner), [0, *values], device)
+        return
+    # Loading a module is not thread-safe: have it loaded before the pool runs.
+    kernel.module.load(warp().get_device("cpu"))
+    edges = [count * i // threads for i in range(threads + 1)]
+    jobs = [
+        _pool(threads).submit(launch, kernel, (stop - start, *inner), [start, *values], device)
+        for start, stop in zip(edges, edges[1:])
+    ]
+    for job in jobs:
+        job.result()
