@@ -19,6 +19,8 @@ from typing import Union
 
 import torch
 
+from prolific_core.errors import InputError
+
 NATIVE, TWIN = "warp", "torch"
 
 #: Optional extension of each kernel: it needs CUDA and a build of its own.
@@ -35,7 +37,7 @@ ADAPTED = {"hash_encoding", "raster"}
 Device = Union[str, torch.device]
 
 
-class BackendMissing(ValueError):
+class BackendMissing(InputError):
     """A backend was asked for by name that this machine or device cannot run."""
 
 
@@ -80,11 +82,14 @@ def available(kernel: str, device: Device = "cpu") -> list[str]:
 def choose(kernel: str, requested: str = "auto", device: Device = "cpu") -> Choice:
     """The backend for `kernel` on `device`.
 
-    requested: "auto", or a name from `candidates(kernel)`.
+    requested: "auto", a name from `candidates(kernel)`, or "cuda" for the
+        kernel's extension (native code where no adapter for one exists).
     Raises BackendMissing, which names what is available instead.
     """
     names = candidates(kernel)
     usable = available(kernel, device)
+    if requested == "cuda":
+        requested = names[0]
     if requested == "auto":
         skipped = [obstacle(name, device) for name in names if name not in usable]
         note = f" ({'; '.join(skipped)})" if skipped else ""

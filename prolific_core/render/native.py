@@ -17,13 +17,12 @@ import torch
 def warp():
     """The warp module, imported once, late and quietly.
 
-    Backward code is written by hand (see the formulas beside the kernels), so
-    warp is told not to derive any, which halves its compile time.
+    Backward code is written by hand (see the formulas beside the kernels):
+    kernels say `enable_backward=False`, which halves their compile time.
     """
     import warp as wp
 
-    wp.config.quiet = True
-    wp.config.enable_backward = False
+    wp.config.log_level = wp.LOG_ERROR  # a machine without CUDA is no news
     wp.init()
     return wp
 
@@ -36,15 +35,16 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 def arguments(values: Sequence[Any]) -> list[Any]:
     """Torch tensors as warp array descriptors that share their memory.
 
-    Tensors must be contiguous; whoever launches keeps them alive.
+    A pair (tensor, dtype) is read as an array of that warp type, such as
+    (tensor of shape (N, 3), wp.vec3). Tensors must be contiguous; whoever
+    launches keeps them alive.
     """
-    wp = warp()
-    return [
-        wp.from_torch(v.detach(), requires_grad=False, return_ctype=True)
-        if isinstance(v, torch.Tensor)
-        else v
-        for v in values
-    ]
+    return [_descriptor(v) if isinstance(v, (torch.Tensor, tuple)) else v for v in values]
+
+
+def _descriptor(value):
+    tensor, dtype = value if isinstance(value, tuple) else (value, None)
+    return warp().from_torch(tensor.detach(), dtype=dtype, requires_grad=False, return_ctype=True)
 
 
 def launch(kernel, size, values: Sequence[Any], device: torch.device) -> None:
