@@ -1,0 +1,68 @@
+"""How a stage shows itself when it runs alone: a bar in a terminal, a plain line now and then elsewhere."""
+
+import sys
+import time
+
+EVERY = 10.0  # seconds between plain lines
+
+
+class Console:
+    """Progress on stderr, so that a command's result on stdout stays clean."""
+
+    def __init__(self, title: str):
+        self.title = title
+        self._values: dict[str, float | None] = {}
+        self._bar = None
+        self._said = 0.0
+
+    def values(self, values: dict) -> None:
+        self._values = values
+
+    def step(self, step: int, steps: int, left: float | None) -> None:
+        if sys.stderr.isatty():
+            self._show(step, steps, left)
+        elif step >= steps or time.monotonic() - self._said > EVERY:
+            self._said = time.monotonic()
+            print(f"{self.title} {line(step, steps, left, self._values)}", file=sys.stderr, flush=True)
+
+    def _show(self, step: int, steps: int, left: float | None) -> None:
+        if self._bar is None:
+            self._bar = bar()
+            self._bar.start()
+            self._task = self._bar.add_task(self.title, total=steps, detail="")
+        self._bar.update(self._task, completed=step, total=steps, detail=detail(left, self._values))
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def bar():
+    """A progress bar that fits 80 columns: stage, bar, step, then loss and seconds left."""
+    from rich.console import Console as Terminal
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[detail]}"),
+        console=Terminal(stderr=True),
+    )
+
+
+def detail(left: float | None, values: dict) -> str:
+    """`loss 0.312, 93 s left`."""
+    parts = []
+    name = "loss" if "loss" in values else next(iter(values), None)
+    if name and values[name] is not None:
+        parts.append(f"{name} {values[name]:.4g}")
+    if left is not None:
+        parts.append(f"{left:.0f} s left")
+    return ", ".join(parts)
+
+
+def line(step: int, steps: int, left: float | None, values: dict) -> str:
+    shown = detail(left, values)
+    return f"{step}/{steps}" + (f", {shown}" if shown else "")
