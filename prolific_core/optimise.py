@@ -61,7 +61,8 @@ class Clock:
 
 def resolution_at(schedule: list[tuple[float, int]], progress: float) -> int:
     """The side of the training render at `progress` in [0, 1], from (fraction from which, side) pairs."""
-    return [side for start, side in sorted(schedule) if start <= progress or start == min(schedule)[0]][-1]
+    begun = [side for start, side in sorted(schedule) if start <= progress]
+    return begun[-1] if begun else min(schedule)[1]
 
 
 def optimise(
@@ -73,7 +74,7 @@ def optimise(
     seed: int,
     name: str,
     state_file: Path,
-    observe: Callable[[int, dict[str, float], nn.Module], None],
+    observe: Callable[[int, dict[str, float | Tensor], nn.Module], None],
 ) -> Clock:
     """Optimise the particles in place for `config.steps` steps, resuming from `state_file` if it exists.
 
@@ -113,8 +114,8 @@ def optimise(
         clock.lap("backward")
         measures = guidance.follow(latents, views, draw)
         clock.lap("score model")
-        measures |= {"loss": float(total), "opacity": float(render.opacity.mean())}
-        measures |= {f"loss_{key}": float(value) for key, value in losses.items()}
+        measures |= {"loss": total.detach(), "opacity": render.opacity.detach().mean()}
+        measures |= {f"loss_{key}": value.detach() for key, value in losses.items()}
         done = step + 1
         if done % logging.checkpoint_every == 0 and done < config.steps:
             state.save(state_file, done)

@@ -1,0 +1,106 @@
+"""The loop: it optimises, resumes to the same bytes, and its checkpoints are whole or refused."""
+
+import pytest
+import torch
+
+import tiny_pipeline
+from prolific_core import checkpoint
+from prolific_core.config import GuidanceConfig, LoggingConfig, NerfConfig, ScoreConfig
+from prolific_core.errors import ProlificError
+from prolific_core.guidance import distillation
+from prolific_core.optimise import Problem, optimise, resolution_at
+from prolific_core.prior.latent_diffusion import LatentDiffusion
+from prolific_core.scenes.image import ImageScene
+from prolific_core.seeding import generator
+
+LOGGING = LoggingConfig(checkpoint_every=2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return str(tiny_pipeline.make(tmp_path_factory.mktemp("prior")))
+
+
+class Killed(Exception):
+    pass
+
+
+def run(folder, tmp_path, *, steps=6, kill_at=None, method="vsd", particles=2):
+    prior = LatentDiffusion.load(folder)
+    guidance = distillation.make(
+        prior, GuidanceConfig(method=method, score=ScoreConfig(learning_rate=1e-2)), "a red mug", generator=generator(0, "s")
+    )
+    images = [ImageScene(32, generator=generator(0, i)) for i in range(particles)]
+    problem = Problem(
+        particles=images,
+        parameter_groups=lambda image: [{"params": image.parameters(), "lr": 0.05}],
+        render=lambda image, views, resolution, g: image.render(len(views)),
+    )
+    config = NerfConfig(steps=steps, resolution=[(0.0, 32)])
+    seen = []
+
+    def observe(step, measures, particle):
+        seen.append((step, measures["loss"]))
+        if step == kill_at:
+            raise Killed
+
+    try:
+        optimise(problem, guidance, config, LOGGING, seed=3, name="nerf", state_file=tmp_path / "s.safetensors", observe=observe)
+    except Killed:
+        pass
+    return images, seen
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(folder, tmp_path):
+    whole, seen = run(folder, tmp_path / "whole")
+    first, before = run(folder, tmp_path / "cut", kill_at=5)
+    assert not torch.equal(first[0].pixels, whole[0].pixels) or not torch.equal(first[1].pixels, whole[1].pixels)
+    again, after = run(folder, tmp_path / "cut")
+    assert [step for step, _ in after] == [5, 6]  # from the checkpoint of step 4, to exactly the step asked for
+    assert before[:4] + after == seen
+    for a, b in zip(whole, again, strict=True):
+        assert torch.equal(a.pixels, b.pixels)
+
+
+def test_seeds_and_particles_differ(folder, tmp_path):
+    images, _ = run(folder, tmp_path, steps=8)
+    assert (images[0].pixels - images[1].pixels).abs().max() > 0.1
+
+
+def test_checkpoint_keeps_nested_state(tmp_path):
+    shared = torch.arange(6.0)
+    state = {"a": [shared, shared.view(2, 3)], 3: {"x": None, "y": True, "z": 0.1}, "t": torch.tensor(2, dtype=torch.int64)}
+    checkpoint.save(tmp_path / "c", state)
+    back = checkpoint.load(tmp_path / "c")
+    assert torch.equal(back["a"][1], shared.view(2, 3)) and back[3] == state[3] and back["t"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_a_truncated_checkpoint_is_refused_by_name(tmp_path, share):
+    path = tmp_path / "state.safetensors"
+    checkpoint.save(path, {"x": torch.randn(100)})
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(ProlificError, match="state.safetensors is not a whole checkpoint"):
+        checkpoint.load(path)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(folder, tmp_path):
+    prior = LatentDiffusion.load(folder)
+    guidance = distillation.make(prior, GuidanceConfig(method="sds"), "a red mug", generator=generator(0, "s"))
+    image = ImageScene(32, generator=generator(0, 0))
+    with torch.no_grad():
+        image.pixels[0, 0, 0, 0] = float("nan")
+    problem = Problem(
+        [image], lambda i: [{"params": i.parameters(), "lr": 0.1}], lambda i, views, resolution, g: i.render(len(views))
+    )
+    config = NerfConfig(steps=2, resolution=[(0.0, 32)])
+    with pytest.raises(ProlificError, match="not a number at step 1"):
+        optimise(
+            problem, guidance, config, LOGGING, seed=0, name="nerf", state_file=tmp_path / "s", observe=lambda *a: None
+        )
+
+
+def test_resolution_schedule():
+    schedule = [(0.0, 64), (0.2, 512)]
+    assert [resolution_at(schedule, p) for p in (0, 0.19, 0.2, 0.99)] == [64, 64, 512, 512]
