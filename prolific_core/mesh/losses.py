@@ -1,5 +1,7 @@
 """What keeps an optimised surface smooth."""
 
+from typing import Optional
+
 import torch
 from torch import Tensor
 
@@ -7,9 +9,9 @@ from prolific_core.render.antialias import Edges
 from prolific_core.render.raster import face_normals, rows
 
 
-def face_pairs(faces: Tensor) -> Tensor:
+def face_pairs(faces: Tensor, edges: Optional[Edges] = None) -> Tensor:
     """Pairs of faces that share an edge: (P, 2) int64. Edges of one face, or of three, give none."""
-    edges = Edges.of(faces)
+    edges = edges or Edges.of(faces)
     order = edges.side_edge.argsort(stable=True)
     edge = edges.side_edge[order]
     face = order % max(len(faces), 1)  # sides are listed edge kind by edge kind
@@ -18,13 +20,13 @@ def face_pairs(faces: Tensor) -> Tensor:
     return face.view(-1, 2)
 
 
-def normal_consistency(vertices: Tensor, faces: Tensor) -> Tensor:
+def normal_consistency(vertices: Tensor, faces: Tensor, edges: Optional[Edges] = None) -> Tensor:
     """Mean over pairs of adjacent faces of 1 - cosine of the angle between them.
 
     0 for a plane, 1 where faces meet at a right angle, at most 2. Faces without
     area count as 1, without gradient.
     """
-    pairs = face_pairs(faces)
+    pairs = face_pairs(faces, edges)
     if len(pairs) == 0:
         return vertices.sum() * 0
     normals = face_normals(vertices, faces)
@@ -33,16 +35,16 @@ def normal_consistency(vertices: Tensor, faces: Tensor) -> Tensor:
     return (1 - (a * b).sum(-1)).mean()
 
 
-def laplacian_smoothness(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Mean squared distance of a vertex from the mean of its neighbours, in world units squared.
+def laplacian_smoothness(vertices: Tensor, faces: Tensor, edges: Optional[Edges] = None) -> Tensor:
+    """Mean squared distance of a vertex from the mean of its neighbours, in units of `vertices` squared.
 
     The uniform Laplacian (Nealen et al. 2006). Vertices on an open boundary,
     whose ring is not whole, and vertices of no face are left out; 0 for a
     regular grid of a plane.
     """
-    edges = Edges.of(faces)
     if len(faces) == 0:
         return vertices.sum() * 0
+    edges = edges or Edges.of(faces)
     both = torch.cat([edges.ends, edges.ends.flip(1)])
     degree = torch.bincount(both[:, 0], minlength=len(vertices))
     total = torch.zeros_like(vertices).index_add(0, both[:, 0], rows(vertices, both[:, 1].contiguous()))
