@@ -6,7 +6,9 @@ one piece per torch thread. The pieces write to separate memory, so the result
 does not depend on the number of threads.
 """
 
+import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Sequence
 
@@ -22,9 +24,23 @@ def warp():
     """
     import warp as wp
 
-    wp.config.log_level = wp.LOG_ERROR  # a machine without CUDA is no news
-    wp.init()
+    wp.config.log_level = wp.LOG_WARNING
+    with _quiet_stderr():  # native code there announces that there is no GPU
+        wp.init()
     return wp
+
+
+@contextmanager
+def _quiet_stderr():
+    """Send the process's standard error nowhere, native code's included."""
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
 
 
 @lru_cache(maxsize=None)
