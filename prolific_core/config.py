@@ -167,7 +167,8 @@ class GeometryConfig(StageConfig):
     normal_consistency: Weight = 1.0
     laplacian: Weight = 1.0
     sdf_regularisation: Weight = 0.0
-    volume: Weight = 0.0  # pulls the opacity towards the field's own
+    smoothing: int = Field(0, ge=0, le=100)  # passes over the copied signed distances
+    opacity: Weight = 0.0  # mean opacity of the views, against surfaces that swell
     guidance: GuidanceConfig = GuidanceConfig(method="sds", scale=100.0, prompt="a normal map of {prompt}")
 
 
@@ -177,7 +178,8 @@ class TextureConfig(StageConfig):
     steps: Steps = 30_000
     grid_learning_rate: Rate = 1e-2
     network_learning_rate: Rate = 1e-3
-    random_background: Fraction = 0.5
+    random_background: Fraction = 0.5  # else white
+    supersampling: int = Field(1, ge=1, le=8)  # rays per pixel and axis
 
 
 class ExportConfig(Section):

@@ -1,0 +1,36 @@
+"""Stage 6: measures and pictures of the exported GLB itself, not of the field it came from."""
+
+import torch
+
+from prolific_core import cameras
+from prolific_core.mesh.export import load_glb
+from prolific_core.metrics.agreement import agreement
+from prolific_core.metrics.alignment import alignment
+from prolific_core.metrics.pictures import contact_sheet, write_video
+from prolific_core.prior.scorer import Scorer
+from tasks.stage import Stage, save_png
+
+
+def run(stage: Stage) -> dict:
+    config, system = stage.config.evaluate, stage.config.system
+    scorer = Scorer.load(config.scorer, stage.config.prior.path)
+    place = dict(elevation=config.elevation, distance=config.distance, fov=config.fov)
+    paths = sorted(stage.input("export").glob("mesh*.glb"), key=lambda path: (len(path.stem), path.stem))
+    results = []
+    for index, path in enumerate(paths):
+        mesh = load_glb(path, backend=system.backend).to(stage.device)
+
+        def look(views: cameras.Cameras) -> torch.Tensor:
+            with torch.no_grad():
+                frames = [mesh.render(views[i].to(stage.device), config.resolution, 1.0, supersampling=2).rgb for i in range(len(views))]
+            return torch.cat(frames).cpu()
+
+        views = look(cameras.orbit(config.views, **place))
+        results.append({"alignment": alignment(scorer, views, stage.prompt.text), **agreement(views, stage.prompt.text)})
+        suffix = "" if index == 0 else f"_{index}"
+        sheet = contact_sheet(views)
+        save_png(stage.output / f"contact{suffix}.png", sheet)
+        stage.picture(f"contact{suffix}", sheet)
+        write_video(stage.output / f"turntable{suffix}.mp4", look(cameras.orbit(config.turntable_frames, **place)))
+        stage.progress(index + 1, len(paths))
+    return {name: sum(result[name] for result in results) / len(results) for name in results[0]}

@@ -1,0 +1,34 @@
+"""Stage 5: a clean mesh with a baked texture, as OBJ + MTL + PNG and as GLB."""
+
+import torch
+
+from prolific_core.mesh.bake import bake
+from prolific_core.mesh.clean import clean
+from prolific_core.mesh.export import write_glb, write_obj
+from prolific_core.mesh.unwrap import unwrap
+from prolific_core.scenes import store
+from tasks.stage import Stage
+
+
+def run(stage: Stage) -> dict:
+    config = stage.config.export
+    fields = store.load_fields(stage.input("texture"), device=stage.device, backend=stage.config.system.backend)
+    meshes = store.load_meshes(stage.input("geometry"), stage.device)
+    sizes = []
+    for index, ((vertices, faces), field) in enumerate(zip(meshes, fields, strict=True)):
+        vertices, faces = clean(
+            vertices.cpu().numpy(),
+            faces.cpu().numpy(),
+            config.faces,
+            component_share=config.component_share,
+            smoothing=config.smoothing,
+        )
+        cut = unwrap(vertices, faces, config.texture_size)
+        with torch.no_grad():
+            texture = bake(field.colour, cut.vertices, cut.faces, cut.uvs, config.texture_size, device=stage.device)
+        name = "mesh" if index == 0 else f"mesh_{index}"
+        write_obj(stage.output / f"{name}.obj", cut, texture)
+        write_glb(stage.output / f"{name}.glb", cut, texture)
+        stage.progress(index + 1, len(meshes))
+        sizes.append(len(faces))
+    return {"faces": sum(sizes) / len(sizes)}

@@ -1,0 +1,56 @@
+"""What the optimised stages share: the prior, the guidance, and what they show while they run."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from prolific_core import cameras, optimise
+from prolific_core.cameras import Cameras
+from prolific_core.config import StageConfig
+from prolific_core.guidance import distillation
+from prolific_core.prior.latent_diffusion import LatentDiffusion
+from prolific_core.seeding import generator
+from tasks.stage import Stage
+
+Show = Callable[[nn.Module, Cameras, int], torch.Tensor]  # -> (B, 3, H, W)
+
+
+def distil(stage: Stage, config: StageConfig, problem: optimise.Problem, show: Show) -> None:
+    """Optimise the problem's particles by the stage's guidance, showing `show`'s pictures on the way.
+
+    Steps are per particle: n particles take n times as many. Measures how the time was spent (as
+    records, not results) and the last losses.
+    """
+    seed = stage.prompt.seed
+    prior = LatentDiffusion.load(stage.config.prior.path, device=stage.device, dtype=stage.config.prior.dtype)
+    guidance = distillation.make(
+        prior, config.guidance, stage.prompt.text, generator=generator(seed, stage.name, "score model")
+    )
+    config = config.model_copy(update={"steps": config.steps * len(problem.particles)})
+
+    def observe(step: int, measures: dict, particle: nn.Module) -> None:
+        stage.progress(step, config.steps, **measures)
+        if step % stage.config.logging.preview_every == 0 or step == config.steps:
+            stage.picture("views", strip(particle, show, config), step)
+
+    clock = optimise.optimise(
+        problem,
+        guidance,
+        config,
+        stage.config.logging,
+        seed=seed,
+        name=stage.name,
+        state_file=stage.checkpoint / "state.safetensors",
+        observe=observe,
+    )
+    stage.shares(clock.shares())
+
+
+@torch.no_grad()
+def strip(particle: nn.Module, show: Show, config: StageConfig) -> torch.Tensor:
+    """Four views side by side (3, S, 4 S), from the middle of the stage's camera ranges."""
+    middle = {key: sum(getattr(config.cameras, key)) / 2 for key in ("distance", "fov")}
+    side = max(64, min(256, max(side for _, side in config.resolution)))
+    views = cameras.orbit(4, elevation=20, **middle)
+    return torch.cat(list(show(particle, views, side)), dim=-1)

@@ -1,0 +1,27 @@
+"""Stage 1, scene initialisation: the particles' fields before any guidance, and their pictures."""
+
+import torch
+
+from prolific_core import cameras
+from prolific_core.scenes import store
+from prolific_core.scenes.radiance_field import RadianceField
+from prolific_core.seeding import generator
+from tasks.stage import Stage
+
+
+def run(stage: Stage) -> dict:
+    config, seed = stage.config.initialise, stage.prompt.seed
+    fields = []
+    for index in range(config.particles):
+        field = RadianceField(config.field, generator=generator(seed, "field", index), backend=stage.config.system.backend)
+        field = field.to(stage.device)
+        field.update_occupancy(0, generator(seed, "occupancy", index))
+        fields.append(field)
+        stage.progress(index + 1, config.particles)
+    store.save_fields(stage.output, config.field, fields)
+    view = cameras.orbit(1, elevation=15, distance=1.6, fov=45).to(stage.device)
+    with torch.no_grad():
+        picture = fields[0].render(*view.rays(config.preview_resolution), normals=True)
+    opacity = picture.opacity[0].expand(3, -1, -1)
+    stage.picture("initial", torch.cat([picture.rgb[0], opacity, picture.normal[0]], dim=-1))
+    return {"initial_opacity": float(opacity.mean())}
