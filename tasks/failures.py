@@ -28,8 +28,8 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
-def reported(work: Callable[[], int | None]) -> int:
-    """Run a command; its exit status, with any failure told on stderr."""
+def reported(work: Callable[[], int | None], note: Callable[[str, int], None] | None = None) -> int:
+    """Run a command; its exit status, with any failure told on stderr (and to `note`)."""
     try:
         return work() or 0
     except KeyboardInterrupt:
@@ -44,5 +44,8 @@ def reported(work: Callable[[], int | None]) -> int:
             # Not the user's doing: whoever mends it needs the place.
             traceback.print_exc()
             told = f"unexpected {type(error).__name__}: {str(error) or 'no message'}"
-        print(f"prolific: {' '.join(told.split())}", file=sys.stderr, flush=True)
-        return error.exit_status if isinstance(error, ProlificError) else 1
+        told, status = " ".join(told.split()), getattr(error, "exit_status", 1)
+        if note:
+            note(told, status)
+        print(f"prolific: {told}", file=sys.stderr, flush=True)
+        return status

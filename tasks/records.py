@@ -6,7 +6,8 @@ One line per event, each with the time it was written:
     {"kind": "progress", "step": 40, "steps": 600, "left": 93.1, "time": ...}          the bar
     {"kind": "measures", "step": 40, "values": {"loss": 0.31}, "time": ...}            the curves
     {"kind": "picture", "name": "view", "step": 50, "file": "preview/view-000050.png", "time": ...}
-    {"kind": "end", "seconds": 61.0, "peak_memory_mb": 900.0, "measures": {...}, "time": ...}
+    {"kind": "end", "seconds": 61.0, "peak_memory_mb": 900.0, "measures": {...},
+     "manifest": "<digest of the output's>", "device": "cpu", "time": ...}
 
 A run that resumes goes on in the same file. Whoever reads it (the terminal, MLflow) may be slow,
 absent or dead: the stage does not notice.
@@ -54,7 +55,7 @@ class Pace:
     """Seconds left, from the speed of the last steps (the first ones of a run load and compile)."""
 
     def __init__(self, window: int = 40):
-        self._seen: deque[tuple[float, int]] = deque([(time.monotonic(), 0)], maxlen=window)
+        self._seen: deque[tuple[float, int]] = deque(maxlen=window)
 
     def left(self, step: int, steps: int) -> float | None:
         if self._seen and step <= self._seen[-1][1]:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from prolific_core.config import Config
 from prolific_core.errors import InputError, ProlificError
-from prolific_core.prompts import Prompt
+from prolific_core.prompts import Prompt, check_id
 from tasks import machine, records
 from tasks.console import Console
 from tasks.project import STAGES, Project, code_of
@@ -45,6 +45,7 @@ class Stage:
         self.config: Config = project.config(self.prompt)
         self.state = project.stage_state(id, name)
         self._measures: dict[str, float] = {}
+        self._shares: dict[str, float] = {}
         self._inputs: dict[str, str] = {}
         self._step = 0
         self._pace = records.Pace()
@@ -135,6 +136,10 @@ class Stage:
         if self._console:
             self._console.step(step, steps, left)
 
+    def shares(self, shares: dict[str, float]) -> None:
+        """How the time was spent, as shares of it by name; shown and recorded, never part of the result."""
+        self._shares = shares
+
     def picture(self, name: str, image, step: int | None = None) -> Path:
         """Save an image, (3, H, W) or (H, W, 3) in [0, 1], as a preview; the newest is preview.png too."""
         step = self._step if step is None else step
@@ -211,8 +216,11 @@ class Stage:
 
     def _report(self, seconds: float) -> None:
         usage = {"seconds": round(seconds, 2), "peak_memory_mb": machine.peak_memory_mb(), "device": str(self.device)}
+        if self._shares:
+            usage["shares"] = {name: round(share, 3) for name, share in self._shares.items()}
         write_json(self.state / "run.json", usage)
-        self._record("end", measures=self._measures, **usage)
+        manifest = _digest(self.project.output(self.id, self.name) / MANIFEST)
+        self._record("end", measures=self._measures, manifest=manifest, **usage)
 
 
 def check_output(folder: Path, shown: str, command: str) -> str:
@@ -287,6 +295,7 @@ class _only_one:
 def run(project: Project, name: str, id: str) -> dict:
     """Run one stage by name, in this process; its measures."""
     stage = Stage(project, name, id)
+    stage.key  # noqa: B018 (a missing input is told at once, before torch is loaded)
     machine.threads(stage.config.system.threads)  # before the body's module imports torch
     body = importlib.import_module(f"tasks.{name}").run
     return stage.run(body, Console(f"{id} {name}"))
@@ -306,13 +315,26 @@ def main(arguments: list[str] | None = None) -> int:
 
     def work() -> None:
         project = Project.find()
+        if arguments[0] in STAGES:
+            (project.stage_state(check_id(arguments[1]), arguments[0]) / "failure.json").unlink(missing_ok=True)
         run(project, *arguments)
         if os.environ.get("PROLIFIC_TRACKER") != "flow":  # whoever runs the flow sends the records itself
             from tasks import tracker
 
             tracker.sync(project, arguments[1], [arguments[0]])
 
-    return reported(work)
+    status = reported(work, note=lambda line, status: _note_failure(arguments, line, status))
+    return status
+
+
+def _note_failure(arguments: list[str], line: str, status: int) -> None:
+    """For whoever waits for this process through DVC, which gives its own status and not ours."""
+    try:
+        folder = Project.find().stage_state(arguments[1], arguments[0])
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "failure.json", {"message": line, "status": status})
+    except (OSError, ProlificError):
+        pass  # a full disk or no permission, most likely what we were about to note
 
 
 if __name__ == "__main__":

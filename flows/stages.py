@@ -1,0 +1,149 @@
+"""One stage, from outside: DVC in a process of its own, followed by its records until it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from prolific_core.errors import ProlificError
+from tasks import records
+from tasks.console import Console
+from tasks.dvc import environment
+from tasks.project import Project
+from tasks.tracker import Tracker
+
+LOOK = 0.2  # seconds between two looks at the records
+SEND = 2.0  # seconds between two messages to MLflow
+TAIL = 12  # last lines of the console shown with a failure
+
+
+class StageFailed(ProlificError):
+    """A stage ended badly; it keeps the stage's own exit status."""
+
+    def __init__(self, message: str, status: int = 1):
+        super().__init__(message)
+        self.exit_status = status
+
+
+class Busy(ProlificError):
+    """Another DVC holds a path; worth another try."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished stage. `cached`: DVC found nothing to do."""
+
+    stage: str
+    cached: bool
+    seconds: float
+    peak_memory_mb: float | None
+
+
+def run(project: Project, id: str, stage: str, tracker: Tracker, console: Console) -> Done:
+    """Bring one stage up to date; earlier ones are looked at too, and cost nothing when they are."""
+    state = project.stage_state(id, stage)
+    state.mkdir(parents=True, exist_ok=True)
+    (state / "failure.json").unlink(missing_ok=True)
+    began = time.monotonic()
+    before = _stamp(state / "records.jsonl")
+    process = _start(project, f"prompts/{id}/dvc.yaml:{stage}", state / "console.log")
+    try:
+        _watch(process, state / "records.jsonl", before, lambda: tracker.follow(stage), console)
+    except BaseException:
+        _stop(process)
+        raise
+    finally:
+        console.close()
+    ran = _stamp(state / "records.jsonl") != before
+    if process.returncode != 0:
+        if ran:
+            tracker.follow(stage, failed=True)
+        raise _failure(project, id, stage)
+    tracker.follow(stage, cached=not ran)
+    usage = _read_json(state / "run.json") if ran else {}
+    return Done(stage, not ran, round(time.monotonic() - began, 2), usage.get("peak_memory_mb"))
+
+
+def _start(project: Project, target: str, console: Path) -> subprocess.Popen:
+    # To a file, never a pipe: a reader that dies must not take the stage with it.
+    with open(console, "wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tasks.dvc", "repro", target],
+            cwd=project.root,
+            env={**environment(), "PROLIFIC_TRACKER": os.environ.get("PROLIFIC_TRACKER", "flow")},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            process_group=0,  # so that one signal reaches DVC and the stage
+        )
+
+
+def _watch(process: subprocess.Popen, path: Path, before, follow, console: Console) -> None:
+    offset, attempt, sent = 0, None, time.monotonic()
+    while True:
+        running = process.poll() is None
+        if _stamp(path) != before:
+            start = records.first(path)
+            if start and start["attempt"] != attempt:
+                offset, attempt = 0, start["attempt"]
+            new, offset = records.read(path, offset)
+            for record in new:
+                _show(record, console)
+            if running and time.monotonic() - sent > SEND:
+                follow()
+                sent = time.monotonic()
+        if not running:
+            return
+        time.sleep(LOOK)
+
+
+def _show(record: dict, console: Console) -> None:
+    if record["kind"] == "measures":
+        console.values(record["values"])
+    elif record["kind"] == "progress":
+        console.step(record["step"], record["steps"], record["left"])
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """SIGINT to the group: DVC and the stage clean up; harder if they do not."""
+    for number, seconds in ((signal.SIGINT, 10), (signal.SIGTERM, 5), (signal.SIGKILL, 5)):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(seconds)
+            return
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _failure(project: Project, id: str, stage: str) -> ProlificError:
+    log = project.stage_state(id, stage) / "console.log"
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    if any("is busy" in line for line in lines):
+        return Busy(f"stage '{stage}' of '{id}': another dvc is using its files; run the same command again")
+    noted = _read_json(project.stage_state(id, stage) / "failure.json")
+    if noted:
+        return StageFailed(f"stage '{stage}' of '{id}' failed: {noted['message']}", noted["status"])
+    shown = log.relative_to(project.root)
+    tail = "\n".join(f"  {line}" for line in lines[-TAIL:])
+    return StageFailed(f"stage '{stage}' of '{id}' failed; the end of {shown}:\n{tail}")
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
