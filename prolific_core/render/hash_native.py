@@ -7,8 +7,8 @@ With f the interpolation fraction of a point in its cell and s its smoothstep
 
 so dL/dtable[row(c)] += w_c dL/dy and dL/dx = scale * sum_c dw_c/df (table[row(c)] . dL/dy).
 
-Forward and table gradient run level by level: a level's rows stay in cache,
-and since levels share no rows, each may run on its own thread.
+Both run level by level: a level's rows stay in cache, and since levels share no
+rows, each may run on its own thread.
 """
 
 from functools import lru_cache
@@ -38,69 +38,98 @@ def _kernels(features: int) -> SimpleNamespace:
         offset: wp.int32
         entries: wp.uint32
         dense: wp.bool
-        smooth: wp.bool
+
+    @wp.struct
+    class Cell:
+        # Row of the corner at each (x, y, z) offset, and the fractions inside the cell.
+        r000: wp.int32
+        r100: wp.int32
+        r010: wp.int32
+        r110: wp.int32
+        r001: wp.int32
+        r101: wp.int32
+        r011: wp.int32
+        r111: wp.int32
+        f: wp.vec3
 
     @wp.func(module=module)
-    def grid_of(scales: wp.array(dtype=wp.float32), grids: wp.array2d(dtype=wp.int32), level: wp.int32, smooth: wp.bool):
+    def grid_of(scales: wp.array(dtype=wp.float32), grids: wp.array2d(dtype=wp.int32), level: wp.int32):
         grid = Grid()
         grid.scale = scales[level]
         grid.resolution = wp.uint32(grids[level, 0])
         grid.offset = grids[level, 1]
         grid.entries = wp.uint32(grids[level, 2])
         grid.dense = grids[level, 3] == 1
-        grid.smooth = smooth
         return grid
 
     @wp.func(module=module)
-    def position(x: wp.float32, scale: wp.float32):
-        # Written so that NaN becomes 0 and no index leaves the table.
-        return wp.where(x > 0.0, wp.min(x, 1.0), 0.0) * scale + 0.5
+    def unit(x: wp.float32):
+        # Written so that NaN becomes 0 and no row is outside the table.
+        return wp.where(x > 0.0, wp.min(x, 1.0), 0.0)
+
+    @wp.func(module=module)
+    def wrap(row: wp.uint32, grid: Grid):
+        # Modulo entries, for rows below 2 * entries: below 0, row - entries is huge.
+        return wp.int32(wp.min(row, row - grid.entries)) + grid.offset
+
+    @wp.func(module=module)
+    def hashed(row: wp.uint32, grid: Grid):
+        return wp.int32(row & (grid.entries - wp.uint32(1))) + grid.offset
+
+    @wp.func(module=module)
+    def locate(x: wp.vec3, grid: Grid):
+        px = unit(x[0]) * grid.scale + 0.5
+        py = unit(x[1]) * grid.scale + 0.5
+        pz = unit(x[2]) * grid.scale + 0.5
+        ix = wp.int32(px)
+        iy = wp.int32(py)
+        iz = wp.int32(pz)
+        x0 = wp.uint32(ix)
+        y0 = wp.uint32(iy)
+        z0 = wp.uint32(iz)
+        one = wp.uint32(1)
+        cell = Cell()
+        cell.f = wp.vec3(px - wp.float32(ix), py - wp.float32(iy), pz - wp.float32(iz))
+        if grid.dense:
+            row = x0 + grid.resolution * (y0 + grid.resolution * z0)
+            layer = grid.resolution * grid.resolution
+            cell.r000 = wrap(row, grid)
+            cell.r100 = wrap(row + one, grid)
+            cell.r010 = wrap(row + grid.resolution, grid)
+            cell.r110 = wrap(row + grid.resolution + one, grid)
+            cell.r001 = wrap(row + layer, grid)
+            cell.r101 = wrap(row + layer + one, grid)
+            cell.r011 = wrap(row + layer + grid.resolution, grid)
+            cell.r111 = wrap(row + layer + grid.resolution + one, grid)
+        else:
+            x1 = x0 + one
+            hy0 = y0 * prime_y
+            hy1 = hy0 + prime_y
+            hz0 = z0 * prime_z
+            hz1 = hz0 + prime_z
+            cell.r000 = hashed(x0 ^ hy0 ^ hz0, grid)
+            cell.r100 = hashed(x1 ^ hy0 ^ hz0, grid)
+            cell.r010 = hashed(x0 ^ hy1 ^ hz0, grid)
+            cell.r110 = hashed(x1 ^ hy1 ^ hz0, grid)
+            cell.r001 = hashed(x0 ^ hy0 ^ hz1, grid)
+            cell.r101 = hashed(x1 ^ hy0 ^ hz1, grid)
+            cell.r011 = hashed(x0 ^ hy1 ^ hz1, grid)
+            cell.r111 = hashed(x1 ^ hy1 ^ hz1, grid)
+        return cell
 
     @wp.func(module=module)
     def curve(f: wp.float32, smooth: wp.bool):
         return wp.where(smooth, f * f * (3.0 - 2.0 * f), f)
 
     @wp.func(module=module)
-    def slope(f: wp.float32, smooth: wp.bool):
-        return wp.where(smooth, 6.0 * f * (1.0 - f), 1.0)
-
-    @wp.func(module=module)
-    def row_of(x: wp.uint32, y: wp.uint32, z: wp.uint32, grid: Grid):
-        row = wp.uint32(0)
-        if grid.dense:
-            row = x + grid.resolution * (y + grid.resolution * z)
-            if row >= grid.entries:  # below 2 * entries, since x, y, z <= resolution
-                row = row - grid.entries
-        else:
-            row = (x ^ (y * prime_y) ^ (z * prime_z)) & (grid.entries - wp.uint32(1))
-        return wp.int32(row) + grid.offset
-
-    @wp.func(module=module)
-    def corner_row(corner: wp.int32, cell: wp.vec3, grid: Grid):
-        x = wp.uint32(wp.int32(cell[0]) + (corner & 1))
-        y = wp.uint32(wp.int32(cell[1]) + ((corner >> 1) & 1))
-        z = wp.uint32(wp.int32(cell[2]) + (corner >> 2))
-        return row_of(x, y, z, grid)
-
-    @wp.func(module=module)
-    def side(bit: wp.int32, s: wp.float32):
-        return wp.where(bit == 1, s, 1.0 - s)
-
-    @wp.func(module=module)
-    def inside(x: wp.float32):
-        return wp.where(x >= 0.0 and x <= 1.0, 1.0, 0.0)
-
-    @wp.func(module=module)
-    def sign(bit: wp.int32):
-        return wp.where(bit == 1, 1.0, -1.0)
-
-    @wp.func(module=module)
-    def weight(corner: wp.int32, s: wp.vec3):
-        return side(corner & 1, s[0]) * side((corner >> 1) & 1, s[1]) * side(corner >> 2, s[2])
+    def slope(x: wp.float32, f: wp.float32, smooth: wp.bool):
+        # Derivative of `curve`; the clamp to [0, 1] is flat outside.
+        return wp.where(x >= 0.0 and x <= 1.0, wp.where(smooth, 6.0 * f * (1.0 - f), 1.0), 0.0)
 
     @wp.kernel(module=module, enable_backward=False)
     def forward(
         first: wp.int32,
+        block: wp.int32,
         x: wp.array(dtype=wp.vec3),
         table: wp.array(dtype=Row),
         scales: wp.array(dtype=wp.float32),
@@ -108,20 +137,25 @@ def _kernels(features: int) -> SimpleNamespace:
         smooth: wp.bool,
         out: wp.array2d(dtype=Row),
     ):
-        piece, i = wp.tid()
-        grid = grid_of(scales, grids, first + piece, smooth)
-        p = wp.vec3(position(x[i][0], grid.scale), position(x[i][1], grid.scale), position(x[i][2], grid.scale))
-        cell = wp.vec3(wp.floor(p[0]), wp.floor(p[1]), wp.floor(p[2]))
-        f = p - cell
-        s = wp.vec3(curve(f[0], smooth), curve(f[1], smooth), curve(f[2], smooth))
-        total = Row()
-        for corner in range(8):
-            total += weight(corner, s) * table[corner_row(corner, cell, grid)]
-        out[i, first + piece] = total
+        piece, tile = wp.tid()
+        level = first + piece
+        grid = grid_of(scales, grids, level)
+        for i in range(tile * block, wp.min((tile + 1) * block, x.shape[0])):
+            c = locate(x[i], grid)
+            sx = curve(c.f[0], smooth)
+            sy = curve(c.f[1], smooth)
+            sz = curve(c.f[2], smooth)
+            tx = 1.0 - sx
+            ty = 1.0 - sy
+            tz = 1.0 - sz
+            low = ty * (tx * table[c.r000] + sx * table[c.r100]) + sy * (tx * table[c.r010] + sx * table[c.r110])
+            high = ty * (tx * table[c.r001] + sx * table[c.r101]) + sy * (tx * table[c.r011] + sx * table[c.r111])
+            out[i, level] = tz * low + sz * high
 
     @wp.kernel(module=module, enable_backward=False)
     def table_gradient(
         first: wp.int32,
+        block: wp.int32,
         x: wp.array(dtype=wp.vec3),
         out_gradient: wp.array2d(dtype=Row),
         scales: wp.array(dtype=wp.float32),
@@ -129,16 +163,29 @@ def _kernels(features: int) -> SimpleNamespace:
         smooth: wp.bool,
         gradient: wp.array(dtype=Row),
     ):
-        piece, i = wp.tid()
-        grid = grid_of(scales, grids, first + piece, smooth)
-        p = wp.vec3(position(x[i][0], grid.scale), position(x[i][1], grid.scale), position(x[i][2], grid.scale))
-        cell = wp.vec3(wp.floor(p[0]), wp.floor(p[1]), wp.floor(p[2]))
-        f = p - cell
-        s = wp.vec3(curve(f[0], smooth), curve(f[1], smooth), curve(f[2], smooth))
-        g = out_gradient[i, first + piece]
-        for corner in range(8):
-            # Points share corners: parallel on a GPU, a plain sum in order on the CPU.
-            wp.atomic_add(gradient, corner_row(corner, cell, grid), weight(corner, s) * g)
+        piece, tile = wp.tid()
+        level = first + piece
+        grid = grid_of(scales, grids, level)
+        for i in range(tile * block, wp.min((tile + 1) * block, x.shape[0])):
+            c = locate(x[i], grid)
+            g = out_gradient[i, level]
+            sx = curve(c.f[0], smooth)
+            sy = curve(c.f[1], smooth)
+            sz = curve(c.f[2], smooth)
+            tx = 1.0 - sx
+            tt = (1.0 - sy) * (1.0 - sz)
+            st = sy * (1.0 - sz)
+            ts = (1.0 - sy) * sz
+            ss = sy * sz
+            # Points share corners: atomic on a GPU, a plain sum in order on the CPU.
+            wp.atomic_add(gradient, c.r000, (tx * tt) * g)
+            wp.atomic_add(gradient, c.r100, (sx * tt) * g)
+            wp.atomic_add(gradient, c.r010, (tx * st) * g)
+            wp.atomic_add(gradient, c.r110, (sx * st) * g)
+            wp.atomic_add(gradient, c.r001, (tx * ts) * g)
+            wp.atomic_add(gradient, c.r101, (sx * ts) * g)
+            wp.atomic_add(gradient, c.r011, (tx * ss) * g)
+            wp.atomic_add(gradient, c.r111, (sx * ss) * g)
 
     @wp.kernel(module=module, enable_backward=False)
     def point_gradient(
@@ -155,26 +202,32 @@ def _kernels(features: int) -> SimpleNamespace:
         i = first + piece
         total = wp.vec3()
         for level in range(scales.shape[0]):
-            grid = grid_of(scales, grids, level, smooth)
-            p = wp.vec3(position(x[i][0], grid.scale), position(x[i][1], grid.scale), position(x[i][2], grid.scale))
-            cell = wp.vec3(wp.floor(p[0]), wp.floor(p[1]), wp.floor(p[2]))
-            f = p - cell
-            s = wp.vec3(curve(f[0], smooth), curve(f[1], smooth), curve(f[2], smooth))
+            grid = grid_of(scales, grids, level)
+            c = locate(x[i], grid)
             g = out_gradient[i, level]
-            change = wp.vec3()
-            for corner in range(8):
-                dot = wp.dot(g, table[corner_row(corner, cell, grid)])
-                x_side = side(corner & 1, s[0])
-                y_side = side((corner >> 1) & 1, s[1])
-                z_side = side(corner >> 2, s[2])
-                change += dot * wp.vec3(
-                    sign(corner & 1) * y_side * z_side,
-                    sign((corner >> 1) & 1) * x_side * z_side,
-                    sign(corner >> 2) * x_side * y_side,
-                )
-            total += grid.scale * wp.cw_mul(change, wp.vec3(slope(f[0], smooth), slope(f[1], smooth), slope(f[2], smooth)))
-        # The clamp to [0, 1] is flat outside.
-        gradient[i] = wp.vec3(inside(x[i][0]) * total[0], inside(x[i][1]) * total[1], inside(x[i][2]) * total[2])
+            sx = curve(c.f[0], smooth)
+            sy = curve(c.f[1], smooth)
+            sz = curve(c.f[2], smooth)
+            tx = 1.0 - sx
+            ty = 1.0 - sy
+            tz = 1.0 - sz
+            v000 = wp.dot(g, table[c.r000])
+            v100 = wp.dot(g, table[c.r100])
+            v010 = wp.dot(g, table[c.r010])
+            v110 = wp.dot(g, table[c.r110])
+            v001 = wp.dot(g, table[c.r001])
+            v101 = wp.dot(g, table[c.r101])
+            v011 = wp.dot(g, table[c.r011])
+            v111 = wp.dot(g, table[c.r111])
+            dx = tz * (ty * (v100 - v000) + sy * (v110 - v010)) + sz * (ty * (v101 - v001) + sy * (v111 - v011))
+            dy = tz * (tx * (v010 - v000) + sx * (v110 - v100)) + sz * (tx * (v011 - v001) + sx * (v111 - v101))
+            dz = ty * (tx * (v001 - v000) + sx * (v101 - v100)) + sy * (tx * (v011 - v010) + sx * (v111 - v110))
+            total += grid.scale * wp.vec3(
+                slope(x[i][0], c.f[0], smooth) * dx,
+                slope(x[i][1], c.f[1], smooth) * dy,
+                slope(x[i][2], c.f[2], smooth) * dz,
+            )
+        gradient[i] = total
 
     return SimpleNamespace(Row=Row, forward=forward, table_gradient=table_gradient, point_gradient=point_gradient)
 
@@ -187,6 +240,11 @@ def _tables(levels: tuple[Level, ...], device: torch.device) -> tuple[Tensor, Te
     return scales, torch.tensor(rows, dtype=torch.int32, device=device)
 
 
+def _block(device: torch.device) -> int:
+    """Points that one kernel thread takes in turn; many, on the CPU, for one lookup of the level."""
+    return 1 if device.type == "cuda" else 1024
+
+
 class _Encode(torch.autograd.Function):
     """(N, 3), (rows, F) -> (N, L, F)."""
 
@@ -196,8 +254,9 @@ class _Encode(torch.autograd.Function):
         x, table = x.contiguous(), table.contiguous()
         scales, grids = _tables(levels, x.device)
         out = torch.empty(len(x), len(levels), table.shape[1], device=x.device)
-        values = [(x, vec3), (table, kernels.Row), scales, grids, smooth, (out, kernels.Row)]
-        native.launch_split(kernels.forward, len(levels), (len(x),), values, x.device)
+        block = _block(x.device)
+        values = [block, (x, vec3), (table, kernels.Row), scales, grids, smooth, (out, kernels.Row)]
+        native.launch_split(kernels.forward, len(levels), (-(-len(x) // block),), values, x.device)
         ctx.save_for_backward(x, table)
         ctx.levels, ctx.smooth = levels, smooth
         return out
@@ -212,8 +271,10 @@ class _Encode(torch.autograd.Function):
         x_gradient = table_gradient = None
         if ctx.needs_input_grad[1]:
             table_gradient = torch.zeros_like(table)
-            values = [(x, vec3), incoming, scales, grids, ctx.smooth, (table_gradient, kernels.Row)]
-            native.launch_split(kernels.table_gradient, len(ctx.levels), (len(x),), values, x.device)
+            block = _block(x.device)
+            values = [block, (x, vec3), incoming, scales, grids, ctx.smooth, (table_gradient, kernels.Row)]
+            tiles = -(-len(x) // block)
+            native.launch_split(kernels.table_gradient, len(ctx.levels), (tiles,), values, x.device)
         if ctx.needs_input_grad[0]:
             x_gradient = torch.empty_like(x)
             values = [(x, vec3), (table, kernels.Row), incoming, scales, grids, ctx.smooth, (x_gradient, vec3)]
