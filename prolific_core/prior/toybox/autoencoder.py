@@ -3,7 +3,8 @@
 Phases, each resumable and ended by wall time, so that a schedule can be kept:
 
     joint     encoder and decoder on the mean (posterior sampling from the start
-              plateaus at 18 dB), then `freeze`: normalise the latents
+              plateaus at 18 dB), beginning at a linear codec (codec_init)
+    freeze    normalise the latents; from here on the encoder stays
     encode    every finished shard to cached latents
     decoder   the decoder alone; the latents stay valid
 """
@@ -28,7 +29,7 @@ def build(latent: int = AUTOENCODER.latent, channels=AUTOENCODER.channels):
     n = len(channels)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * n, up_block_types=("UpDecoderBlock2D",) * n,
-        block_out_channels=channels, layers_per_block=1, latent_channels=latent, norm_num_groups=8,
+        block_out_channels=channels, layers_per_block=1, latent_channels=latent, norm_num_groups=4,
         sample_size=DATA.size, mid_block_add_attention=False, force_upcast=False, scaling_factor=1.0,
     )
 
@@ -93,6 +94,12 @@ def train(root: Path, minutes: float, phase: str) -> None:
             raise SystemExit("the encoder is frozen: its latents are in use; only --phase decoder may train")
     elif phase == "decoder":
         raise SystemExit("no autoencoder yet: run --phase joint first")
+    if not state:
+        from . import codec_init
+
+        first = np.asarray(load_images(root, 0)[:1024])
+        codec_init.start_encoder(vae, first)
+        codec_init.start_decoder(vae, first)
     if phase == "decoder":
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)

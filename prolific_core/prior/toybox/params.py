@@ -23,14 +23,14 @@ class Data:
 class Autoencoder:
     channels: tuple[int, ...] = (16, 32, 32)
     latent: int = 6
-    lr: float = 2e-3
+    lr: float = 1.2e-3
     batch: int = 8
     kl: float = 1e-6
 
 
 @dataclass(frozen=True)
 class Diffusion:
-    channels: tuple[int, ...] = (64, 96, 128)
+    channels: tuple[int, ...] = (48, 80, 128)
     text_width: int = 128
     text_layers: int = 3
     text_heads: int = 4
@@ -41,7 +41,7 @@ class Diffusion:
     ema: float = 0.9995
     drop_caption: float = 0.1
     clip: float = 1.0
-    checkpoint_every: int = 500
+    checkpoint_every: int = 250
     sample_every: int = 1000
 
 

@@ -1,0 +1,168 @@
+"""Train the scorer, a small CLIP of the world: python -m prolific_core.prior.toybox.scorer
+
+Images are 64 x 64, sRGB in [0, 1], normalised with mean .5 and deviation .5
+(preprocessor_config.json says so).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+
+from . import text
+from .captions import article
+from .files import load_checkpoint, log_line, save_checkpoint, write_json
+from .params import ROOT, SCORER, WEIGHTS
+from .shards import heldout_images, load_images, load_labels, shard_numbers, to_unit
+
+
+def build(tok):
+    from transformers import CLIPConfig, CLIPModel
+
+    vision = dict(hidden_size=SCORER.width, intermediate_size=4 * SCORER.width, num_hidden_layers=SCORER.vision_layers,
+                  num_attention_heads=SCORER.heads, image_size=64, patch_size=SCORER.patch)
+    words = text.text_config(tok, SCORER.width, SCORER.text_layers, SCORER.heads)
+    return CLIPModel(CLIPConfig(text_config=words, vision_config=vision, projection_dim=SCORER.projection))
+
+
+def embed(model, pixels=None, ids=None):
+    """Unit embeddings of images (B, 3, 64, 64) in [-1, 1], or of token ids (B, L)."""
+    if pixels is not None:
+        x = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
+    else:
+        x = model.text_projection(model.text_model(input_ids=ids).pooler_output)
+    return x / x.norm(dim=-1, keepdim=True)
+
+
+def retrieval(model, tok, images: np.ndarray, labels: list[dict], seed: int = 0) -> float:
+    """Share of images whose own caption wins among 32 that differ in family or colour."""
+    import torch
+
+    from .world import COLOURS, FAMILIES
+
+    keep = [k for k, label in enumerate(labels) if label["kind"] == "colour"]
+    g = np.random.default_rng(seed)
+    everything = [(f, c) for f in FAMILIES for c in COLOURS]
+    captions = [article(f"a {c} {f}") for f, c in everything]
+    model.eval()
+    with torch.no_grad():
+        t = embed(model, ids=text.encode(tok, captions))
+        v = torch.cat([embed(model, pixels=b) for b in to_unit(images[keep]).split(128)])
+    model.train()
+    scores, right = (v @ t.T).numpy(), 0
+    for row, k in zip(scores, keep):
+        own = everything.index((labels[k]["family"], labels[k]["colour"]))
+        others = g.choice([i for i in range(len(everything)) if i != own], 31, replace=False)
+        right += row[own] > row[others].max()
+    return right / len(keep)
+
+
+def contrast(model, v, t, same) :
+    """Symmetric cross entropy; pairs of one meaning (same (B, B) bool) share the target."""
+    logits = model.logit_scale.exp().clamp(max=100) * v @ t.T
+    target = same.float() / same.sum(1, keepdim=True)
+    return -((logits.log_softmax(1) * target).sum(1).mean() + (logits.log_softmax(0).T * target).sum(1).mean()) / 2
+
+
+def train(root: Path, minutes: float, seed: int = 31) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    tok = text.tokenizer()
+    model = build(tok).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=SCORER.lr, betas=(0.9, 0.98), weight_decay=0.05)
+    path, step, used = root / "scorer" / "state.pt", 0, 0.0
+    state = load_checkpoint(path)
+    if state:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, used = state["step"], state["used"]
+    shards = shard_numbers(root)
+    images = [load_images(root, n) for n in shards]
+    captions = [[label["caption"] for label in load_labels(root, n)] for n in shards]
+    # What a caption means: two captions of one meaning are not each other's negatives.
+    meaning = [np.array([hash_meaning(label) for label in load_labels(root, n)]) for n in shards]
+    test_images, test_labels = heldout_images(count=512)
+    last, running = time.time(), []
+
+    def checkpoint():
+        save_checkpoint(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "used": used})
+
+    while used < minutes * 60:
+        for group in optimizer.param_groups:
+            group["lr"] = SCORER.lr * min(1, (step + 1) / 100) * max(0.01, 1 - used / (minutes * 60))
+        g = np.random.default_rng((seed, step))
+        k = int(g.integers(len(shards)))
+        rows = np.sort(g.choice(len(images[k]), SCORER.batch, replace=False))
+        m = meaning[k][rows]
+        v = embed(model, pixels=to_unit(np.asarray(images[k][rows])))
+        t = embed(model, ids=text.encode(tok, [captions[k][r] for r in rows]))
+        loss = contrast(model, v, t, torch.from_numpy(m[:, None] == m[None]))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        running.append(float(loss.detach()))
+        step += 1
+        now = time.time()
+        used, last = used + now - last, now
+        if step % 100 == 0:
+            log_line(root / "curves" / "scorer.jsonl", step=step, loss=float(np.mean(running)), seconds=used,
+                     retrieval=retrieval(model, tok, test_images, test_labels))
+            running.clear()
+            checkpoint()
+    checkpoint()
+    publish(root, WEIGHTS / "scorer")
+
+
+def hash_meaning(label: dict) -> int:
+    """A number for what the caption says: kind, things, colours, relation, and the view if told."""
+    import zlib
+
+    told = label["view"] if label["caption"].endswith(" view") else ""
+    colour = "" if label["kind"] == "normals" else label["colour"]
+    return zlib.crc32(repr((label["kind"] == "normals", label["family"], colour, label["second"], label["relation"], told)).encode())
+
+
+def publish(root: Path, folder: Path) -> None:
+    """fp16 weights in the CLIPModel layout, with tokenizer and preprocessor settings."""
+    state = load_checkpoint(root / "scorer" / "state.pt")
+    tok = text.tokenizer()
+    model = build(tok)
+    model.load_state_dict(state["model"])
+    save_half(model, folder)
+    text.save(tok, folder)
+    write_json(folder / "preprocessor_config.json", {
+        "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": 64}, "do_center_crop": True,
+        "crop_size": {"height": 64, "width": 64}, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "resample": 2, "do_convert_rgb": True})
+
+
+def save_half(model, folder: Path) -> None:
+    """A transformers model as fp16 safetensors whose config asks for float32 arithmetic."""
+    import json
+
+    model.half().save_pretrained(folder, safe_serialization=True)
+    config = json.loads((folder / "config.json").read_text())
+    # "auto" would otherwise compute in half precision, which a CPU does badly.
+    for part in (config, config.get("text_config"), config.get("vision_config")):
+        if isinstance(part, dict):
+            part.pop("torch_dtype", None)
+            part["dtype"] = "float32"
+    write_json(folder / "config.json", config)
+
+
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=ROOT)
+    parser.add_argument("--minutes", type=float, default=9)
+    args = parser.parse_args(argv)
+    train(args.root, args.minutes)
+
+
+if __name__ == "__main__":
+    main()
