@@ -12,7 +12,7 @@ won, and `antialias.py` gives the silhouettes their gradient.
 """
 
 from dataclasses import dataclass
-from typing import Optional, Union
+from typing import Union
 
 import torch
 from torch import Tensor
@@ -157,8 +157,8 @@ class Hits:
         if not torch.is_tensor(background):
             background = torch.tensor(float(background))
         canvas = background.to(values).expand(b, values.shape[1], h, w).permute(0, 2, 3, 1)
-        canvas = canvas.reshape(b * h * w, -1).index_copy(0, self.pixel, values)
-        return canvas.view(b, h, w, -1).permute(0, 3, 1, 2)
+        canvas = canvas.reshape(b * h * w, values.shape[1]).index_copy(0, self.pixel, values)
+        return canvas.view(b, h, w, values.shape[1]).permute(0, 3, 1, 2)
 
 
 def trace(visibility: Visibility, vertices: Tensor, faces: Tensor, origins: Tensor, directions: Tensor) -> Hits:
@@ -189,7 +189,7 @@ def interpolate(attributes: Tensor, faces: Tensor, face: Tensor, barycentrics: T
     face (...) int64, -1 gives zeros; barycentrics (..., 3). Returns (..., C).
     """
     corners = rows(attributes, faces[face.clamp(min=0)].reshape(-1))
-    values = (corners.view(*face.shape, 3, -1) * barycentrics.unsqueeze(-1)).sum(-2)
+    values = (corners.view(*face.shape, 3, attributes.shape[-1]) * barycentrics.unsqueeze(-1)).sum(-2)
     return values * (face >= 0).unsqueeze(-1)
 
 
