@@ -42,6 +42,7 @@ _GUIDED = (
     "prolific_core/optimise.py",
     "prolific_core/prior/latent_diffusion.py",
     "prolific_core/prior/toybox/weights",
+    "tasks/guided.py",
 )
 
 STAGES: dict[str, StageSpec] = {
@@ -68,7 +69,11 @@ STAGES: dict[str, StageSpec] = {
             *_COMMON,
             "prolific_core/mesh",
             "prolific_core/metrics",
+            "prolific_core/prior/latent_diffusion.py",
             "prolific_core/prior/scorer.py",
+            "prolific_core/prior/toybox/captions.py",
+            "prolific_core/prior/toybox/classifier.py",
+            "prolific_core/prior/toybox/families.py",
             "prolific_core/prior/toybox/weights",
             "prolific_core/render",
         ),

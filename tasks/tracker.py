@@ -257,6 +257,7 @@ class _StageRun:
         values = (end or {}).get("measures") or (json.loads(measures.read_text()) if measures.is_file() else {})
         time = int((end or {}).get("time", 0) * 1000)
         usage = {k: end[k] for k in ("seconds", "peak_memory_mb") if k in end} if end else {}
+        usage |= {f"share_{name}": share for name, share in (end or {}).get("shares", {}).items()}
         _log(client, self.run, [(k, v, 0, time) for k, v in {**values, **usage}.items()])
         if end and "device" in end:
             client.set_tag(self.run, "device", end["device"])
