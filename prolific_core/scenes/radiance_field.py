@@ -187,7 +187,8 @@ class RadianceField(nn.Module):
             depth=image([v.depth for v, _ in parts]),
         )
         if normals:
-            result.normal = 0.5 + 0.5 * image([accumulate(n, v.weights, v.samples) for v, n in parts])
+            total = image([accumulate(n, v.weights, v.samples) for v, n in parts])
+            result.normal = 0.5 + 0.5 * opacity * F.normalize(total, dim=1, eps=1e-6)
         if torch.is_grad_enabled():
             (volume, sample_normals), = parts
             result.samples, result.weights, result.sample_normals = volume.samples, volume.weights, sample_normals
