@@ -10,9 +10,11 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test clean
 
-PYTHON ?= python3.11
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13,$(shell command -v $(name))) python3.11)
 TORCH ?= torch==2.13.0
 PROMPT ?= a red mug
+# As it was given: a prompt with $(...) in it is text, to make too.
+override PROMPT := $(value PROMPT)
 TESTS ?= tests
 ARGUMENTS ?=
 
