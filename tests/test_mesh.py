@@ -13,12 +13,12 @@ from prolific_core.cameras import orbit
 from prolific_core.errors import InputError
 from prolific_core.mesh.bake import bake, texel_positions
 from prolific_core.mesh.clean import clean, keep_large_components
-from prolific_core.mesh.export import BakedMesh, glb_bytes, to_y_up, to_z_up, write_glb, write_obj
+from prolific_core.mesh.export import load_glb, write_glb, write_obj
 from prolific_core.mesh.extract import EmptyMesh, marching_tetrahedra
-from prolific_core.mesh.glb import TexturedView, load_glb
+from prolific_core.mesh.glb import glb_bytes, read_glb, to_y_up, to_z_up
 from prolific_core.mesh.tetrahedra import grid_points
-from prolific_core.mesh.unwrap import unwrap
-from prolific_core.render.raster import vertex_normals
+from prolific_core.mesh.textured_view import TexturedView
+from prolific_core.mesh.unwrap import CutMesh, unwrap
 from prolific_core.scenes.textured_mesh import TexturedMesh
 
 trimesh = pytest.importorskip("trimesh")
@@ -47,9 +47,7 @@ def raw_mesh():
 def make():
     vertices, faces = clean(*raw_mesh(), 2000)
     cut = unwrap(vertices, faces, SIZE)
-    texture = bake(colour, vertices[cut.source], cut.faces, cut.uvs, SIZE)
-    normals = vertex_normals(torch.tensor(vertices), torch.tensor(faces)).numpy()[cut.source]
-    return (vertices, faces), BakedMesh(vertices[cut.source], cut.faces, cut.uvs, texture, normals)
+    return (vertices, faces), cut, bake(colour, cut.vertices, cut.faces, cut.uvs, SIZE)
 
 
 made = functools.cache(make)
@@ -102,7 +100,7 @@ def test_nothing_left_is_a_clear_error():
     with pytest.raises(EmptyMesh, match="not numbers"):
         clean(np.array([[0, 0, 0], [1, 0, 0], [np.nan, 1, 0]]), np.array([[0, 1, 2]]))
     with pytest.raises(EmptyMesh):
-        BakedMesh(*nothing, np.zeros((0, 2)), np.zeros((4, 4, 3)))
+        CutMesh(*nothing, np.zeros((0, 2)))
     with pytest.raises(EmptyMesh):
         TexturedMesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64), colour)
 
@@ -115,7 +113,7 @@ def test_component_share():
 
 
 def test_the_atlas_is_a_cut_of_the_same_mesh():
-    (vertices, faces), baked = made()
+    (vertices, faces), baked, _ = made()
     assert baked.faces.shape == faces.shape
     assert np.array_equal(baked.vertices[baked.faces], vertices[faces])
     assert baked.uvs.min() >= 0 and baked.uvs.max() <= 1
@@ -153,10 +151,10 @@ def psnr(a, b):
 
 
 def test_the_written_glb_shows_the_colour_field(tmp_path):
-    (vertices, faces), baked = made()
-    path = write_glb(tmp_path / "out" / "mesh.glb", baked)
+    (vertices, faces), baked, texture = made()
+    path = write_glb(tmp_path / "out" / "mesh.glb", baked, texture)
     assert [p.name for p in path.parent.iterdir()] == ["mesh.glb"]
-    seen = TexturedView.load(path).render(CAMERAS, 64)
+    seen = load_glb(path).render(CAMERAS, 64)
     direct = TexturedMesh(torch.tensor(vertices), torch.tensor(faces), colour).render(
         CAMERAS, 64, supersampling=2
     )
@@ -166,23 +164,23 @@ def test_the_written_glb_shows_the_colour_field(tmp_path):
     assert psnr(seen.rgb, direct.rgb) > 35
     assert torch.allclose(seen.opacity, direct.opacity, atol=1e-4)
     # And a wrong lookup would be noticed: v upside down is far off.
-    flipped = BakedMesh(baked.vertices, baked.faces, baked.uvs, baked.texture[::-1].copy())
-    assert psnr(TexturedView(flipped).render(CAMERAS, 64).rgb[covered], direct.rgb[covered]) < 25
+    flipped = TexturedView(baked, texture[::-1].copy()).to("cpu")
+    assert psnr(flipped.render(CAMERAS, 64).rgb[covered], direct.rgb[covered]) < 25
 
 
 def test_up_is_up_in_the_file_and_comes_back(tmp_path):
     top = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], np.float32)
-    assert to_y_up(top).tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, -1]]
+    assert to_y_up(top).tolist() == [[0, 1, 0], [0, 0, 1], [1, 0, 0]]  # up to y, the front to +z, as glTF has it
     assert np.array_equal(to_z_up(to_y_up(top)), top)
     assert np.linalg.det(to_y_up(np.eye(3))) == pytest.approx(1)
-    _, baked = made()
-    path = write_glb(tmp_path / "mesh.glb", baked)
-    again = load_glb(path)
+    _, baked, texture = made()
+    path = write_glb(tmp_path / "mesh.glb", baked, texture)
+    again, pixels = read_glb(path)
     assert np.array_equal(again.vertices, baked.vertices)
     assert np.array_equal(again.faces, baked.faces)
     assert np.allclose(again.uvs, baked.uvs, atol=1e-7)
     assert np.allclose(again.normals, baked.normals, atol=1e-7)
-    assert np.abs(again.texture / 255.0 - baked.texture).max() <= 0.5 / 255 + 1e-6
+    assert np.abs(pixels / 255.0 - texture).max() <= 0.5 / 255 + 1e-6
     # trimesh reads what another program would: the torus's axis (z) is y there.
     other = trimesh.load(path, force="mesh")
     extents = other.bounds[1] - other.bounds[0]
@@ -194,8 +192,8 @@ def test_up_is_up_in_the_file_and_comes_back(tmp_path):
 
 
 def test_the_glb_is_laid_out_as_the_standard_says():
-    _, baked = made()
-    data = glb_bytes(baked)
+    _, baked, texture = made()
+    data = glb_bytes(baked, texture)
     magic, version, length = struct.unpack_from("<4sII", data)
     assert (magic, version, length) == (b"glTF", 2, len(data))
     size = struct.unpack_from("<I", data, 12)[0]
@@ -211,30 +209,30 @@ def test_the_glb_is_laid_out_as_the_standard_says():
 
 
 def test_the_obj_reads_back(tmp_path):
-    _, baked = made()
-    paths = write_obj(tmp_path / "mesh.obj", baked)
+    _, baked, texture = made()
+    paths = write_obj(tmp_path / "mesh.obj", baked, texture)
     assert [p.name for p in paths] == ["mesh.obj", "mesh.mtl", "mesh.png"]
     other = trimesh.load(paths[0], force="mesh", process=False, maintain_order=True)
     corners = other.vertices[other.faces]
     assert np.allclose(corners, baked.vertices[baked.faces], atol=1e-6)
     assert np.allclose(other.visual.uv[other.faces], baked.uvs[baked.faces], atol=1e-6)
-    assert np.array_equal(np.array(other.visual.material.image)[0, 0], (baked.texture[0, 0] * 255 + 0.5).astype(np.uint8))
+    assert np.array_equal(np.array(other.visual.material.image)[0, 0], (texture[0, 0] * 255 + 0.5).astype(np.uint8))
 
 
 def test_the_same_mesh_gives_the_same_bytes(tmp_path):
     files = []
-    for name, (_, baked) in (("a", made()), ("b", make())):
-        write_glb(tmp_path / name / "mesh.glb", baked)
-        write_obj(tmp_path / name / "mesh.obj", baked)
+    for name, (_, baked, texture) in (("a", made()), ("b", make())):
+        write_glb(tmp_path / name / "mesh.glb", baked, texture)
+        write_obj(tmp_path / name / "mesh.obj", baked, texture)
         files.append({p.name: p.read_bytes() for p in sorted((tmp_path / name).iterdir())})
     assert list(files[0]) == ["mesh.glb", "mesh.mtl", "mesh.obj", "mesh.png"]
     assert files[0] == files[1]
 
 
 def test_a_broken_file_is_named(tmp_path):
-    _, baked = made()
+    _, baked, texture = made()
     path = tmp_path / "cut.glb"
-    path.write_bytes(glb_bytes(baked)[:-100])
+    path.write_bytes(glb_bytes(baked, texture)[:-100])
     with pytest.raises(InputError, match="cut.glb"):
         load_glb(path)
     with pytest.raises(InputError, match="none.glb"):
@@ -245,7 +243,7 @@ def test_a_broken_file_is_named(tmp_path):
 
 
 def test_colours_of_a_textured_mesh_train():
-    (vertices, faces), _ = made()
+    (vertices, faces), _, _ = made()
 
     class Plain(torch.nn.Module):
         def __init__(self):

@@ -1,4 +1,10 @@
-"""The exported file looked at again: what is measured is what the user gets."""
+"""Binary glTF 2.0, written and read: one textured triangle mesh.
+
+The world is z up, glTF is y up: points are turned by -90 degrees around x, so
+(x, y, z) becomes (x, z, -y). The texture holds the shading, so the material asks
+for none: `KHR_materials_unlit`, and rough and non-metallic for viewers that do
+not know it. The same mesh gives the same bytes.
+"""
 
 import io
 import json
@@ -6,25 +12,107 @@ import struct
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from prolific_core.errors import InputError
-from prolific_core.mesh.export import BakedMesh, to_z_up
-from prolific_core.render.antialias import Edges
-from prolific_core.render.raster import Visibility, interpolate
-from prolific_core.render.result import Render
-from prolific_core.render.shading import render_mesh
+from prolific_core.mesh.unwrap import CutMesh
 
 _COMPONENTS = {5121: "<u1", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3}
 
 
-def load_glb(path: str | Path) -> BakedMesh:
-    """A GLB with one textured triangle mesh, as `export.write_glb` makes it, z up again.
+def to_y_up(points: np.ndarray) -> np.ndarray:
+    """World (z up, front +x) to glTF (y up, front +z): a rotation, so faces keep their orientation."""
+    return points[:, [1, 2, 0]]
 
-    The texture is uint8 (T, T, 3). Raises InputError, naming the file, for
-    anything else.
+
+def to_z_up(points: np.ndarray) -> np.ndarray:
+    """glTF (y up, front +z) to world (z up, front +x)."""
+    return points[:, [2, 0, 1]]
+
+
+def png_bytes(texture: np.ndarray) -> bytes:
+    """(T, T, 3) float in [0, 1], or uint8, as PNG."""
+    from PIL import Image
+
+    if texture.dtype != np.uint8:
+        texture = (np.clip(texture, 0, 1) * 255 + 0.5).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(texture).save(stream, "PNG", compress_level=6)
+    return stream.getvalue()
+
+
+def glb_bytes(mesh: CutMesh, texture: np.ndarray) -> bytes:
+    """A whole GLB file: header, JSON chunk, binary chunk (glTF 2.0, section 4).
+
+    texture: (T, T, 3) float in [0, 1], or uint8, row 0 the top.
+    """
+    points = to_y_up(np.asarray(mesh.vertices, np.float32))
+    # glTF's v grows downwards.
+    uvs = np.stack([mesh.uvs[:, 0], 1 - mesh.uvs[:, 1]], axis=1)
+    blocks = [("POSITION", points.astype("<f4"), "VEC3", 5126, 34962), ("TEXCOORD_0", uvs.astype("<f4"), "VEC2", 5126, 34962)]
+    if mesh.normals is not None:
+        blocks.append(("NORMAL", to_y_up(mesh.normals).astype("<f4"), "VEC3", 5126, 34962))
+    blocks.append(("indices", np.asarray(mesh.faces).astype("<u4").reshape(-1), "SCALAR", 5125, 34963))
+
+    body, views, accessors = b"", [], []
+    for index, (_, values, kind, component, target) in enumerate(blocks):
+        data = np.ascontiguousarray(values).tobytes()
+        views.append({"buffer": 0, "byteOffset": len(body), "byteLength": len(data), "target": target})
+        accessors.append({"bufferView": index, "componentType": component, "count": len(values), "type": kind})
+        body += data + b"\0" * (-len(data) % 4)
+    accessors[0] |= {"min": points.min(0).tolist(), "max": points.max(0).tolist()}
+    picture = png_bytes(texture)
+    views.append({"buffer": 0, "byteOffset": len(body), "byteLength": len(picture)})
+    body += picture + b"\0" * (-len(picture) % 4)
+
+    names = [block[0] for block in blocks]
+    document = {
+        "asset": {"version": "2.0", "generator": "prolific"},
+        "extensionsUsed": ["KHR_materials_unlit"],
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"mesh": 0, "name": "mesh"}],
+        "meshes": [
+            {
+                "primitives": [
+                    {
+                        "attributes": {name: i for i, name in enumerate(names[:-1])},
+                        "indices": len(names) - 1,
+                        "material": 0,
+                        "mode": 4,
+                    }
+                ]
+            }
+        ],
+        "materials": [
+            {
+                "name": "surface",
+                "pbrMetallicRoughness": {
+                    "baseColorTexture": {"index": 0},
+                    "metallicFactor": 0.0,
+                    "roughnessFactor": 1.0,
+                },
+                "extensions": {"KHR_materials_unlit": {}},
+            }
+        ],
+        "textures": [{"sampler": 0, "source": 0}],
+        # Linear, with mip levels; clamped at the border.
+        "samplers": [{"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071}],
+        "images": [{"bufferView": len(views) - 1, "mimeType": "image/png"}],
+        "accessors": accessors,
+        "bufferViews": views,
+        "buffers": [{"byteLength": len(body)}],
+    }
+    text = json.dumps(document, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 4)
+    chunks = struct.pack("<II", len(text), 0x4E4F534A) + text + struct.pack("<II", len(body), 0x004E4942) + body
+    return struct.pack("<III", 0x46546C67, 2, 12 + len(chunks)) + chunks
+
+
+def read_glb(path: str | Path) -> tuple[CutMesh, np.ndarray]:
+    """The mesh, z up again, and its texture (T, T, 3) uint8, from a GLB as `glb_bytes` makes it.
+
+    Raises InputError, naming the file, for anything else.
     """
     path = Path(path)
     try:
@@ -34,6 +122,8 @@ def load_glb(path: str | Path) -> BakedMesh:
         points = _accessor(document, body, attributes["POSITION"])
         uvs = _accessor(document, body, attributes["TEXCOORD_0"])
         faces = _accessor(document, body, primitive["indices"]).reshape(-1, 3).astype(np.int64)
+        if faces.min() < 0 or faces.max() >= len(points):
+            raise ValueError("a face names a vertex that is not there")
         normals = _accessor(document, body, attributes["NORMAL"]) if "NORMAL" in attributes else None
         material = document["materials"][primitive["material"]]
         texture = document["textures"][material["pbrMetallicRoughness"]["baseColorTexture"]["index"]]
@@ -44,13 +134,8 @@ def load_glb(path: str | Path) -> BakedMesh:
             pixels = np.array(picture.convert("RGB"))
     except (OSError, KeyError, IndexError, TypeError, ValueError, struct.error) as error:
         raise InputError(f"{path} is not a GLB with one textured mesh ({error})") from None
-    return BakedMesh(
-        to_z_up(points),
-        faces,
-        np.stack([uvs[:, 0], 1 - uvs[:, 1]], axis=1),
-        pixels,
-        None if normals is None else to_z_up(normals),
-    )
+    uvs = np.stack([uvs[:, 0], 1 - uvs[:, 1]], axis=1)
+    return CutMesh(to_z_up(points), faces, uvs, None if normals is None else to_z_up(normals)), pixels
 
 
 def _chunks(data: bytes) -> tuple[dict, bytes]:
@@ -84,51 +169,3 @@ def _accessor(document: dict, body: bytes, index: int) -> np.ndarray:
         data, _COMPONENTS[accessor["componentType"]], accessor["count"] * width, accessor.get("byteOffset", 0)
     )
     return values.reshape(-1, width).copy()
-
-
-class TexturedView:
-    """A baked mesh ready to be rendered with its texture.
-
-    mesh: e.g. `load_glb(path)`. Nothing here is trained; use it without gradients.
-    """
-
-    def __init__(self, mesh: BakedMesh, *, device="cpu", backend: str = "auto"):
-        texture = torch.as_tensor(np.asarray(mesh.texture))
-        texture = texture.float() / 255 if texture.dtype == torch.uint8 else texture.float()
-        self.texture = texture.permute(2, 0, 1).contiguous().to(device)
-        self.vertices = torch.as_tensor(mesh.vertices).float().to(device)
-        self.faces = torch.as_tensor(mesh.faces).long().to(device)
-        self.uvs = torch.as_tensor(mesh.uvs).float().to(device)
-        self.visibility = Visibility(self.vertices, self.faces, backend)
-        # Normals and silhouettes belong to the surface, not to the cut: weld the
-        # copies that seams made.
-        self.welded_vertices, weld = torch.unique(self.vertices, dim=0, return_inverse=True)
-        self.welded_faces = weld[self.faces]
-        self.edges = Edges.of(self.welded_faces)
-
-    @classmethod
-    def load(cls, path: str | Path, **options) -> "TexturedView":
-        return cls(load_glb(path), **options)
-
-    def colour(self, uvs: Tensor) -> Tensor:
-        """Bilinear lookup: uvs (N, 2), v up, to (N, 3)."""
-        place = torch.stack([uvs[:, 0] * 2 - 1, 1 - uvs[:, 1] * 2], dim=-1)
-        found = torch.nn.functional.grid_sample(
-            self.texture[None], place[None, None], mode="bilinear", padding_mode="border", align_corners=False
-        )
-        return found[0, :, 0].T
-
-    @torch.no_grad()
-    def render(self, cameras, resolution: int, background=1.0, *, supersampling: int = 2) -> Render:
-        """Pictures (B, 3, resolution, resolution) over `background`; see `shading.render_mesh`."""
-        return render_mesh(
-            self.visibility,
-            self.welded_vertices,
-            self.welded_faces,
-            cameras,
-            resolution,
-            lambda hits, points: self.colour(interpolate(self.uvs, self.faces, hits.face, hits.barycentrics)),
-            background=background,
-            edges=self.edges,
-            supersampling=supersampling,
-        )

@@ -11,29 +11,40 @@ FACES_PER_CHART = 200
 
 
 @dataclass(frozen=True)
-class Unwrapped:
-    """A mesh cut open along its seams.
+class CutMesh:
+    """A mesh cut open along its seams, world axes (z up).
 
-    source (V',): the vertex of the uncut mesh that each is a copy of;
-    faces (F, 3) int64, in the uncut mesh's order; uvs (V', 2) float32 in
-    [0, 1], v up (OBJ's convention: (0, 0) is the texture's lower left corner).
+    vertices (V, 3) float32, seam vertices once per chart; faces (F, 3) int64;
+    uvs (V, 2) float32 in [0, 1], v up (OBJ's convention: (0, 0) is the
+    texture's lower left corner); normals (V, 3) float32 unit, those of the
+    uncut surface, or None. Raises EmptyMesh for no faces, or positions that are
+    not numbers.
     """
 
-    source: np.ndarray
+    vertices: np.ndarray
     faces: np.ndarray
     uvs: np.ndarray
+    normals: np.ndarray | None = None
+
+    def __post_init__(self):
+        if len(self.faces) == 0:
+            raise EmptyMesh("the textured mesh has no faces")
+        if not np.isfinite(self.vertices).all():
+            raise EmptyMesh("the textured mesh has vertices that are not numbers")
 
 
-def unwrap(vertices: np.ndarray, faces: np.ndarray, texture_size: int = 1024, padding: int = 4) -> Unwrapped:
+def unwrap(vertices: np.ndarray, faces: np.ndarray, texture_size: int = 1024, padding: int = 4) -> CutMesh:
     """An atlas for one square texture of `texture_size` texels a side.
 
-    vertices (V, 3), faces (F, 3). padding: texels between charts. The same mesh
-    gives the same atlas. Raises EmptyMesh for no faces.
+    vertices (V, 3), faces (F, 3). padding: texels between charts. Faces keep
+    their order and corners. The same mesh gives the same atlas. Raises EmptyMesh
+    for no faces.
     """
     import xatlas
 
     if len(faces) == 0:
         raise EmptyMesh("the mesh to be unwrapped has no faces")
+    vertices, faces = np.asarray(vertices), np.asarray(faces)
     atlas = xatlas.Atlas()
     atlas.add_mesh(np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.uint32))
     charts, pack = xatlas.ChartOptions(), xatlas.PackOptions()
@@ -49,7 +60,18 @@ def unwrap(vertices: np.ndarray, faces: np.ndarray, texture_size: int = 1024, pa
     source, new_faces, uvs = atlas[0]
     # xatlas scales u and v by the atlas's own width and height, which makes the
     # larger one touch 1; either way they are in [0, 1].
-    return Unwrapped(source.astype(np.int64), new_faces.astype(np.int64), uvs.astype(np.float32))
+    source, normals = source.astype(np.int64), _normals(vertices, faces)
+    vertices = np.asarray(vertices, np.float32)
+    return CutMesh(vertices[source], new_faces.astype(np.int64), uvs.astype(np.float32), normals[source])
+
+
+def _normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Smooth unit normals (V, 3), taken before seams part the faces around a vertex."""
+    import torch
+
+    from prolific_core.render.raster import vertex_normals
+
+    return vertex_normals(torch.as_tensor(vertices).float(), torch.as_tensor(faces).long()).numpy()
 
 
 def _area(vertices: np.ndarray, faces: np.ndarray) -> float:
