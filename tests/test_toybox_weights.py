@@ -1,0 +1,83 @@
+"""The weights that ship: they load with stock classes, and a prompt gives what it says."""
+
+import logging
+import warnings
+
+import pytest
+
+from prolific_core.prior.toybox.params import WEIGHTS
+
+pytestmark = pytest.mark.skipif(not (WEIGHTS / "model_index.json").exists(), reason="the Toybox weights are not here")
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    import diffusers
+
+    diffusers.utils.logging.disable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        pipe = diffusers.StableDiffusionPipeline.from_pretrained(WEIGHTS, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_layout_and_size(pipeline):
+    import torch
+
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+    assert pipeline.unet.config.sample_size == 16 and pipeline.vae.config.latent_channels == 6
+    for model in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert sum(p.stat().st_size for p in WEIGHTS.rglob("*") if p.is_file()) <= 24e6
+    assert pipeline.tokenizer.model_max_length == 20
+
+
+def test_a_red_mug(pipeline, caplog):
+    import torch
+
+    from prolific_core.prior.toybox.classifier import load_classifier
+
+    with caplog.at_level(logging.WARNING):
+        images = pipeline(["a red mug"] * 8, num_inference_steps=20, guidance_scale=3.0, height=64, width=64, output_type="pt",
+                          generator=torch.Generator().manual_seed(0)).images
+    assert images.shape == (8, 3, 64, 64)
+    seen = load_classifier().judge(images.float())
+    families = [seen.names["family"][i] for i in seen.family]
+    colours = [seen.names["colour"][i] for i in seen.colour]
+    assert families.count("mug") >= 5, families
+    assert colours.count("red") >= 6, colours
+
+
+def test_autoencoder_reconstructs():
+    import torch
+    from diffusers import AutoencoderKL
+
+    from prolific_core.prior.toybox.autoencoder import evaluate
+    from prolific_core.prior.toybox.shards import heldout_images
+
+    torch.manual_seed(0)
+    vae = AutoencoderKL.from_pretrained(WEIGHTS / "vae").eval()
+    images, _ = heldout_images(count=32)
+    assert evaluate(vae, images) > 27
+
+
+def test_the_judge_knows_true_renders():
+    from prolific_core.prior.toybox.classifier import load_classifier
+    from prolific_core.prior.toybox.measure import agreement, captions_and_truth
+
+    _, images, labels = captions_and_truth(64)
+    right = agreement(load_classifier(), images, labels)
+    assert right["family"] > 0.8 and right["colour"] > 0.8
+
+
+def test_scorer_retrieves():
+    from transformers import CLIPModel, CLIPTokenizer
+
+    from prolific_core.prior.toybox.scorer import retrieval
+    from prolific_core.prior.toybox.shards import heldout_images
+
+    model = CLIPModel.from_pretrained(WEIGHTS / "scorer").eval()
+    tok = CLIPTokenizer.from_pretrained(WEIGHTS / "scorer")
+    images, labels = heldout_images(count=96)
+    assert retrieval(model, tok, images, labels) > 0.7
