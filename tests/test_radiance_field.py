@@ -171,13 +171,22 @@ def test_chunks_without_gradients_give_the_same_picture(monkeypatch, normals):
 def test_skipping_after_an_update_keeps_the_picture():
     made, view = rough(density_noise=0.0), rays(24, views=2)
     full = made.render(*view)
-    for step in range(0, 64, 16):
-        assert made.update_occupancy(step, generator(step))
-    assert not made.update_occupancy(65, generator())
+    updates = [made.update_occupancy(step, generator(step)) for step in range(49)]
+    assert [step for step, updated in enumerate(updates) if updated] == [0, 16, 32, 48]
     skipped = made.render(*view)
     assert len(skipped.samples) < len(full.samples) / 2
     error = (skipped.rgb - full.rgb).square().mean().item()
     assert -10 * math.log10(error + 1e-12) > 40
+
+
+def test_a_particle_that_is_drawn_now_and_then_still_updates_every_16_of_its_own_steps():
+    made = field()
+    steps = range(3, 300, 7)  # none of them a multiple of 16 in time
+    updated = [made.update_occupancy(step, generator(step)) for step in steps]
+    assert [i for i, u in enumerate(updated) if u] == [0, 16, 32]
+    resumed = field()
+    resumed.load_state_dict(made.state_dict())
+    assert resumed.occupancy.visits == len(steps)
 
 
 def test_native_and_twin_train_alike():

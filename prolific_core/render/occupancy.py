@@ -15,9 +15,9 @@ class OccupancyGrid(nn.Module):
     is always something to sample and learn from.
 
     resolution: cells a side. decay: what remains of a cell's density at each
-    update that finds less. every: steps between updates.
+    update that finds less. every: training steps of this field between updates.
     The grid starts all occupied, and the first update replaces it: a field
-    renders correctly before it was ever updated. Both buffers are in
+    renders correctly before it was ever updated. The buffers are in
     state_dict, so that a resumed run skips what the first run skipped.
     """
 
@@ -37,6 +37,8 @@ class OccupancyGrid(nn.Module):
         self.register_buffer("density", torch.full(shape, -1.0))  # [x, y, z]; -1: never updated
         self.register_buffer("occupied", torch.ones(shape, dtype=torch.bool))
 
+        self.register_buffer("visits", torch.zeros((), dtype=torch.int64))
+
     def points(self, generator: torch.Generator | None = None) -> Tensor:
         """One point (G^3, 3) in each cell: uniform by the generator, else the centre."""
         side = torch.arange(self.resolution, dtype=torch.float32)
@@ -55,9 +57,14 @@ class OccupancyGrid(nn.Module):
         opacity = 1 - torch.exp(-self.density * self.step)
         self.occupied.copy_(opacity > opacity.mean().clamp(max=self.threshold))
 
-    def due(self, step: int) -> bool:
-        """Whether training step `step` (0, 1, ...) begins with an update."""
-        return step % self.every == 0
+    def due(self) -> bool:
+        """Counts one training step; whether it begins with an update (the 1st, the 17th, ...).
+
+        Steps are counted here and not by the run, since of several particles
+        only one is trained at each step of the run.
+        """
+        self.visits += 1
+        return int(self.visits - 1) % self.every == 0
 
     def share(self) -> float:
         """Share of the cells that are occupied, in [0, 1]."""

@@ -20,7 +20,7 @@ SCENE_RADIUS = 2.5
 PLAIN = {"white": 1.0, "grey": 0.5, "black": 0.0}
 
 #: Rays rendered at once when no gradient is wanted.
-CHUNK = 2**15
+CHUNK = 2**13
 
 
 def object_bias(x: Tensor, scale: float, radius: float) -> Tensor:
@@ -240,8 +240,13 @@ class RadianceField(nn.Module):
     # -- training
 
     def update_occupancy(self, step: int, generator: torch.Generator) -> bool:
-        """Bring the occupancy grid up to date if `step` is one that does; returns whether."""
-        due = self.occupancy.due(step)
+        """Call once before each training step; updates the occupancy grid when it is time.
+
+        It is every 16th call, counted by the field itself (see
+        `OccupancyGrid.due`), and whenever `step`, the run's own count, is 0.
+        Returns whether there was an update.
+        """
+        due = self.occupancy.due() or step == 0
         if due:
             self.occupancy.update(self.density, generator)
         return due
