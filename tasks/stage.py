@@ -175,7 +175,8 @@ class Stage:
             self._records = records.Records(self.state / "records.jsonl", key)
             self._console = console
             try:
-                self.device  # noqa: B018 (threads and determinism, before the body computes)
+                if "torch" in sys.modules:
+                    self.device  # noqa: B018 (threads and determinism, before the body computes)
                 self.measure(**(body(self) or {}))
                 self._finish()
             except BaseException:
@@ -215,7 +216,8 @@ class Stage:
             self.output.replace(final)
 
     def _report(self, seconds: float) -> None:
-        usage = {"seconds": round(seconds, 2), "peak_memory_mb": machine.peak_memory_mb(), "device": str(self.device)}
+        device = str(self.device) if "torch" in sys.modules else "cpu"
+        usage = {"seconds": round(seconds, 2), "peak_memory_mb": machine.peak_memory_mb(), "device": device}
         if self._shares:
             usage["shares"] = {name: round(share, 3) for name, share in self._shares.items()}
         write_json(self.state / "run.json", usage)

@@ -1,0 +1,123 @@
+"""A project to break: a copy of this clone in which the six stages are quick fakes."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+FAKE = '''
+import json, os, time
+from pathlib import Path
+from tasks.project import STAGES
+
+def run(stage):
+    with open(stage.project.root / "ran.log", "a") as log:
+        log.write(stage.name + "\\n")
+    trouble = stage.project.root / f"trouble-{stage.name}.py"
+    if trouble.exists():
+        exec(trouble.read_text(), {"stage": stage})
+    inherited = [(stage.input(name) / "result.json").read_text() for name in STAGES[stage.name].inputs]
+    section = getattr(stage.config, stage.name).model_dump(mode="json")
+    for step in range(1, 11):
+        stage.progress(step, 10, loss=1 / step)
+    (stage.output / "result.json").write_text(json.dumps([stage.prompt.text, stage.prompt.seed, section, inherited]))
+    files = {"export": ["mesh.glb"], "evaluate": ["turntable.mp4", "contact.png"]}
+    for name in files.get(stage.name, []):
+        (stage.output / name).write_bytes(name.encode())
+    return {"quality": 0.5}
+'''
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch):
+    """No test sends anything anywhere, or takes more than its core, unless it says so."""
+    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "PROLIFIC_ROOT", "DVC_STAGE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PROLIFIC_TRACKER", "off")
+
+
+def copy_project(folder: Path) -> Path:
+    """A copy of this clone's code, numbers and pipeline, without outputs, weights or history."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ignore = shutil.ignore_patterns("__pycache__", "weights", "*.safetensors", "dvc.lock")
+    for name in ("prolific_core", "tasks", "flows", "presets", "prompts"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+    for name in ("params.yaml", "dvc.yaml", ".dvcignore", ".gitignore"):
+        shutil.copy(ROOT / name, folder / name)
+    (folder / ".dvc").mkdir()
+    for name in ("config", ".gitignore"):
+        shutil.copy(ROOT / ".dvc" / name, folder / ".dvc" / name)
+    subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
+    return folder
+
+
+class Clone:
+    """A project folder and the commands in it, run as a user does: in a process, in that folder."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=self.root,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+
+    def prolific(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        return self.run("flows.cli", *arguments, **environment)
+
+    def stage(self, name: str, id: str = "a-red-mug", **environment: str) -> subprocess.CompletedProcess:
+        return self.run("tasks.stage", name, id, **environment)
+
+    def repro(self, target: str = "prompts/a-red-mug/dvc.yaml") -> list[str]:
+        """`dvc repro`, and the stages that ran."""
+        (self.root / "ran.log").unlink(missing_ok=True)
+        done = self.run("tasks.dvc", "repro", target)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return self.ran()
+
+    def ran(self) -> list[str]:
+        log = self.root / "ran.log"
+        return log.read_text().split() if log.exists() else []
+
+    def edit(self, path: str, old: str, new: str) -> None:
+        file = self.root / path
+        text = file.read_text()
+        assert old in text
+        file.write_text(text.replace(old, new, 1))
+
+    def trouble(self, stage: str, code: str) -> None:
+        """Have a stage do this first."""
+        (self.root / f"trouble-{stage}.py").write_text(code)
+
+
+@pytest.fixture
+def clone(tmp_path) -> Clone:
+    """A project whose stages are fakes, in a folder with a space in its name."""
+    root = copy_project(tmp_path / "a clone")
+    from tasks.project import STAGES, Project
+
+    for name in STAGES:
+        (root / "tasks" / f"{name}.py").write_text(FAKE)
+    from tasks import pipeline
+
+    pipeline.refresh(Project(root), "a-red-mug")
+    return Clone(root)
+
+
+@pytest.fixture
+def project(clone):
+    """The same, for tests that use the library in this process."""
+    from tasks.project import Project
+
+    return Project(clone.root)
