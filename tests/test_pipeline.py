@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,9 @@ from prolific_core.errors import InputError, ProlificError
 from tasks import machine, pipeline
 from tasks.project import STAGES, Project, code_of
 from tasks.stage import Stage
-from tests.conftest import ROOT
+
+ROOT = Path(__file__).parents[1]
+
 
 
 @pytest.fixture(autouse=True)
