@@ -206,11 +206,11 @@ def test_render_of_a_sphere():
 def test_optimising_the_opacity_grows_the_sphere():
     """Gradients reach both parameters and go the right way, with every loss in play."""
     surface = TetrahedralSurface(16, 0.6)
-    optimizer = torch.optim.Adam(surface.parameter_groups(5e-3))
+    optimizer = torch.optim.Adam(surface.parameter_groups(8e-3))
     cameras = orbit(2, elevation=20.0, distance=1.6, fov=45.0)
     target = surface.render(cameras, 32).opacity.mean().item() * 1.3
     names = ("normal_consistency", "laplacian", "sdf_regularisation")
-    for _ in range(25):
+    for _ in range(16):
         picture = surface.render(cameras, 32, losses=names)
         loss = (picture.opacity.mean() - target).square() * 100 + 1e-3 * sum(picture.losses.values())
         optimizer.zero_grad()
