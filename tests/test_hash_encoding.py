@@ -154,6 +154,9 @@ def test_backends_are_chosen_and_missing_ones_named(monkeypatch):
     assert backends.choose("hash_encoding", "auto", "cpu").name == "warp"  # installed, but no GPU
     with pytest.raises(backends.BackendMissing, match="needs a CUDA device; available here: auto, warp, torch"):
         backends.choose("hash_encoding", "cuda", "cpu")
+    present.add("nerfacc")  # its Python half installs everywhere, so only by name
+    assert backends.choose("compositing", "auto", "cuda").name == "warp"
+    assert backends.choose("compositing", "nerfacc", "cuda").name == "nerfacc"
     present.clear()
     assert backends.choose("compositing", "auto", "cpu").name == "torch"
     with pytest.raises(ValueError, match="warp is not installed"):

@@ -1,12 +1,13 @@
 """Marching, occupancy and compositing, against closed forms, the twins and nerfacc."""
 
+import inspect
 import math
 
 import pytest
 import torch
 
 from prolific_core.render import backends
-from prolific_core.render.compositing import composite, composite_twin
+from prolific_core.render.compositing import composite, composite_nerfacc, composite_twin
 from prolific_core.render.marching import Samples, TooManySamples, march
 from prolific_core.render.occupancy import OccupancyGrid
 from prolific_core.render.volume import render_volume
@@ -188,6 +189,32 @@ def test_nerfacc_agrees(backend):
     other = torch.autograd.grad(sum((o.square()).sum() for o in theirs), (density, colour))
     for a, b in zip(mine, other):
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_calls_to_nerfacc_s_packed_functions_fit_its_signatures(monkeypatch):
+    """Its CUDA half does not run here: stand-ins with its real signatures take the calls and answer by the twin."""
+    nerfacc = pytest.importorskip("nerfacc")
+    samples = packed([4, 0, 6])
+    density, colour = torch.rand(10, generator=generator()) * 5, torch.rand(10, 3, generator=generator(1))
+    twin = composite_twin(density, colour, samples)
+    weight_signature = inspect.signature(nerfacc.render_weight_from_density)
+    sum_signature = inspect.signature(nerfacc.accumulate_along_rays)
+
+    def weights_by_twin(*args, **kwargs):
+        given = weight_signature.bind(*args, **kwargs).arguments
+        assert torch.equal(given["sigmas"], density) and torch.equal(given["t_ends"], samples.end)
+        assert given["ray_indices"].dtype == torch.int64 and given["n_rays"] == 3
+        return twin.weights, None, None
+
+    def sums(*args, **kwargs):
+        given = sum_signature.bind(*args, **kwargs).arguments
+        values = torch.ones(10, 1) if given["values"] is None else given["values"]
+        return torch.zeros(3, values.shape[1]).index_add(0, given["ray_indices"], given["weights"][:, None] * values)
+
+    monkeypatch.setattr(nerfacc, "render_weight_from_density", weights_by_twin)
+    monkeypatch.setattr(nerfacc, "accumulate_along_rays", sums)
+    for ours, expected in zip(composite_nerfacc(density, colour, samples), twin):
+        assert ours.shape == expected.shape and torch.allclose(ours, expected, atol=1e-6)
 
 
 # -- a solid ball, in closed form

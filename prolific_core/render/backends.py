@@ -5,7 +5,8 @@ A kernel is a hot loop with several implementations of one interface:
 - "warp", native: the same source on CPU and GPU, needs no compiler;
 - "torch", the twin: slow and obvious, what tests hold the others to;
 - one optional CUDA extension each, which `auto` prefers where it is
-  installed and the tensors are on a GPU.
+  installed and the tensors are on a GPU; nerfacc only by name, since its
+  Python half installs everywhere and compiles the other half on first use.
 
 Nothing is imported to find out: presence is asked of the import system, so
 `--help` and `prolific doctor` stay quick and a broken extension does no harm
@@ -31,8 +32,12 @@ EXTENSIONS = {
     "raster": "nvdiffrast",
 }
 
-#: Kernels whose extension has an adapter here; `auto` picks no other.
-ADAPTED = {"hash_encoding", "raster"}
+#: Kernels whose extension is wired in here. Marching has no adapter yet:
+#: nerfacc places its steps differently.
+ADAPTED = {"hash_encoding", "compositing", "raster"}
+
+#: Extensions that `auto` and "cuda" never pick.
+BY_NAME_ONLY = {"nerfacc"}
 
 Device = Union[str, torch.device]
 
@@ -56,7 +61,7 @@ def importable(module: str) -> bool:
 
 
 def candidates(kernel: str) -> list[str]:
-    """Names of the backends that `kernel` can have, in `auto`'s order."""
+    """Names of the backends that `kernel` can have, best first."""
     if kernel not in EXTENSIONS:
         raise ValueError(f"unknown kernel {kernel!r}: one of {', '.join(sorted(EXTENSIONS))}")
     extension = [EXTENSIONS[kernel]] if kernel in ADAPTED else []
@@ -88,12 +93,14 @@ def choose(kernel: str, requested: str = "auto", device: Device = "cpu") -> Choi
     """
     names = candidates(kernel)
     usable = available(kernel, device)
+    automatic = [name for name in names if name not in BY_NAME_ONLY]
     if requested == "cuda":
-        requested = names[0]
+        requested = automatic[0]
     if requested == "auto":
-        skipped = [obstacle(name, device) for name in names if name not in usable]
+        skipped = [obstacle(name, device) for name in automatic if name not in usable]
         note = f" ({'; '.join(skipped)})" if skipped else ""
-        return Choice(usable[0], f"best available on {torch.device(device).type}{note}")
+        best = next(name for name in automatic if name in usable)
+        return Choice(best, f"best available on {torch.device(device).type}{note}")
     if requested in usable:
         return Choice(requested, "asked for by name")
     why = obstacle(requested, device) if requested in names else "no such backend"

@@ -43,6 +43,8 @@ def composite(density: Tensor, colour: Tensor, samples: Samples, backend: str = 
     name = backends.choose("compositing", backend, density.device).name
     if name == backends.TWIN:
         return composite_twin(density, colour, samples)
+    if name == "nerfacc":
+        return composite_nerfacc(density, colour, samples)
     if density.dtype != torch.float32 or colour.dtype != torch.float32:
         raise InputError(f"native compositing computes in float32, not {density.dtype}; backend='torch' does")
     return Composite(*_Composite.apply(density, colour, samples.start, samples.end, samples.offsets))
@@ -66,6 +68,20 @@ def composite_twin(density: Tensor, colour: Tensor, samples: Samples) -> Composi
         accumulate(weights[:, None] * colour),
         accumulate(weights),
         accumulate(weights * samples.middle),
+    )
+
+
+def composite_nerfacc(density: Tensor, colour: Tensor, samples: Samples) -> Composite:
+    """As `composite`, by nerfacc 0.5's packed functions (CUDA only; not run on this project's machines)."""
+    import nerfacc
+
+    where = {"ray_indices": samples.ray_index.long(), "n_rays": samples.rays}
+    weights, _, _ = nerfacc.render_weight_from_density(samples.start, samples.end, density, **where)
+    return Composite(
+        weights,
+        nerfacc.accumulate_along_rays(weights, values=colour, **where),
+        nerfacc.accumulate_along_rays(weights, values=None, **where)[:, 0],
+        nerfacc.accumulate_along_rays(weights, values=samples.middle[:, None], **where)[:, 0],
     )
 
 

@@ -24,7 +24,7 @@ def warp():
     """
     import warp as wp
 
-    wp.config.log_level = wp.LOG_WARNING
+    wp.config.log_level = wp.LOG_WARNING  # its `quiet` of older versions
     with _quiet_stderr():  # native code there announces that there is no GPU
         wp.init()
     return wp

@@ -112,12 +112,12 @@ class RadianceField(nn.Module):
 
         noise: (N,), added before the density's activation.
         """
-        raw = self.network(self.encoding((x / self.config.bound + 1) / 2))
         c = self.config
-        before = raw[:, 0] + initial_bias(x, c.scene, c.density_scale, c.density_radius)
+        raw_density, raw_colour = self.network(self.encoding((x / c.bound + 1) / 2)).split([1, 3], dim=-1)
+        before = raw_density[:, 0] + initial_bias(x, c.scene, c.density_scale, c.density_radius)
         if noise is not None:
             before = before + noise
-        return F.softplus(before), torch.sigmoid(raw[:, 1:])
+        return F.softplus(before), torch.sigmoid(raw_colour)
 
     def density(self, x: Tensor) -> Tensor:
         """(N, 3) -> (N,), per world unit, without noise."""
