@@ -36,8 +36,8 @@ class Diffusion:
     text_heads: int = 4
     tokens: int = 20
     lr: float = 5e-4
-    warmup: int = 500
-    batch: int = 32
+    warmup: int = 300
+    batch: int = 16  # more steps of 16 beat fewer of 32 while the run is short
     ema: float = 0.9995
     drop_caption: float = 0.1
     clip: float = 1.0
