@@ -124,6 +124,18 @@ def test_no_rays_and_too_many_samples(backend):
         march(*random_rays(20), random_grid(1.0), bound=1.0, step=0.1, max_samples=10, backend=backend)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_broken_rays_end(backend):
+    """Zero, infinite and undefined rays neither hang nor leave the grid."""
+    nan, inf = float("nan"), float("inf")
+    origins = torch.tensor([[0.0, 0, 0], [nan, 0, 0], [0, inf, 0], [1e30, 0, 0]])
+    directions = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, -1, 0], [-1, 0, 0]])
+    samples = march(origins, directions, random_grid(1.0), bound=1.0, step=0.1, backend=backend)
+    assert len(samples) <= 4 * (2 * math.sqrt(3) / 0.1 + 2)
+    with pytest.raises(ValueError, match="positive"):
+        march(origins, directions, random_grid(1.0), bound=1.0, step=0.0, backend=backend)
+
+
 # -- compositing
 
 

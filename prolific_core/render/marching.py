@@ -8,6 +8,7 @@ cell, so that skipping changes which samples there are but not where they are.
 Samples are packed: those of ray r are rows offsets[r] to offsets[r + 1].
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from prolific_core.errors import ProlificError
+from prolific_core.errors import InputError, ProlificError
 from prolific_core.render import backends, native
 
 
@@ -63,14 +64,17 @@ class Samples:
 def box_distances(origins: Tensor, directions: Tensor, bound: float, near: float, far: float) -> tuple[Tensor, Tensor]:
     """Distances (R,) at which rays (R, 3) enter and leave [-bound, bound]^3.
 
-    The slab method, limited to [near, far]; where a ray misses, leave <= enter.
+    The slab method, limited to [near, far]; where a ray misses, both are 0.
     """
     # Parallel to a slab, 1 / 0 = inf is right; a ray inside its plane gives 0 * inf, hence the nudge.
     safe = torch.where(directions.abs() < 1e-12, torch.full_like(directions, 1e-12), directions)
     first, second = (-bound - origins) / safe, (bound - origins) / safe
     enter = torch.minimum(first, second).amax(-1).clamp(min=near)
     leave = torch.maximum(first, second).amin(-1).clamp(max=far)
-    return enter, leave
+    # Longer than the diagonal only where a direction is no unit vector: keeps the march finite.
+    leave = torch.minimum(leave, enter + 2 * math.sqrt(3) * bound)
+    hit = leave > enter  # false for NaN too
+    return torch.where(hit, enter, 0.0), torch.where(hit, leave, 0.0)
 
 
 def march(
@@ -97,6 +101,8 @@ def march(
     The first and the last step of a ray are shorter, so that together all
     steps cover the part of the ray that is inside, exactly.
     """
+    if not step > 0:
+        raise InputError(f"a step of {step:g} along the ray: it must be positive")
     enter, leave = box_distances(origins, directions, bound, near, far)
     if generator is None:
         shift = torch.ones_like(enter)
@@ -174,16 +180,21 @@ def _kernels() -> SimpleNamespace:
     ):
         piece = wp.tid()
         ray = first + piece
+        origin = origins[ray]
+        direction = directions[ray]
+        near_end = enter[ray]
+        far_end = leave[ray]
+        jitter = shift[ray]
         total = wp.int32(0)
         i = wp.int32(0)
-        start = enter[ray]
-        while start < leave[ray]:
-            end = end_of(i, enter[ray], leave[ray], shift[ray], step)
+        start = near_end
+        while start < far_end:
+            end = end_of(i, near_end, far_end, jitter, step)
             if end > start:
-                if is_occupied(origins[ray], directions[ray], (start + end) * 0.5, occupied, bound):
+                if is_occupied(origin, direction, (start + end) * 0.5, occupied, bound):
                     total += 1
             i += 1
-            start = start_of(i, enter[ray], shift[ray], step)
+            start = start_of(i, near_end, jitter, step)
         counts[ray] = total
 
     @wp.kernel(module=module, enable_backward=False)
@@ -204,19 +215,25 @@ def _kernels() -> SimpleNamespace:
     ):
         piece = wp.tid()
         ray = first + piece
+        origin = origins[ray]
+        direction = directions[ray]
+        near_end = enter[ray]
+        far_end = leave[ray]
+        jitter = shift[ray]
         row = offsets[ray]
+        stop = offsets[ray + 1]
         i = wp.int32(0)
-        start = enter[ray]
-        while start < leave[ray] and row < offsets[ray + 1]:
-            end = end_of(i, enter[ray], leave[ray], shift[ray], step)
+        start = near_end
+        while start < far_end and row < stop:
+            end = end_of(i, near_end, far_end, jitter, step)
             if end > start:
-                if is_occupied(origins[ray], directions[ray], (start + end) * 0.5, occupied, bound):
+                if is_occupied(origin, direction, (start + end) * 0.5, occupied, bound):
                     ray_index[row] = ray
                     starts[row] = start
                     ends[row] = end
                     row += 1
             i += 1
-            start = start_of(i, enter[ray], shift[ray], step)
+            start = start_of(i, near_end, jitter, step)
 
     return SimpleNamespace(count=count, write=write)
 
