@@ -28,7 +28,7 @@ def _encoding(levels: int, features: int, log2_entries: int, base: int, growth: 
 
 
 def encode_tinycudann(x: Tensor, table: Tensor, levels: list, smooth: bool) -> Tensor:
-    """As `encode_twin`, by tiny-cuda-nn in half precision, with our own table.
+    """As `encode_twin`, by tiny-cuda-nn in float32, with our own table.
 
     The module's parameters are swapped for `table`, so that there is one copy
     of them and the gradient arrives where the optimizer looks.
