@@ -14,7 +14,7 @@ def set_up(project: Project) -> None:
     for name, value in {
         "PREFECT_HOME": str(project.state / "prefect"),
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # a first start on a busy laptop
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",  # a first start makes a database
         "PREFECT_LOGGING_LEVEL": "CRITICAL",  # failures are told by us, once
         "PREFECT_LOGGING_ROOT_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_SERVER_LEVEL": "CRITICAL",

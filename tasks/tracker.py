@@ -56,9 +56,10 @@ class Tracker:
     def __enter__(self) -> "Tracker":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, error: type | None, *_) -> None:
         if self._parent:
-            self._guarded(lambda: self._client.set_terminated(self._parent))
+            status = "FAILED" if error else "FINISHED"
+            self._guarded(lambda: self._client.set_terminated(self._parent, status))
 
     def follow(self, stage: str, cached: bool = False, failed: bool = False) -> None:
         """Send a stage's new records; once it ended, its measures and files too."""

@@ -33,11 +33,18 @@ def run(stage):
 '''
 
 
+@pytest.fixture(scope="session")
+def prefect_home(tmp_path_factory) -> Path:
+    """One for all tests: Prefect takes 20 seconds of processor time to make its database."""
+    return tmp_path_factory.mktemp("prefect")
+
+
 @pytest.fixture(autouse=True)
-def quiet(monkeypatch):
-    """No test sends anything anywhere, or takes more than its core, unless it says so."""
-    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "PROLIFIC_ROOT", "DVC_STAGE"):
+def quiet(monkeypatch, prefect_home):
+    """Tests send nothing anywhere, and see nothing of the user's own settings."""
+    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PROLIFIC_ROOT", "DVC_STAGE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(prefect_home))
     monkeypatch.setenv("PROLIFIC_TRACKER", "off")
 
 
