@@ -22,6 +22,8 @@ from prolific_core.guidance.distillation import Guidance
 from prolific_core.render.result import Render
 from prolific_core.seeding import generator
 
+MEASURE_SCORE_EVERY = 10  # steps; it costs a forward pass of the frozen prior
+
 
 @dataclass
 class Problem:
@@ -112,7 +114,7 @@ def optimise(
         total.backward()
         optimizer.step()
         clock.lap("backward")
-        measures = guidance.follow(latents, views, draw)
+        measures = guidance.follow(latents, views, draw, measure=step % MEASURE_SCORE_EVERY == 0)
         clock.lap("score model")
         measures |= {"loss": total.detach(), "opacity": render.opacity.detach().mean()}
         measures |= {f"loss_{key}": value.detach() for key, value in losses.items()}

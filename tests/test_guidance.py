@@ -99,8 +99,9 @@ def test_the_prior_never_moves_and_the_score_model_does(prior):
     text = prior.embed([PROMPT] * 2)
     answer = prior.predict_noise(latents, t, text)
     guide = estimator(prior, method="vsd", score=ScoreConfig(learning_rate=1e-2, targets="all"))
-    losses = [guide.train_step(latents, views.c2w, generator(7, "same")) for _ in range(30)]
-    assert losses[-1] < 0.8 * losses[0]
+    steps = [guide.train_step(latents, views.c2w, generator(7, "same"), measure=True) for _ in range(30)]
+    assert steps[-1]["score_loss"] < 0.8 * steps[0]["score_loss"]
+    assert steps[0]["score_gain"] == pytest.approx(1, abs=1e-5) and steps[-1]["score_gain"] < 0.8
     assert torch.equal(prior.predict_noise(latents, t, text), answer)
     after = {name.replace(".base_layer", ""): p for name, p in prior.state_dict().items() if "lora_" not in name}
     assert after.keys() == before.keys() and all(torch.equal(before[name], after[name]) for name in before)

@@ -57,10 +57,11 @@ class Guidance:
             return self.prior.embed([self.prompt] * len(cameras))
         return self.prior.embed([f"{self.prompt}, {words}" for words in view_words(cameras)])
 
-    def follow(self, latents: Tensor, cameras: Cameras, step_seed) -> dict[str, float]:
+    def follow(self, latents: Tensor, cameras: Cameras, step_seed, measure: bool = False) -> dict[str, float]:
         """Train eps_q on the particles' latents; estimators without a learned score do nothing.
 
-        `step_seed(purpose)` gives this step's generator for a purpose. Returns measures to log.
+        `step_seed(purpose)` gives this step's generator for a purpose. Returns measures to log, the
+        costlier ones only where `measure` asks for them.
         """
         return {}
 

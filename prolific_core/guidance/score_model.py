@@ -72,6 +72,12 @@ class ScoreModel(nn.Module):
         with self._active(camera):
             return unet(noisy.to(unet.dtype), t, encoder_hidden_states=text.to(unet.dtype)).sample.float()
 
+    @torch.no_grad()
+    def frozen(self, noisy: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        """The base's raw output: adapter and camera both off."""
+        unet = self._base[0].unet
+        return unet(noisy.to(unet.dtype), t, encoder_hidden_states=text.to(unet.dtype)).sample.float()
+
     def predict_noise(self, noisy: Tensor, t: Tensor, text: Tensor, c2w: Tensor) -> Tensor:
         return self.schedule.noise_from(self(noisy, t, text, c2w), noisy, t)
 

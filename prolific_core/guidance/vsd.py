@@ -9,6 +9,7 @@ one or more steps per particle step, alternating with them.
 
 import torch
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from prolific_core.guidance.distillation import Guidance
 from prolific_core.guidance.score_model import ScoreModel
@@ -25,25 +26,35 @@ class Estimator(Guidance):
         # Once, conditionally: q has no guidance of its own, and its text has no view words.
         return self.score.predict_noise(noisy, t, self._text(len(noisy)), cameras.c2w)
 
-    def follow(self, latents: Tensor, cameras, step_seed) -> dict[str, float]:
-        latents, loss = latents.detach(), 0.0
+    def follow(self, latents: Tensor, cameras, step_seed, measure: bool = False) -> dict[str, float]:
+        latents, measures = latents.detach(), {}
         for k in range(self.config.score.steps):
-            loss = self.train_step(latents, cameras.c2w, step_seed(f"score {k}"))
-        return {"score_loss": loss}
+            measures = self.train_step(latents, cameras.c2w, step_seed(f"score {k}"), measure and k == 0) | measures
+        return measures
 
-    def train_step(self, latents: Tensor, c2w: Tensor, generator: torch.Generator) -> float:
-        """One step of the denoising loss, in the score model's own parameterisation (eps or v)."""
+    def train_step(
+        self, latents: Tensor, c2w: Tensor, generator: torch.Generator, measure: bool = False
+    ) -> dict[str, float]:
+        """One step of the denoising loss, in the score model's own parameterisation (eps or v).
+
+        Returns score_loss and, where `measure` asks for it, score_gain: the loss over the frozen
+        base's on the same renders, noise and text. At 1 the score model has learned nothing of the
+        particles, and VSD is only (scale - 1) (cond - uncond).
+        """
         batch, schedule = len(latents), self.score.schedule
         t = torch.randint(schedule.length, (batch,), generator=generator).to(latents.device)
         noise = torch.randn(latents.shape, generator=generator).to(latents.device)
         seen = torch.rand(batch, generator=generator) >= self.config.score.camera_dropout
         noisy = schedule.add_noise(latents, noise, t)
-        output = self.score(noisy, t, self._text(batch), c2w, seen.to(latents.device))
-        loss = torch.nn.functional.mse_loss(output, schedule.target(latents, noise, t))
+        text, target = self._text(batch), schedule.target(latents, noise, t)
+        loss = mse_loss(self.score(noisy, t, text, c2w, seen.to(latents.device)), target)
+        measures = {"score_loss": loss.item()}
+        if measure:
+            measures["score_gain"] = measures["score_loss"] / mse_loss(self.score.frozen(noisy, t, text), target).item()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        return loss.item()
+        return measures
 
     def _text(self, batch: int) -> Tensor:
         return self.score.embed([self.prompt] * batch)

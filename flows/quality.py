@@ -1,0 +1,85 @@
+"""`prolific bench quality`: fixed prompts and seeds, judged by a classifier that saw true renders only.
+
+Every run is a prompt on file like any other, so what is finished is not made again and an
+interrupted bench goes on where it was.
+"""
+
+import json
+from dataclasses import dataclass
+
+from flows import new
+from flows.generate import generate
+from tasks.project import Project
+
+PROMPTS = ("a red mushroom", "a blue cube", "a green cone")
+METHODS = ("initial", "sds", "vsd")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Shares of orbit views in which the judge agrees, over the runs of one prompt and method."""
+
+    prompt: str
+    method: str
+    runs: int
+    family_agreement: float
+    colour_agreement: float
+    alignment: float | None = None
+
+
+def quality(project: Project, *, prompts: list[str], seeds: int, methods: list[str], preset: str) -> list[Row]:
+    """One row per prompt and method; "initial" judges the field before any guidance."""
+    rows = []
+    for text in prompts:
+        for method in methods:
+            runs = [_measures(project, text, method, seed, preset) for seed in range(seeds)]
+            names = set.intersection(*(set(run) for run in runs))
+            means = {name: sum(run[name] for run in runs) / len(runs) for name in names}
+            kept = {name: means[name] for name in Row.__dataclass_fields__ if name in means}
+            rows.append(Row(text, method, len(runs), **kept))
+    return rows
+
+
+def table(rows: list[Row]) -> str:
+    """The rows and their means as a Markdown table."""
+    lines = ["| prompt | method | runs | family | colour |", "|---|---|---|---|---|"]
+    lines += [_line(row.prompt, row.method, [row]) for row in rows]
+    for method in dict.fromkeys(row.method for row in rows):
+        lines.append(_line("all", method, [row for row in rows if row.method == method]))
+    return "\n".join(lines)
+
+
+def _line(prompt: str, method: str, rows: list[Row]) -> str:
+    family = sum(row.family_agreement for row in rows) / len(rows)
+    colour = sum(row.colour_agreement for row in rows) / len(rows)
+    return f"| {prompt} | {method} | {sum(row.runs for row in rows)} | {family:.2f} | {colour:.2f} |"
+
+
+def _measures(project: Project, text: str, method: str, seed: int, preset: str) -> dict:
+    if method == "initial":
+        return _initial(project, new.file_prompt(project, text, preset=preset, seed=seed))
+    prompt = new.file_prompt(project, text, preset=preset, seed=seed, method=method)
+    return generate(project, prompt.id).metrics
+
+
+def _initial(project: Project, prompt) -> dict:
+    """The judge on the initial field itself, from the evaluation's own cameras, over white."""
+    import torch
+
+    from prolific_core import cameras
+    from prolific_core.metrics.agreement import agreement
+    from prolific_core.scenes.radiance_field import RadianceField
+    from prolific_core.seeding import generator
+
+    config = project.config(prompt)
+    field = RadianceField(config.initialise.field, generator=generator(prompt.seed, "field", 0))
+    look = config.evaluate
+    views = cameras.orbit(look.views, elevation=look.elevation, distance=look.distance, fov=look.fov)
+    with torch.no_grad():
+        field.update_occupancy(0, generator(prompt.seed, "occupancy", 0))
+        picture = field.render(*views.rays(look.resolution), background="white")
+    return agreement(picture.rgb, prompt.text)
+
+
+def as_json(rows: list[Row]) -> str:
+    return json.dumps({"rows": [row.__dict__ for row in rows]})
