@@ -35,7 +35,7 @@ class Diffusion:
     text_layers: int = 3
     text_heads: int = 4
     tokens: int = 20
-    lr: float = 5e-4
+    lr: float = 8e-4
     warmup: int = 300
     batch: int = 16  # more steps of 16 beat fewer of 32 while the run is short
     ema: float = 0.9995
