@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from prolific_core.errors import InputError
 from tasks import machine
 from tasks.failures import reported
 
@@ -47,6 +48,27 @@ def _parser() -> argparse.ArgumentParser:
     sweep = commands.add_parser("sweep", help="bring prompts on file up to date, one after another")
     sweep.add_argument("ids", nargs="*", help="names in prompts/ (default: all)")
     sweep.set_defaults(run=_sweep)
+
+    prior = commands.add_parser("prior", help="the 2D model on its own")
+    actions = prior.add_subparsers(dest="action", required=True, metavar="ACTION")
+    sample = actions.add_parser("sample", help="pictures of a sentence, as one PNG")
+    sample.add_argument("text")
+    sample.add_argument("-n", type=int, default=16, help="how many (default 16)")
+    sample.add_argument("--out", default="samples.png", help="the file (default samples.png)")
+    sample.add_argument("--scale", type=float, default=3.0, help="classifier-free guidance (default 3)")
+    sample.add_argument("--steps", type=int, default=30, help="of DDIM (default 30)")
+    sample.add_argument("--seed", type=int, default=0)
+    sample.set_defaults(run=_sample)
+
+    bench = commands.add_parser("bench", help="measure: quality")
+    benches = bench.add_subparsers(dest="what", required=True, metavar="WHAT")
+    quality = benches.add_parser("quality", help="fixed prompts and seeds, judged by a classifier of true renders")
+    quality.add_argument("--prompt", action="append", help="instead of the fixed three; may be repeated")
+    quality.add_argument("--seeds", type=int, default=3, help="0 to this many (default 3)")
+    quality.add_argument("--method", action="append", choices=("initial", "sds", "vsd"), help="default: all three")
+    quality.add_argument("--preset", default="demo")
+    quality.add_argument("--json", action="store_true", help="the last line is one JSON object")
+    quality.set_defaults(run=_quality)
 
     doctor = commands.add_parser("doctor", help="versions, device, kernels and prior: what is used, and why")
     doctor.set_defaults(run=_doctor)
@@ -97,6 +119,36 @@ def _sweep(options: argparse.Namespace) -> int:
     from tasks.project import Project
 
     return sweep(Project.find(), options.ids)
+
+
+def _sample(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from flows.prior import sample
+    from tasks.project import Project
+
+    if not 1 <= options.n <= 1024 or not 1 <= options.steps <= 1000:
+        raise InputError("-n goes from 1 to 1024 and --steps from 1 to 1000")
+    settings = {name: getattr(options, name) for name in ("scale", "seed", "steps")}
+    print(sample(Project.find(), options.text, count=options.n, out=Path(options.out), **settings))
+
+
+def _quality(options: argparse.Namespace) -> None:
+    from flows import quality
+    from tasks.project import Project
+
+    if options.seeds < 1:
+        raise InputError(f"--seeds {options.seeds}: at least one")
+    rows = quality.quality(
+        Project.find(),
+        prompts=options.prompt or list(quality.PROMPTS),
+        seeds=options.seeds,
+        methods=options.method or list(quality.METHODS),
+        preset=options.preset,
+    )
+    print(quality.table(rows))
+    if options.json:
+        print(quality.as_json(rows))
 
 
 def _doctor(options: argparse.Namespace) -> None:

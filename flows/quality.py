@@ -5,10 +5,11 @@ interrupted bench goes on where it was.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from flows import new
 from flows.generate import generate
+from prolific_core.errors import InputError
 from tasks.project import Project
 
 PROMPTS = ("a red mushroom", "a blue cube", "a green cone")
@@ -34,6 +35,8 @@ def quality(project: Project, *, prompts: list[str], seeds: int, methods: list[s
         for method in methods:
             runs = [_measures(project, text, method, seed, preset) for seed in range(seeds)]
             names = set.intersection(*(set(run) for run in runs))
+            if "family_agreement" not in names:
+                raise InputError(f"{text!r} cannot be judged: the Toybox's world has no such family and colour")
             means = {name: sum(run[name] for run in runs) / len(runs) for name in names}
             kept = {name: means[name] for name in Row.__dataclass_fields__ if name in means}
             rows.append(Row(text, method, len(runs), **kept))
@@ -82,4 +85,4 @@ def _initial(project: Project, prompt) -> dict:
 
 
 def as_json(rows: list[Row]) -> str:
-    return json.dumps({"rows": [row.__dict__ for row in rows]})
+    return json.dumps({"rows": [asdict(row) for row in rows]})
