@@ -162,7 +162,7 @@ class GeometryConfig(StageConfig):
     steps: Steps = 15_000
     grid_resolution: int = Field(128, ge=8, le=512)
     extent: Positive = 0.6  # half side of the grid's box; objects have radius 0.5
-    density_threshold: Positive = 10.0
+    density_threshold: Positive | None = 10.0  # null: the one whose silhouettes match the field's
     learning_rate: Rate = 1e-3
     normal_consistency: Weight = 1.0
     laplacian: Weight = 1.0

@@ -1,27 +1,19 @@
 """Stage 3: a surface per particle, from its field's density, refined by SDS on its normals."""
 
+import torch
+
+from prolific_core.cameras import orbit
 from prolific_core.optimise import Problem
 from prolific_core.scenes import store
-from prolific_core.scenes.surface import TetrahedralSurface
+from prolific_core.scenes.surface import TetrahedralSurface, matching_threshold
 from tasks.guided import distil
 from tasks.stage import Stage
 
 
 def run(stage: Stage) -> dict:
-    config, backend = stage.config.geometry, stage.config.system.backend
-    fields = store.load_fields(stage.input("nerf"), device=stage.device, backend=backend)
-    surfaces = [
-        TetrahedralSurface.from_density(
-            field.density,
-            config.density_threshold,
-            config.grid_resolution,
-            config.extent,
-            smoothing=config.smoothing,
-            device=stage.device,
-            backend=backend,
-        )
-        for field in fields
-    ]
+    config = stage.config.geometry
+    fields = store.load_fields(stage.input("nerf"), device=stage.device, backend=stage.config.system.backend)
+    surfaces = [_initial(stage, field) for field in fields]
     weights = {name: getattr(config, name) for name in ("normal_consistency", "laplacian", "sdf_regularisation")}
     wanted = [name for name, weight in weights.items() if weight > 0]
 
@@ -45,4 +37,18 @@ def run(stage: Stage) -> dict:
         vertices, triangles = surface.extract()
         store.save_mesh(stage.output, index, vertices, triangles)
         faces += len(triangles)
-    return {"faces": faces / len(surfaces)}
+    return {"faces": faces / len(surfaces), "density_threshold": sum(s.threshold for s in surfaces) / len(surfaces)}
+
+
+def _initial(stage: Stage, field) -> TetrahedralSurface:
+    """The surface at the configured density, or at the one that looks most like the field."""
+    config = stage.config.geometry
+    place = {"resolution": config.grid_resolution, "extent": config.extent}
+    options = {"smoothing": config.smoothing, "device": stage.device, "backend": stage.config.system.backend}
+    threshold = config.density_threshold
+    if threshold is None:
+        views = orbit(4, elevation=20, distance=1.6, fov=45).to(stage.device)
+        with torch.no_grad():
+            opacity = field.render(*views.rays(96)).opacity
+        threshold = matching_threshold(field.density, opacity, views, **place, **options)
+    return TetrahedralSurface.from_density(field.density, threshold, **place, **options)

@@ -11,7 +11,7 @@ from prolific_core.mesh.losses import face_pairs, laplacian_smoothness, normal_c
 from prolific_core.mesh.tetrahedra import boundary_mask, grid_points, sdf_sign_loss
 from prolific_core.render.antialias import Edges
 from prolific_core.render.raster import face_normals
-from prolific_core.scenes.surface import TetrahedralSurface, usable_threshold
+from prolific_core.scenes.surface import TetrahedralSurface, matching_threshold, usable_threshold
 
 
 def ball(points, radius=0.4, centre=(0.0, 0.0, 0.0)):
@@ -227,3 +227,21 @@ def test_a_vanished_surface_is_a_clear_error():
         surface.sdf.fill_(-1)
     with pytest.raises(EmptyMesh, match="vanished"):
         surface.render(orbit(1, elevation=0.0, distance=1.5, fov=45.0), 16)
+
+
+def test_the_threshold_that_matches_the_pictures_is_found():
+    """A soft ball whose pictures show radius 0.4 is meshed at radius 0.4, whatever density that is."""
+    radius, sharpness, peak = 0.4, 20.0, 60.0
+    views = orbit(4, elevation=20, distance=1.6, fov=45)
+
+    def soft_ball(points):
+        return peak * torch.sigmoid((radius - points.norm(dim=-1)) * sharpness)
+
+    truth = TetrahedralSurface(32, 0.6)
+    with torch.no_grad():
+        truth.sdf.copy_(radius - truth.points.norm(dim=-1))
+        opacity = truth.render(views, 64).opacity
+    found = matching_threshold(soft_ball, opacity, views, 32, 0.6)
+    assert 20 < found < 45  # 30 at radius 0.4, and candidates are a factor 1.41 apart
+    size = TetrahedralSurface.from_density(soft_ball, found, 32, 0.6).extract()[0].norm(dim=-1).mean()
+    assert abs(float(size) - radius) < 0.02

@@ -21,6 +21,8 @@ from prolific_core.render.shading import render_mesh
 
 log = logging.getLogger(__name__)
 
+LOWEST_THRESHOLD = 0.5  # per world unit: a ray through a whole object is then still half clear
+
 
 class TetrahedralSurface(nn.Module):
     """The zero level of a grid's signed distances.
@@ -59,7 +61,10 @@ class TetrahedralSurface(nn.Module):
         backend: str = "auto",
         chunk: int = 65536,
     ) -> "TetrahedralSurface":
-        """The surface density = threshold: sdf is density - threshold, clamped to [-1, 1].
+        """The surface density = threshold: sdf is density / threshold - 1, clamped to [-1, 1].
+
+        Relative, so that it passes through zero as smoothly as the density does: the plain
+        difference is beyond the clamp one cell from the surface, which leaves terraces.
 
         density_fn: (N, 3) world points -> (N,) or (N, 1), >= 0. A threshold that
         nothing reaches, or everything exceeds, is replaced by half the largest
@@ -75,7 +80,7 @@ class TetrahedralSurface(nn.Module):
         with torch.no_grad():
             density = torch.cat([density_fn(p).reshape(-1).float() for p in surface.points.split(chunk)])
             surface.threshold = usable_threshold(density[~surface.boundary], threshold)
-            sdf = (density - surface.threshold).clamp(-1, 1)
+            sdf = (density / surface.threshold - 1).clamp(-1, 1)
             sdf = torch.where(surface.boundary, -sdf.abs().clamp(min=1e-3), sdf)
             sdf = _drop_floaters(sdf.view((resolution + 1,) * 3), component_share)
             for _ in range(smoothing):
@@ -138,6 +143,31 @@ class TetrahedralSurface(nn.Module):
             {"params": [self.sdf], "lr": learning_rate, "name": "sdf"},
             {"params": [self.deformation], "lr": other, "name": "deformation"},
         ]
+
+
+@torch.no_grad()
+def matching_threshold(density_fn, opacity: Tensor, cameras, resolution: int, extent: float, **options) -> float:
+    """The density whose surface has the silhouettes of the field's own pictures.
+
+    opacity (B, 1, S, S): the field's, from `cameras`. Of thresholds a factor sqrt(2) apart, the one
+    with the largest intersection over union with opacity > 0.5; a fixed one makes a mesh smaller
+    than the picture wherever the field is thinner than expected, and larger where it is denser.
+    """
+    wanted = opacity > 0.5
+    best, result = -1.0, LOWEST_THRESHOLD
+    for threshold in LOWEST_THRESHOLD * 2 ** (torch.arange(16) / 2):
+        try:
+            surface = TetrahedralSurface.from_density(density_fn, float(threshold), resolution, extent, **options)
+        except EmptyMesh:
+            break
+        if surface.threshold != float(threshold):  # beyond what the field reaches
+            break
+        seen = surface.render(cameras, opacity.shape[-1]).opacity > 0.5
+        union = (seen | wanted).sum()
+        overlap = float((seen & wanted).sum() / union) if union > 0 else 0.0
+        if overlap > best:
+            best, result = overlap, float(threshold)
+    return result
 
 
 def usable_threshold(density: Tensor, threshold: float) -> float:
