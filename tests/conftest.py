@@ -77,7 +77,7 @@ class Clone:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=1800,
         )
 
     def prolific(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
