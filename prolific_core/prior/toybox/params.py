@@ -38,7 +38,7 @@ class Diffusion:
     lr: float = 8e-4
     warmup: int = 300
     batch: int = 16  # more steps of 16 beat fewer of 32 while the run is short
-    ema: float = 0.9995
+    ema: float = 0.998  # a window of 500 steps: a longer one lags behind a run this short
     drop_caption: float = 0.1
     clip: float = 1.0
     checkpoint_every: int = 250
