@@ -114,7 +114,8 @@ def optimise(
         total.backward()
         optimizer.step()
         clock.lap("backward")
-        measures = guidance.follow(latents, views, draw, measure=step % MEASURE_SCORE_EVERY == 0)
+        measure = step == 0 or (step + 1) % MEASURE_SCORE_EVERY == 0
+        measures = guidance.follow(latents, views, draw, measure=measure)
         clock.lap("score model")
         measures |= {"loss": total.detach(), "opacity": render.opacity.detach().mean()}
         measures |= {f"loss_{key}": value.detach() for key, value in losses.items()}

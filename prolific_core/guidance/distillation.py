@@ -45,11 +45,16 @@ class Guidance:
         return w * (pretrained - own)
 
     def loss(self, latents: Tensor, cameras: Cameras, progress: float, generator: torch.Generator) -> Tensor:
-        """A scalar whose gradient with respect to the latents is the estimator's, over the batch's size."""
+        """A scalar whose gradient with respect to the latents is the estimator's, over the batch's size.
+
+        Its value is half the gradient's squared norm, so that a curve of it says something: how far
+        the prior and the particles' score are apart.
+        """
         t = schedules.sample_times(len(latents), self.config.time, progress, self.prior.schedule.length, generator)
         noise = torch.randn(latents.shape, generator=generator)
         gradient = self.gradient(latents, cameras, t.to(latents.device), noise.to(latents.device))
-        return (gradient * latents).sum() / len(latents)
+        target = (latents - gradient).detach()
+        return (latents - target).square().sum() / (2 * len(latents))
 
     def embed_views(self, cameras: Cameras) -> Tensor:
         """Text embeddings (B, L, D), with view words where the configuration asks for them."""
