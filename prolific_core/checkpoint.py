@@ -5,13 +5,13 @@ moment leaves the old checkpoint or the new one, never half of one.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from prolific_core.errors import ProlificError
+from prolific_core.files import write_atomically
 
 _TENSOR = "__tensor__"
 
@@ -23,16 +23,7 @@ def save(path: Path, state: Any) -> None:
     tensors: dict[str, torch.Tensor] = {}
     skeleton = _strip(state, tensors)
     data = serialise(tensors, metadata={"state": json.dumps(skeleton)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, data)
 
 
 def load(path: Path) -> Any:

@@ -32,6 +32,7 @@ class StageSpec:
 _COMMON = (
     "prolific_core/cameras.py",
     "prolific_core/config.py",
+    "prolific_core/files.py",
     "prolific_core/seeding.py",
     "tasks/machine.py",
     "tasks/stage.py",

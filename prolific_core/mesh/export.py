@@ -4,28 +4,14 @@ Files are written beside their place and renamed, so each is whole or absent, an
 the same mesh gives the same bytes.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
 
+from prolific_core.files import write_atomically
 from prolific_core.mesh.glb import glb_bytes, png_bytes, read_glb
 from prolific_core.mesh.textured_view import TexturedView
 from prolific_core.mesh.unwrap import CutMesh
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """The whole file or none: written beside its place, flushed and renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_obj(path: str | Path, mesh: CutMesh, texture: np.ndarray) -> list[Path]:

@@ -125,7 +125,7 @@ def train(root: Path, minutes: float, seed: int = 21) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     names = label_names()
-    network = build(names).train()
+    network = build(names).train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=CLASSIFIER.lr, weight_decay=0.02)
     path, step, used = root / "classifier" / "state.pt", 0, 0.0
     state = load_checkpoint(path)
@@ -150,7 +150,7 @@ def train(root: Path, minutes: float, seed: int = 21) -> None:
         rows = np.sort(g.choice(len(images[k]), CLASSIFIER.batch, replace=False))
         x = torch.from_numpy(images[k][rows].transpose(0, 3, 1, 2).copy()).float() / 255
         y = torch.from_numpy(answers[k][rows])
-        logits, _ = network(augment(x, g))
+        logits, _ = network(augment(x, g).contiguous(memory_format=torch.channels_last))
         loss = sum(torch.nn.functional.cross_entropy(logits[n], y[:, i], ignore_index=-100, label_smoothing=0.02)
                    for i, n in enumerate(names))
         optimizer.zero_grad()
