@@ -64,8 +64,8 @@ def measure(folder: Path = WEIGHTS, count: int = 256, cfg: float = 3.0) -> dict:
     out: dict = {"samples": count, "cfg": cfg, "size_mb": size_mb(folder)}
     images, labels = heldout_images(count=256)
     out["psnr_db"] = autoencoder.evaluate(vae, images)
-    for kind, split in (("colour", "train"), ("colour", "heldout"), ("normals", "train")):
-        texts, truth, labels = captions_and_truth(count if split == "train" else count // 2, kind, split)
+    for kind, split, share in (("colour", "train", count // 2), ("colour", "heldout", count // 4), ("normals", "train", count // 4)):
+        texts, truth, labels = captions_and_truth(share, kind, split)
         made = diffusion.sample_images(unet, text_encoder, tok, vae, texts, seed=1, cfg=cfg).numpy()
         true, got = agreement(judge, truth, labels), agreement(judge, made, labels)
         name = "normals" if kind == "normals" else split
