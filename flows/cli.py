@@ -1,6 +1,7 @@
 """`prolific`, the console command. Nothing heavy is imported before a command needs it."""
 
 import argparse
+import signal
 import sys
 
 from prolific_core.errors import InputError
@@ -18,6 +19,8 @@ EXAMPLES = """\
 def main(arguments: list[str] | None = None) -> int:
     machine.quiet()
     options = _parser().parse_args(arguments)
+    # Ended politely, Python's own clean-up runs; without it Prefect's embedded server lives on.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     return reported(lambda: options.run(options))
 
 
