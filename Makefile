@@ -12,7 +12,7 @@ SHELL := /bin/bash
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13,$(shell command -v $(name))) python3.11)
 TORCH ?= torch==2.13.0
-PROMPT ?= a red mug
+PROMPT ?= a red mushroom
 # As it was given: a prompt with $(...) in it is text, to make too.
 override PROMPT := $(value PROMPT)
 TESTS ?= tests

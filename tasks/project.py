@@ -37,12 +37,14 @@ _COMMON = (
     "tasks/machine.py",
     "tasks/stage.py",
 )
+# The scorer and the judge beside them decide no shape: a better judge re-runs `evaluate` only.
+_PIPELINE = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 _GUIDED = (
     "prolific_core/checkpoint.py",
     "prolific_core/guidance",
     "prolific_core/optimise.py",
     "prolific_core/prior/latent_diffusion.py",
-    "prolific_core/prior/toybox/weights",
+    *(f"prolific_core/prior/toybox/weights/{part}" for part in _PIPELINE),
     "tasks/guided.py",
 )
 
@@ -75,7 +77,8 @@ STAGES: dict[str, StageSpec] = {
             "prolific_core/prior/toybox/captions.py",
             "prolific_core/prior/toybox/classifier.py",
             "prolific_core/prior/toybox/families.py",
-            "prolific_core/prior/toybox/weights",
+            "prolific_core/prior/toybox/weights/classifier",
+            "prolific_core/prior/toybox/weights/scorer",
             "prolific_core/render",
         ),
         prior=True,
