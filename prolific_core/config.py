@@ -37,7 +37,7 @@ class SystemConfig(Section):
     """Where it computes. The thread count decides the bytes, so it is a parameter, never the machine's."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = Field(2, ge=1, le=256)
+    threads: int = Field(1, ge=1, le=256)
     backend: Literal["auto", "warp", "torch", "cuda"] = "auto"
 
 
@@ -129,9 +129,15 @@ class LossWeights(Section):
     """Weights of the field's regularisers (`scenes/regularisers.py`)."""
 
     opacity: Weight = 0.0
+    opacity_end: Weight | None = None  # null: constant; else linear to this, as the guidance's gradient fades with t
     sparsity: Weight = 0.0
     entropy: Weight = 10.0
     orientation: Weight = 0.0
+
+    def opacity_at(self, progress: float) -> float:
+        """The opacity's weight at `progress` in [0, 1] of the run."""
+        end = self.opacity if self.opacity_end is None else self.opacity_end
+        return self.opacity + (end - self.opacity) * progress
 
 
 class StageConfig(Section):

@@ -34,9 +34,9 @@ def run(stage: Stage) -> dict:
         return picture
 
     def losses(field, picture, progress):
-        terms = {name: getattr(regularisers, name) for name in ("opacity", "sparsity", "entropy")}
-        terms = {name: term(picture) for name, term in terms.items() if getattr(weights, name) > 0}
-        return {name: getattr(weights, name) * value for name, value in (terms | picture.losses).items()}
+        terms = {"opacity": weights.opacity_at(progress), "sparsity": weights.sparsity, "entropy": weights.entropy}
+        weighted = {name: weight * getattr(regularisers, name)(picture) for name, weight in terms.items() if weight > 0}
+        return weighted | {name: getattr(weights, name) * value for name, value in picture.losses.items()}
 
     problem = Problem(
         particles=fields,

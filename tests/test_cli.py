@@ -47,7 +47,7 @@ def test_bad_input_is_one_line_and_status_2(clone, arguments, said):
     ("old", "new", "said"),
     [
         ("nerf: {}", "nerf: {step: 5}", "params.yaml: unknown key 'nerf.step'; did you mean 'steps'"),
-        ("threads: 2", "threads: 0", "params.yaml: system.threads = 0"),
+        ("threads: 1", "threads: 0", "params.yaml: system.threads = 0"),
         ("nerf: {}", "nerf: {", "params.yaml, line"),
     ],
 )

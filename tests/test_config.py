@@ -53,3 +53,10 @@ def test_mistakes_in_files_name_the_file(project):
     (project.root / "params.yaml").write_text("nerf: {steps: [")
     with pytest.raises(InputError, match="params.yaml, line 1: not valid YAML"):
         project.config(project.prompt("a-red-mug"))
+
+
+def test_the_opacity_weight_fades_only_when_asked():
+    from prolific_core.config import LossWeights
+
+    assert [LossWeights(opacity=8, opacity_end=2).opacity_at(p) for p in (0, 0.5, 1)] == [8, 5, 2]
+    assert LossWeights(opacity=8).opacity_at(0.5) == 8

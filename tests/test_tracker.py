@@ -113,7 +113,7 @@ def test_other_numbers_are_another_run(project, clone):
     first = Tracker(project, "a-red-mug").token
     clone.edit("params.yaml", "preview_every: 50", "preview_every: 51")
     assert Tracker(project, "a-red-mug").token == first
-    clone.edit("params.yaml", "threads: 2", "threads: 3")
+    clone.edit("params.yaml", "threads: 1", "threads: 3")
     assert Tracker(project, "a-red-mug").token != first
 
 
