@@ -21,6 +21,9 @@ from .params import CLASSIFIER, ROOT, WEIGHTS
 from .shards import heldout_images, load_images, load_labels, shard_numbers
 
 
+HEADS = ("family", "colour", "view")  # the columns of `targets`
+
+
 @dataclass(frozen=True)
 class Judgement:
     """Indices (B,) int64 into the names; features (B, 64) float32; log-probabilities by head."""
@@ -107,7 +110,7 @@ def accuracy(network, images: np.ndarray, labels: list[dict], names: dict) -> di
         outs = [network(b)[0] for b in x.split(128)]
     network.train()
     y, out = targets(labels, names), {}
-    right = {k: torch.cat([o[k] for o in outs]).argmax(1).numpy() == y[:, i] for i, k in enumerate(names)}
+    right = {k: torch.cat([o[k] for o in outs]).argmax(1).numpy() == y[:, i] for i, k in enumerate(HEADS)}
     normals = np.array([label["kind"] == "normals" for label in labels])
     from .world import WITH_FRONT
 
@@ -152,7 +155,7 @@ def train(root: Path, minutes: float, seed: int = 21) -> None:
         y = torch.from_numpy(answers[k][rows])
         logits, _ = network(augment(x, g).contiguous(memory_format=torch.channels_last))
         loss = sum(torch.nn.functional.cross_entropy(logits[n], y[:, i], ignore_index=-100, label_smoothing=0.02)
-                   for i, n in enumerate(names))
+                   for i, n in enumerate(HEADS))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 2.0)
