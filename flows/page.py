@@ -58,9 +58,9 @@ def inline(path: Path) -> str:
 
 
 def number(value: object) -> str:
-    """Four digits are what a reader compares."""
+    """Four digits are what a reader compares; a count is written out."""
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return "not a number" if value is None else str(value)
 
 
