@@ -46,7 +46,7 @@ def doctor(project: Project) -> None:
         except ProlificError as error:
             _line(kernel, f"none: {error}")
 
-    from prolific_core.prior.latent_diffusion import locate
+    from prolific_core.prior.location import locate
 
     _head("prior")
     try:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flows import prefect_home, report, stages
+from prolific_core.prior.location import locate
 from tasks import pipeline
 from tasks.console import Console
 from tasks.project import STAGES, Project
@@ -39,7 +40,8 @@ class Result:
 def generate(project: Project, id: str) -> Result:
     """Run a prompt that is on file, from text to report."""
     began = time.monotonic()
-    project.config(project.prompt(id))  # a mistake in a file is told before anything starts
+    # A mistake in a file, or a prior that is not there, is told before anything starts.
+    locate(project.config(project.prompt(id)).prior.path)
     pipeline.refresh(project, id)
     prefect_home.set_up(project)
     with Tracker(project, id) as tracker:

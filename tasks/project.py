@@ -44,6 +44,7 @@ _GUIDED = (
     "prolific_core/guidance",
     "prolific_core/optimise.py",
     "prolific_core/prior/latent_diffusion.py",
+    "prolific_core/prior/location.py",
     *(f"prolific_core/prior/toybox/weights/{part}" for part in _PIPELINE),
     "tasks/guided.py",
 )
@@ -72,7 +73,7 @@ STAGES: dict[str, StageSpec] = {
             *_COMMON,
             "prolific_core/mesh",
             "prolific_core/metrics",
-            "prolific_core/prior/latent_diffusion.py",
+            "prolific_core/prior/location.py",
             "prolific_core/prior/scorer.py",
             "prolific_core/prior/toybox/captions.py",
             "prolific_core/prior/toybox/classifier.py",

@@ -118,6 +118,9 @@ def clone(tmp_path) -> Clone:
         (root / "tasks" / f"{name}.py").write_text(FAKE)
     from tasks import pipeline
 
+    weights = root / "prolific_core" / "prior" / "toybox" / "weights"
+    weights.mkdir()
+    (weights / "model_index.json").write_text("{}")  # there, and nothing of it is read
     pipeline.refresh(Project(root), "a-red-mug")
     return Clone(root)
 

@@ -49,6 +49,7 @@ def test_bad_input_is_one_line_and_status_2(clone, arguments, said):
         ("nerf: {}", "nerf: {step: 5}", "params.yaml: unknown key 'nerf.step'; did you mean 'steps'"),
         ("threads: 1", "threads: 0", "params.yaml: system.threads = 0"),
         ("nerf: {}", "nerf: {", "params.yaml, line"),
+        ("path: toybox", "path: ./nowhere", "prior.path: no such folder: ./nowhere"),
     ],
 )
 def test_a_mistake_in_a_file_is_told_before_anything_runs(clone, old, new, said):

@@ -5,7 +5,7 @@ Nothing is optimised or selected against the judge.
 
 from torch import Tensor
 
-from prolific_core.prior.latent_diffusion import TOYBOX
+from prolific_core.prior.location import TOYBOX
 
 
 def agreement(views: Tensor, text: str) -> dict[str, float]:

@@ -5,31 +5,12 @@ package. It is frozen: its weights take no gradient, but gradients pass through 
 """
 
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from prolific_core.errors import InputError
-
-TOYBOX = Path(__file__).parent / "toybox" / "weights"
-
-
-def locate(path: str) -> str:
-    """`toybox` is the packaged model; an existing folder is itself; anything else is a hub id.
-
-    Raises InputError for what is plainly a folder that is not there, or one without a model in it.
-    """
-    folder = TOYBOX if path == "toybox" else Path(path).expanduser()
-    if folder.is_dir():
-        if not (folder / "model_index.json").is_file():
-            raise InputError(f"prior.path: {folder} has no model_index.json; it needs the StableDiffusionPipeline layout")
-        return str(folder)
-    if path == "toybox":
-        raise InputError(f"prior.path: the Toybox weights are missing at {folder}; reinstall, or train them (docs/toybox.md)")
-    if path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise InputError(f"prior.path: no such folder: {path}; give 'toybox', a folder, or a hub id such as owner/name")
-    return path
+from prolific_core.prior.location import locate
 
 
 def load_part(kind: type, path: str, subfolder: str, **options):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from prolific_core.errors import InputError
-from prolific_core.prior.latent_diffusion import locate
+from prolific_core.prior.location import locate
 
 
 class Scorer:
