@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tasks import machine
+
+machine.threads(1)  # before torch is imported: tensors here are small, and two threads wait for each other
+
 ROOT = Path(__file__).parents[1]
 
 FAKE = '''
