@@ -72,7 +72,8 @@ def test_a_stage_arrives_once_however_often_it_is_sent(project):
     assert stage.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert stage.info.status == "FINISHED" and stage.data.metrics["quality"] == 0.5
     assert parent.data.params["nerf.guidance.scale"] == "7.5" and parent.data.tags["prompt"] == "a red mug"
-    assert stage.data.params["field.levels"] == "8" and stage.data.tags["cached"] == "false"
+    levels = project.config(project.prompt("a-red-mug")).initialise.field.levels
+    assert stage.data.params["field.levels"] == str(levels) and stage.data.tags["cached"] == "false"
     points = client.get_metric_history(stage.info.run_id, "loss")
     assert [(point.step, point.value) for point in points] == [(step, 1 / step) for step in (1, 5, 10, 15, 20)]
     pictures = client.list_artifacts(stage.info.run_id, "images")
