@@ -36,8 +36,8 @@ help:
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml Makefile
-	@if [ ! -x .venv/bin/python ]; then "$$PYTHON" -m venv .venv || { \
-	    echo "could not make .venv with '$$PYTHON'; name a Python 3.11 to 3.13: make PYTHON=python3.12 setup" >&2; exit 1; }; fi
+	@if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then rm -rf .venv; "$$PYTHON" -m venv .venv || { rm -rf .venv; \
+	    echo "could not make .venv with '$$PYTHON': it needs Python 3.11 to 3.13 with its venv module (on Debian: python3-venv); another: make PYTHON=python3.12 setup" >&2; exit 1; }; fi
 	@# The torch that is there is kept: pip must not swap a CPU or a CUDA build for another.
 	@if ! .venv/bin/python -c 'import importlib.metadata as m; m.version("torch")' 2>/dev/null; then \
 	    .venv/bin/python -m pip install --quiet --progress-bar off "$$TORCH" </dev/null; fi

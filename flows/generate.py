@@ -4,6 +4,7 @@ Prefect is imported late, inside: its surroundings (flows/prefect_home.py) come 
 """
 
 import json
+import os
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -40,6 +41,7 @@ class Result:
 def generate(project: Project, id: str) -> Result:
     """Run a prompt that is on file, from text to report."""
     began = time.monotonic()
+    os.chdir(project.root)  # where paths in the parameters start, wherever the command was given
     # A mistake in a file, or a prior that is not there, is told before anything starts.
     locate(project.config(project.prompt(id)).prior.path)
     pipeline.refresh(project, id)

@@ -1,7 +1,9 @@
 """`prolific prior sample`: what the 2D model itself makes of a sentence."""
 
+import os
 from pathlib import Path
 
+from prolific_core.errors import InputError
 from tasks.project import Project
 
 
@@ -14,7 +16,10 @@ def sample(project: Project, text: str, *, count: int, out: Path, scale: float, 
     from tasks.machine import set_up_torch
     from tasks.stage import save_png
 
-    text = prompts.check_text(text)
+    text, out = prompts.check_text(text), out.resolve()
+    if not out.parent.is_dir():
+        raise InputError(f"--out: no such folder: {out.parent}")
+    os.chdir(project.root)  # where paths in the parameters start
     settings = config.resolve(("params.yaml", prompts.read_yaml(project.root / "params.yaml", "params.yaml") or {}))
     device = set_up_torch(settings.system.threads, settings.system.device)
     prior = LatentDiffusion.load(settings.prior.path, device=device, dtype=settings.prior.dtype)

@@ -24,13 +24,20 @@ def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
-Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
+def _range(**bounds):
+    end = Annotated[float, Field(**bounds)]
+    return Annotated[tuple[end, end], AfterValidator(_ordered)]
+
+
+DistanceRange = _range(gt=0, le=1000)  # world units
+FovRange = _range(gt=0, lt=180)  # degrees
+ElevationRange = _range(ge=-90, le=90)  # degrees
 
 
 class Section(BaseModel):
     """A group of parameters; unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class SystemConfig(Section):
@@ -89,10 +96,10 @@ class GuidanceConfig(Section):
 class CameraConfig(Section):
     """Training cameras. Distances in world units (the object fits in [-1, 1]^3), angles in degrees."""
 
-    distance: Range = (1.0, 1.5)
-    fov: Range = (40.0, 70.0)
-    elevation: Range = (-30.0, 90.0)
-    uniform_probability: Fraction = 0.5  # else uniform on the upper hemisphere
+    distance: DistanceRange = (1.0, 1.5)
+    fov: FovRange = (40.0, 70.0)
+    elevation: ElevationRange = (-30.0, 90.0)
+    uniform_probability: Fraction = 0.5  # of a view uniform on the upper hemisphere
 
 
 class FieldConfig(Section):

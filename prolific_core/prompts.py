@@ -115,13 +115,13 @@ def read_yaml(path: Path, shown: str) -> object:
 
 
 def dump(prompt: Prompt) -> str:
-    """The text of prompt.yaml."""
+    """The text of prompt.yaml; names are quoted, for YAML reads a plain `null` or `1e5` as something else."""
     lines = [
         "# One prompt. Its sections go over params.yaml and the preset; every key: prolific_core/config.py.",
-        f"id: {prompt.id}",
+        f"id: {json.dumps(prompt.id)}",
         f"text: {json.dumps(prompt.text, ensure_ascii=False)}",
         f"seed: {prompt.seed}",
-        f"preset: {prompt.preset}",
+        f"preset: {json.dumps(prompt.preset)}",
     ]
     for section in SECTIONS:
         # JSON is YAML on one line; empty sections stay, for DVC.

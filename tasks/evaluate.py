@@ -1,5 +1,7 @@
 """Stage 6: measures and pictures of the exported GLB itself, not of the field it came from."""
 
+import sys
+
 import torch
 
 from prolific_core import cameras
@@ -14,6 +16,8 @@ from tasks.stage import Stage, save_png
 def run(stage: Stage) -> dict:
     config, system = stage.config.evaluate, stage.config.system
     scorer = Scorer.load(config.scorer, stage.config.prior.path)
+    if scorer is None:
+        print("no alignment: the prior has no scorer beside it; name one in evaluate.scorer", file=sys.stderr)
     place = dict(elevation=config.elevation, distance=config.distance, fov=config.fov)
     paths = sorted(stage.input("export").glob("mesh*.glb"), key=lambda path: (len(path.stem), path.stem))
     results = []
@@ -26,7 +30,8 @@ def run(stage: Stage) -> dict:
             return torch.cat(frames).cpu()
 
         views = look(cameras.orbit(config.views, **place))
-        results.append({"alignment": alignment(scorer, views, stage.prompt.text), **agreement(views, stage.prompt.text)})
+        fit = {} if scorer is None else {"alignment": alignment(scorer, views, stage.prompt.text)}
+        results.append(fit | agreement(views, stage.prompt.text))
         suffix = "" if index == 0 else f"_{index}"
         sheet = contact_sheet(views)
         save_png(stage.output / f"contact{suffix}.png", sheet)

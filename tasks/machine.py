@@ -6,6 +6,8 @@ No torch at import: the environment must be set before it is loaded.
 import os
 import sys
 
+from prolific_core.errors import InputError
+
 # Nothing reports anything anywhere, and nothing waits for a network.
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -42,6 +44,10 @@ def set_up_torch(count: int, device: str):
         torch.set_num_interop_threads(1)
     except RuntimeError:
         pass  # only the first call of a process may set it
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            f"system.device = cuda: torch {torch.__version__} finds no GPU here; use auto or cpu, or install a CUDA build of torch"
+        )
     chosen = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     # On a GPU some operations have no deterministic form: warn, and go on.
     torch.use_deterministic_algorithms(True, warn_only=chosen == "cuda")

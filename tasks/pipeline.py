@@ -3,6 +3,7 @@
 The command carries the id only: a prompt's text never reaches a shell.
 """
 
+import re
 from pathlib import Path
 
 import yaml
@@ -64,7 +65,8 @@ def refresh(project: Project, id: str) -> None:
     missing = [section for section in SECTIONS if prompt.sections.get(section) is None]
     if missing:  # DVC calls a watched section that is absent an error; appended, so comments stay
         path = folder / "prompt.yaml"
-        lines = [line for line in path.read_text().splitlines() if line.rstrip() not in {f"{m}:" for m in missing}]
+        empty = re.compile(rf"({'|'.join(missing)})\s*:\s*(null|~)?\s*(#.*)?")
+        lines = [line for line in path.read_text().splitlines() if not empty.fullmatch(line)]
         _replace(path, "\n".join([*lines, *(f"{section}: {{}}" for section in missing)]) + "\n")
 
 

@@ -231,7 +231,11 @@ def check_output(folder: Path, shown: str, command: str) -> str:
     if not manifest.is_file():
         what = "is incomplete" if folder.exists() else "is missing"
         raise InputError(f"{shown} {what}; make it with: {command}")
-    for name, digest in json.loads(manifest.read_text())["files"].items():
+    try:
+        files = json.loads(manifest.read_text())["files"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{shown}/{MANIFEST} is not whole; make it again with: {command}") from None
+    for name, digest in files.items():
         if not (folder / name).is_file() or _digest(folder / name) != digest:
             raise InputError(f"{shown}/{name} is not the file its stage wrote; make it again with: {command}")
     return _digest(manifest)
@@ -298,6 +302,7 @@ def run(project: Project, name: str, id: str) -> dict:
     """Run one stage by name, in this process; its measures."""
     stage = Stage(project, name, id)
     stage.key  # noqa: B018 (a missing input is told at once, before torch is loaded)
+    os.chdir(project.root)  # where paths in the parameters start, wherever the command was given
     machine.threads(stage.config.system.threads)  # before the body's module imports torch
     body = importlib.import_module(f"tasks.{name}").run
     return stage.run(body, Console(f"{id} {name}"))

@@ -60,3 +60,17 @@ def test_the_opacity_weight_fades_only_when_asked():
 
     assert [LossWeights(opacity=8, opacity_end=2).opacity_at(p) for p in (0, 0.5, 1)] == [8, 5, 2]
     assert LossWeights(opacity=8).opacity_at(0.5) == 8
+
+
+@pytest.mark.parametrize(
+    ("camera", "said"),
+    [
+        ({"distance": [0, 1]}, "greater than 0"),
+        ({"fov": [40, 180]}, "less than 180"),
+        ({"elevation": [-100, 0]}, "greater than or equal to -90"),
+        ({"distance": [1, float("nan")]}, "finite"),
+    ],
+)
+def test_cameras_that_cannot_be_are_refused(camera, said):
+    with pytest.raises(InputError, match=said):
+        config.resolve(("x.yaml", {"nerf": {"cameras": camera}}))

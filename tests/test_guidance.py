@@ -151,3 +151,7 @@ def test_state_resumes_to_the_same_bytes(folder):
     whole, half = run(6), copy.deepcopy(run(3))
     resumed = run(6, half, 3)
     assert all(torch.equal(whole["score"][name], resumed["score"][name]) for name in whole["score"])
+
+
+def test_a_template_replaces_only_the_prompt(prior):
+    assert estimator(prior, method="sds", prompt="a {colour} {prompt} {").prompt == "a {colour} a red mug {"

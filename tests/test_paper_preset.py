@@ -33,7 +33,7 @@ def project(tmp_path_factory):
     preset = yaml.safe_load((source / "presets" / "paper.yaml").read_text())
     prior = tiny_pipeline.make(root / "sd-base")
     v_prior = tiny_pipeline.make(root / "sd-v", prediction="v_prediction", seed=1)
-    preset["prior"] = {"path": str(prior)}
+    preset["prior"]["path"] = str(prior)  # in float16, as the preset has it
     for name in ("nerf", "texture"):
         assert preset[name]["guidance"]["score"]["base"] == "stabilityai/stable-diffusion-2-1"
         preset[name]["guidance"]["score"]["base"] = str(v_prior)

@@ -67,3 +67,11 @@ def test_a_prompt_survives_its_file(text):
 def test_a_prompt_file_says_what_is_wrong(change, said):
     with pytest.raises(InputError, match=f"prompt.yaml.*{said}"):
         prompts.parse("prompt.yaml", {"id": "a", "text": "t", "seed": 0, "preset": "demo"} | change)
+
+
+@pytest.mark.parametrize("text", ["null", "true", "no", "1e5", "0x1f"])
+def test_words_that_yaml_takes_for_something_else_stay_names(project, text):
+    from flows import new
+
+    prompt = new.file_prompt(project, text)
+    assert project.prompt(prompt.id).id == prompt.id and project.prompt(prompt.id).text == text

@@ -27,7 +27,7 @@ class Guidance:
 
     def __init__(self, prior: LatentDiffusion, config: GuidanceConfig, prompt: str, *, generator: torch.Generator):
         self.prior, self.config = prior, config
-        self.prompt = config.prompt.format(prompt=prompt)
+        self.prompt = config.prompt.replace("{prompt}", prompt)
 
     def particle_noise(self, noisy: Tensor, t: Tensor, noise: Tensor, cameras: Cameras) -> Tensor:
         """eps_q (B, C, h, w)."""

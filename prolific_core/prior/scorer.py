@@ -17,14 +17,14 @@ class Scorer:
         self.mean, self.std = (torch.tensor(x)[None, :, None, None] for x in (mean, std))
 
     @classmethod
-    def load(cls, path: str | None, prior: str) -> "Scorer":
-        """From a CLIP folder or hub id; without one, the `scorer` folder beside the prior's."""
+    def load(cls, path: str | None, prior: str) -> "Scorer | None":
+        """From a CLIP folder or hub id; without one, the `scorer` folder beside the prior's, or None."""
         from transformers import CLIPModel, CLIPTokenizer
 
         if path is None:
             path = str(Path(locate(prior)) / "scorer")
             if not Path(path).is_dir():
-                raise InputError(f"evaluate.scorer: none given, and the prior {prior} has no 'scorer' folder beside it")
+                return None
         try:
             model, tokenizer = CLIPModel.from_pretrained(path), CLIPTokenizer.from_pretrained(path)
         except (OSError, ValueError) as error:
