@@ -24,11 +24,7 @@ def file_prompt(
 ) -> Prompt:
     """The prompt on file for these; made when there is none. Everything is checked before it is written."""
     text = prompts.check_text(text)
-    sections: dict = {}
-    if particles != 1:
-        sections["initialise"] = {"particles": particles}
-    if method == "sds":
-        sections |= {"nerf": _SDS, "texture": _SDS}
+    sections = sections_of(particles, method)
     suffix = "".join(
         [
             f"-s{seed}" if seed else "",
@@ -51,6 +47,16 @@ def file_prompt(
     project.config(prompt)
     pipeline.write(project, prompt)
     return prompt
+
+
+def sections_of(particles: int, method: str) -> dict:
+    """What the options of `prolific generate` put into a prompt's own sections."""
+    sections: dict = {}
+    if particles != 1:
+        sections["initialise"] = {"particles": particles}
+    if method == "sds":
+        sections |= {"nerf": _SDS, "texture": _SDS}
+    return sections
 
 
 def _taken(project: Project, id: str, text: str) -> bool:

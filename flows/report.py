@@ -8,6 +8,7 @@ import os
 import shlex
 from pathlib import Path
 
+from flows.new import sections_of
 from flows.page import curve, document, escape, inline, number, table
 from prolific_core.config import Config
 from prolific_core.prompts import DEFAULT_PRESET, Prompt
@@ -52,8 +53,14 @@ def write(project: Project, id: str) -> Path:
 
 
 def command(prompt: Prompt, config: Config) -> str:
-    """What to type for the same bytes (on the same processor type)."""
-    parts = ["prolific", "generate", prompt.text]
+    """What to type for the same bytes (on the same processor type).
+
+    A prompt with numbers of its own has no other description than its file.
+    """
+    own = {name: values for name, values in prompt.sections.items() if values}
+    if own != sections_of(config.initialise.particles, config.nerf.guidance.method):
+        return shlex.join(["prolific", "sweep", prompt.id])
+    parts = ["prolific", "generate"]
     if prompt.preset != DEFAULT_PRESET:
         parts += ["--preset", prompt.preset]
     if prompt.seed:
@@ -62,7 +69,7 @@ def command(prompt: Prompt, config: Config) -> str:
         parts += ["--particles", str(config.initialise.particles)]
     if config.nerf.guidance.method != "vsd":
         parts += ["--method", config.nerf.guidance.method]
-    return shlex.join(parts)
+    return shlex.join([*parts, "--", prompt.text] if prompt.text.startswith("-") else [*parts, prompt.text])
 
 
 def _head(prompt: Prompt, config: Config) -> str:
