@@ -20,7 +20,7 @@ def distil(stage: Stage, config: StageConfig, problem: optimise.Problem, show: S
     """Optimise the problem's particles by the stage's guidance, showing `show`'s pictures on the way.
 
     Steps are per particle: n particles take n times as many. Measures how the time was spent (as
-    records, not results) and the last losses.
+    records, not results).
     """
     seed = stage.prompt.seed
     prior = LatentDiffusion.load(stage.config.prior.path, device=stage.device, dtype=stage.config.prior.dtype)

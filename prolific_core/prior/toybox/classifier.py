@@ -16,7 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import load_checkpoint, log_line, save_checkpoint, write_bytes, write_json
+from prolific_core.files import write_atomically
+
+from .files import load_checkpoint, log_line, save_checkpoint, write_json
 from .params import CLASSIFIER, ROOT, WEIGHTS
 from .shards import heldout_images, load_images, load_labels, shard_numbers
 
@@ -180,8 +182,8 @@ def publish(root: Path, folder: Path) -> None:
     state = load_checkpoint(root / "classifier" / "state.pt")["network"]
     write_json(folder / "config.json", {"names": label_names(), "channels": list(CLASSIFIER.channels), "features": CLASSIFIER.features,
                                         "image_size": 64, "input": "sRGB in [0, 1]"})
-    write_bytes(folder / "model.safetensors",
-                save({k: v.half().contiguous() if v.is_floating_point() else v for k, v in state.items()}))
+    write_atomically(folder / "model.safetensors",
+                     save({k: v.half().contiguous() if v.is_floating_point() else v for k, v in state.items()}))
 
 
 class Classifier:

@@ -8,21 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write to a sibling and rename: a reader sees the old file or the new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(path.name + ".tmp")
-    with open(tmp, "wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(tmp, path)
+from prolific_core.files import write_atomically
 
 
 def write_json(path: Path, value) -> None:
-    write_bytes(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+    write_atomically(Path(path), (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
@@ -53,7 +43,7 @@ def save_checkpoint(path: Path, state: dict) -> None:
 
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_bytes(path, buffer.getvalue())
+    write_atomically(Path(path), buffer.getvalue())
 
 
 def load_checkpoint(path: Path) -> dict | None:
@@ -78,4 +68,4 @@ def save_grid(path: Path, images: np.ndarray, columns: int, zoom: int = 2) -> No
     picture = Image.fromarray((sheet.clip(0, 1) * 255 + 0.5).astype(np.uint8)).resize((columns * w * zoom, rows * h * zoom), 0)
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    write_bytes(path, buffer.getvalue())
+    write_atomically(Path(path), buffer.getvalue())

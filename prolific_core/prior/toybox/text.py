@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from prolific_core.files import write_atomically
+
 from .captions import known_words
-from .files import write_bytes
 from .params import DIFFUSION
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
@@ -50,8 +51,8 @@ def save(tok, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tok.save_pretrained(folder)
     vocabulary, merges = learn()
-    write_bytes(folder / "vocab.json", json.dumps(vocabulary, ensure_ascii=False).encode())
-    write_bytes(folder / "merges.txt", ("#version: 0.2\n" + "\n".join(" ".join(m) for m in merges) + "\n").encode())
+    write_atomically(folder / "vocab.json", json.dumps(vocabulary, ensure_ascii=False).encode())
+    write_atomically(folder / "merges.txt", ("#version: 0.2\n" + "\n".join(" ".join(m) for m in merges) + "\n").encode())
 
 
 def encode(tok, texts: list[str]):
