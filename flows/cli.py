@@ -1,6 +1,7 @@
 """`prolific`, the console command. Nothing heavy is imported before a command needs it."""
 
 import argparse
+import json
 import signal
 import sys
 
@@ -62,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--steps", type=int, default=30, help="of DDIM (default 30)")
     sample.add_argument("--seed", type=int, default=0)
     sample.set_defaults(run=_sample)
+
+    check = actions.add_parser("check", help="how well it knows its world: numbers beside their goals, in some minutes")
+    check.add_argument("--prior", help="a folder with a model of the Toybox's world (default: the packaged one)")
+    check.add_argument("--samples", type=int, default=1000, help="how many pictures are judged (default 1000)")
+    check.add_argument("--json", action="store_true", help="the last line is one JSON object")
+    check.set_defaults(run=_check)
 
     bench = commands.add_parser("bench", help="measure: quality")
     benches = bench.add_subparsers(dest="what", required=True, metavar="WHAT")
@@ -134,6 +141,18 @@ def _sample(options: argparse.Namespace) -> None:
         raise InputError("-n goes from 1 to 1024 and --steps from 1 to 1000")
     settings = {name: getattr(options, name) for name in ("scale", "seed", "steps")}
     print(sample(Project.find(), options.text, count=options.n, out=Path(options.out), **settings))
+
+
+def _check(options: argparse.Namespace) -> None:
+    from flows import prior
+    from tasks.project import Project
+
+    if options.samples < 40:
+        raise InputError(f"--samples {options.samples}: at least 40, or the shares say nothing")
+    numbers = prior.check(Project.find(), options.prior, options.samples)
+    print(prior.table(numbers))
+    if options.json:
+        print(json.dumps(numbers))
 
 
 def _quality(options: argparse.Namespace) -> None:

@@ -69,8 +69,16 @@ def caption(family: str, colour: str, g: np.random.Generator, view: str | None =
     return with_view(article(text.format(c=_colour_word(colour, g), f=family)), view)
 
 
-def normal_caption(family: str, view: str | None = None) -> str:
-    return with_view(article(f"a normal map of a {family}"), view)
+def striped_caption(family: str, colour: str, stripes: str, g: np.random.Generator, view: str | None = None) -> str:
+    """A caption of one thing with level stripes of a second colour."""
+    text = "a {c} {f} with {d} stripes" if g.random() < 0.5 else "a {c} and {d} striped {f}"
+    return with_view(article(text.format(c=_colour_word(colour, g), d=_colour_word(stripes, g), f=family)), view)
+
+
+def normal_caption(family: str, view: str | None = None, relation: str | None = None, second: str | None = None) -> str:
+    """A caption of a normal map, of one thing or of two: it names no colour."""
+    things = f"{family} {relation} a {second}" if relation else family
+    return with_view(article(f"a normal map of a {things}"), view)
 
 
 def pair_caption(first, relation: str, second, g: np.random.Generator, view: str | None = None) -> str:
@@ -104,6 +112,16 @@ def parse(prompt: str) -> tuple[str, str] | None:
     return (families[0], colours[0]) if len(families) == 1 and len(colours) == 1 else None
 
 
+def parse_striped(prompt: str) -> tuple[str, str, str] | None:
+    """The (family, colour, colour of the stripes) of a prompt of one striped thing, or None."""
+    words = ["gray" if w == "grey" else w for w in _words(prompt)]
+    families = [w for w in words if w in FAMILIES]
+    colours = [w for w in words if w in COLOURS]
+    if len(families) == 1 and len(colours) == 2 and ("stripes" in words or "striped" in words):
+        return families[0], colours[0], colours[1]
+    return None
+
+
 def parse_pair(prompt: str):
     """((family, colour), relation, (family, colour)) of a two-object prompt, or None."""
     text = prompt.lower().replace("grey", "gray").replace("on top of", "on").replace("beside", "next to")
@@ -122,7 +140,7 @@ def suggest(prompt: str) -> tuple[list[str], list[str]]:
     For an unknown word the nearest spellings are offered; where none is near,
     the families. Both lists are empty when every word is known.
     """
-    taught = set(FAMILIES) | set(COLOURS) | set(VIEWS) | set(GLUE) | {"room"}
+    taught = set(FAMILIES) | set(COLOURS) | set(VIEWS) | set(GLUE) | {"room", "striped", "stripes", "with"}
     unknown = [w for w in dict.fromkeys(_words(prompt)) if w not in taught]
     near: list[str] = []
     for word in unknown:

@@ -10,25 +10,33 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from prolific_core import checkpoint
 from prolific_core.files import write_atomically
 
-from .files import load_checkpoint, log_line, save_checkpoint, write_json
+from .files import log_line, write_json
 from .params import CLASSIFIER, ROOT, WEIGHTS
-from .shards import heldout_images, load_images, load_labels, shard_numbers
+from .shards import Shards, heldout_images
+from .training import Training, run, warm_up_and_fall
 
 
-HEADS = ("family", "colour", "view")  # the columns of `targets`
+HEADS = ("family", "colour", "view", "first_family", "first_colour", "second_family", "second_colour", "place")
+
+#: Where one thing is seen from another, in the picture: what the head "place" says.
+PLACES = ("above", "below", "right", "left", "nearer", "farther")
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """Indices (B,) int64 into the names; features (B, 64) float32; log-probabilities by head."""
+    """Indices (B,) int64 into the names; features (B, 64) float32; log-probabilities by head.
+
+    family, colour and view are of a single thing; the other heads, of two, are
+    in log_probabilities only.
+    """
 
     family: object
     colour: object
@@ -39,7 +47,7 @@ class Judgement:
 
 
 def build(names: dict, channels=CLASSIFIER.channels, features: int = CLASSIFIER.features):
-    """The network; names: {"family": [...], "colour": [...], "view": [...]}."""
+    """The network; names: {"family": [...], "colour": [...], "view": [...], "place": [...]}."""
     import torch
     from torch import nn
 
@@ -55,7 +63,7 @@ def build(names: dict, channels=CLASSIFIER.channels, features: int = CLASSIFIER.
             widths = (3, *channels)
             self.body = nn.Sequential(*[block(a, b) for a, b in zip(widths, widths[1:])])
             self.project = nn.Linear(channels[-1] * 16, features)
-            self.heads = nn.ModuleDict({k: nn.Linear(features, len(v)) for k, v in names.items()})
+            self.heads = nn.ModuleDict({k: nn.Linear(features, len(names[k.split("_")[-1]])) for k in HEADS})
 
         def forward(self, images):
             x = self.project(self.body(images * 2 - 1).flatten(1))
@@ -68,7 +76,7 @@ def build(names: dict, channels=CLASSIFIER.channels, features: int = CLASSIFIER.
 def label_names() -> dict:
     from .world import COLOURS, FAMILIES, VIEWS
 
-    return {"family": list(FAMILIES), "colour": list(COLOURS), "view": list(VIEWS)}
+    return {"family": list(FAMILIES), "colour": list(COLOURS), "view": list(VIEWS), "place": list(PLACES)}
 
 
 def augment(x, g: np.random.Generator):
@@ -90,15 +98,48 @@ def augment(x, g: np.random.Generator):
     return (x + level * torch.from_numpy(g.standard_normal(x.shape, dtype=np.float32))).clamp(0, 1)
 
 
+def places(label: dict) -> tuple[tuple, tuple, str | None]:
+    """((family, colour), (family, colour), place) of a picture of two things, in the order of the names.
+
+    The order makes "a on b" and "b under a" one answer. The place is where the
+    first of the two is seen, from the second: one of PLACES, or None where the
+    caption does not say (two of a kind, or "next to").
+    """
+    from .scene import RELATIONS
+    from .world import COLOURS, FAMILIES
+
+    first, second = (label["family"], label["colour"]), tuple(label["second"])
+    direction = np.array(RELATIONS[label["relation"]], dtype=float)
+
+    def order(thing):
+        return list(FAMILIES).index(thing[0]), list(COLOURS).index(thing[1])
+
+    if order(second) < order(first):
+        first, second, direction = second, first, -direction
+    if first == second or label["relation"] == "next to":
+        return first, second, None
+    a = label["azimuth"]
+    right, nearer = direction @ [-np.sin(a), np.cos(a), 0], direction @ [np.cos(a), np.sin(a), 0]
+    seen = max((abs(direction[2]), 0, direction[2]), (abs(right), 1, right), (abs(nearer), 2, nearer))
+    return first, second, PLACES[2 * seen[1] + int(seen[2] < 0)]
+
+
 def targets(labels: list[dict], names: dict):
-    """(B, 3) int64: family, colour, view; -100 where a head has no true answer."""
+    """(B, heads) int64 in the order of HEADS; -100 where a head has no true answer."""
     index = {k: {n: i for i, n in enumerate(v)} for k, v in names.items()}
     rows = []
     for label in labels:
-        single = label["kind"] in ("colour", "normals")
-        rows.append([index["family"].get(label["family"], -100) if single else -100,
-                     index["colour"][label["colour"]] if label["kind"] == "colour" else -100,
-                     index["view"][label["view"]] if single else -100])
+        row = dict.fromkeys(HEADS, -100)
+        if label["kind"] == "pair":
+            (fa, ca), (fb, cb), place = places(label)
+            row |= {"place": PLACES.index(place) if place else -100,
+                    "first_family": index["family"][fa], "first_colour": index["colour"][ca],
+                    "second_family": index["family"][fb], "second_colour": index["colour"][cb]}
+        elif label["kind"] in ("colour", "normals") and not label["second"]:
+            row |= {"family": index["family"][label["family"]], "view": index["view"][label["view"]]}
+            if label["kind"] == "colour" and not label["stripes"]:
+                row["colour"] = index["colour"][label["colour"]]
+        rows.append(list(row.values()))
     return np.array(rows, dtype=np.int64)
 
 
@@ -106,80 +147,63 @@ def accuracy(network, images: np.ndarray, labels: list[dict], names: dict) -> di
     """Share of right answers by head, and of families on normal maps."""
     import torch
 
+    from .world import WITH_FRONT
+
     network.eval()
     with torch.no_grad():
         x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).float() / 255
         outs = [network(b)[0] for b in x.split(128)]
     network.train()
-    y, out = targets(labels, names), {}
-    right = {k: torch.cat([o[k] for o in outs]).argmax(1).numpy() == y[:, i] for i, k in enumerate(HEADS)}
+    y = targets(labels, names)
+    answers = np.stack([torch.cat([o[k] for o in outs]).argmax(1).numpy() for k in HEADS], 1)
     normals = np.array([label["kind"] == "normals" for label in labels])
-    from .world import WITH_FRONT
-
     front = np.array([label["family"] in WITH_FRONT for label in labels])
-    out["family"] = float(right["family"][~normals].mean())
-    out["normals_family"] = float(right["family"][normals].mean()) if normals.any() else float("nan")
-    out["colour"] = float(right["colour"][~normals].mean())
-    out["view_with_front"] = float(right["view"][front & ~normals].mean())
-    return out
+
+    def share(head: str, of) -> float:
+        column = HEADS.index(head)
+        asked = of & (y[:, column] >= 0)
+        return float((answers[:, column] == y[:, column])[asked].mean()) if asked.any() else float("nan")
+
+    out = {head: share(head, ~normals) for head in ("family", "colour", "first_family", "second_family", "place")}
+    return out | {"normals_family": share("family", normals), "view_with_front": share("view", front & ~normals)}
 
 
-def train(root: Path, minutes: float, seed: int = 21) -> None:
+def train(root: Path, steps: int, observe=lambda step, values: None, seed: int = 21) -> None:
     import torch
 
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     names = label_names()
     network = build(names).train().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=CLASSIFIER.lr, weight_decay=0.02)
-    path, step, used = root / "classifier" / "state.pt", 0, 0.0
-    state = load_checkpoint(path)
-    if state:
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, used = state["step"], state["used"]
-    shards = shard_numbers(root)
-    images = [load_images(root, n) for n in shards]
-    answers = [targets(load_labels(root, n), names) for n in shards]
-    test_images, test_labels = heldout_images(count=512)
-    last, running = time.time(), []
+    data = Shards(root)
+    answers = [targets(labels, names) for labels in data.labels]
+    test_images, test_labels = heldout_images(count=512, kinds=("colour", "normals", "pair"))
 
-    def checkpoint():
-        save_checkpoint(path, {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "used": used})
-
-    while used < minutes * 60:
-        for group in optimizer.param_groups:
-            group["lr"] = CLASSIFIER.lr * min(1, (step + 1) / 100) * max(0.01, 1 - used / (minutes * 60))
+    def loss(step: int):
         g = np.random.default_rng((seed, step))
-        k = int(g.integers(len(shards)))
-        rows = np.sort(g.choice(len(images[k]), CLASSIFIER.batch, replace=False))
-        x = torch.from_numpy(images[k][rows].transpose(0, 3, 1, 2).copy()).float() / 255
+        k, rows = data.pick(g, CLASSIFIER.batch)
+        x = torch.from_numpy(data.images[k][rows].transpose(0, 3, 1, 2).copy()).float() / 255
         y = torch.from_numpy(answers[k][rows])
         logits, _ = network(augment(x, g).contiguous(memory_format=torch.channels_last))
-        loss = sum(torch.nn.functional.cross_entropy(logits[n], y[:, i], ignore_index=-100, label_smoothing=0.02)
-                   for i, n in enumerate(HEADS))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 2.0)
-        optimizer.step()
-        running.append(float(loss.detach()))
-        step += 1
-        now = time.time()
-        used, last = used + now - last, now
-        if step % 200 == 0:
-            log_line(root / "curves" / "classifier.jsonl", step=step, loss=float(np.mean(running)), seconds=used,
-                     **accuracy(network, test_images, test_labels, names))
-            running.clear()
-            checkpoint()
-    checkpoint()
-    publish(root, WEIGHTS / "classifier")
+        total = 0.0
+        for i, head in enumerate(HEADS):
+            asked = y[:, i] >= 0
+            if asked.any():
+                share = asked.float().mean().sqrt()  # rare heads would be drowned, or shout
+                total = total + share * torch.nn.functional.cross_entropy(logits[head][asked], y[asked, i], label_smoothing=0.02)
+        return total
+
+    optimizer = torch.optim.AdamW(network.parameters(), lr=CLASSIFIER.lr, weight_decay=0.02)
+    run(Training(network, optimizer, loss, warm_up_and_fall(CLASSIFIER.lr, steps), clip=2.0), steps=steps,
+        state=root / "classifier" / "state.safetensors", observe=observe,
+        evaluate=lambda step: accuracy(network, test_images, test_labels, names))
 
 
 def publish(root: Path, folder: Path) -> None:
     """config.json and fp16 model.safetensors."""
     from safetensors.torch import save
 
-    state = load_checkpoint(root / "classifier" / "state.pt")["network"]
+    state = checkpoint.load(root / "classifier" / "state.safetensors")["model"]
     write_json(folder / "config.json", {"names": label_names(), "channels": list(CLASSIFIER.channels), "features": CLASSIFIER.features,
                                         "image_size": 64, "input": "sRGB in [0, 1]"})
     write_atomically(folder / "model.safetensors",
@@ -192,6 +216,11 @@ class Classifier:
     def __init__(self, network, names: dict):
         self.network, self.names = network.eval().requires_grad_(False), names
 
+    def answers(self, images) -> list[dict[str, str]]:
+        """What each head names in each of the images (B, 3, H, W) in [0, 1]."""
+        best = {head: log.argmax(1).tolist() for head, log in self.judge(images).log_probabilities.items()}
+        return [{head: self.names[head.split("_")[-1]][rows[k]] for head, rows in best.items()} for k in range(len(images))]
+
     def judge(self, images) -> Judgement:
         """What is seen in images (B, 3, H, W) float in [0, 1], resized to 64 x 64 where needed."""
         import torch
@@ -200,7 +229,7 @@ class Classifier:
             images = torch.nn.functional.interpolate(images, (64, 64), mode="bilinear", antialias=True, align_corners=False)
         with torch.no_grad():
             outs = [self.network(b) for b in images.float().split(128)]
-        logits = {k: torch.cat([o[0][k] for o in outs]).log_softmax(1) for k in self.names}
+        logits = {k: torch.cat([o[0][k] for o in outs]).log_softmax(1) for k in HEADS}
         return Judgement(*(logits[k].argmax(1) for k in ("family", "colour", "view")), self.names,
                          torch.cat([o[1] for o in outs]), logits)
 
@@ -220,9 +249,9 @@ def load_classifier(path: Path | str | None = None) -> Classifier:
 def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=ROOT)
-    parser.add_argument("--minutes", type=float, default=9)
+    parser.add_argument("--steps", type=int, default=CLASSIFIER.steps)
     args = parser.parse_args(argv)
-    train(args.root, args.minutes)
+    train(args.root, args.steps, lambda step, values: log_line(args.root / "curves" / "classifier.jsonl", step=step, **values))
 
 
 if __name__ == "__main__":

@@ -116,7 +116,16 @@ def learning_rate(step: int, cooldown: tuple[int, int] | None) -> float:
     return rate
 
 
-def train(root: Path, steps: int, cooldown: tuple[int, int] | None, seed: int = 5) -> None:
+def load_weights(models, folder: Path) -> None:
+    """Set the models' weights to a published folder's (its unet and text_encoder), in float32."""
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    models["unet"].load_state_dict(UNet2DConditionModel.from_pretrained(folder / "unet").float().state_dict())
+    models["text_encoder"].load_state_dict(CLIPTextModel.from_pretrained(folder / "text_encoder").float().state_dict())
+
+
+def train(root: Path, steps: int, cooldown: tuple[int, int] | None, seed: int = 5, initial: Path | None = None) -> None:
     import torch
 
     from . import autoencoder
@@ -126,6 +135,8 @@ def train(root: Path, steps: int, cooldown: tuple[int, int] | None, seed: int = 
     tok = text.tokenizer()
     data = Latents(root, tok)
     models = torch.nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder(tok)})
+    if initial:
+        load_weights(models, initial)
     average = torch.nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder(tok)}).requires_grad_(False).eval()
     average.load_state_dict(models.state_dict())
     params, averaged = list(models.parameters()), list(average.parameters())
@@ -206,9 +217,10 @@ def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=ROOT)
     parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--initial", type=Path, help="a published folder to continue from, with a fresh optimizer")
     parser.add_argument("--cooldown", type=int, nargs=2, metavar=("START", "LENGTH"))
     args = parser.parse_args(argv)
-    train(args.root, args.steps, tuple(args.cooldown) if args.cooldown else None)
+    train(args.root, args.steps, tuple(args.cooldown) if args.cooldown else None, initial=args.initial)
 
 
 if __name__ == "__main__":

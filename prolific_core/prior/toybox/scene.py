@@ -38,9 +38,27 @@ def jitter(rgb, g: np.random.Generator, amount: float = 0.035) -> np.ndarray:
     return np.clip(np.asarray(rgb) * g.uniform(0.9, 1.08) + g.uniform(-amount, amount, 3), 0, 1)
 
 
-def assemble(parts: list[Part], colour: str, g: np.random.Generator) -> tuple:
-    """Join parts and paint them: (vertices, normals, faces, colours)."""
+def striped(parts: list[Part], bands: int) -> list[Part]:
+    """The parts with every second of `bands` level bands of the main ones given the role "stripe"."""
+    z = np.concatenate([p.vertices[:, 2] for p in parts if p.role == "main"])
+    heights, out = np.linspace(z.min(), z.max(), bands + 1)[1:-1], []
+    for part in parts:
+        if part.role != "main":
+            out.append(part)
+            continue
+        for height in heights:
+            part = part.cut(height)
+        odd = np.searchsorted(heights, part.vertices[:, 2][part.faces].mean(1)) % 2 == 1
+        out += [Part(part.vertices, part.normals, part.faces[~odd]), Part(part.vertices, part.normals, part.faces[odd], "stripe")]
+    return out
+
+
+def assemble(parts: list[Part], colour: str, g: np.random.Generator, stripes: str | None = None) -> tuple:
+    """Join parts and paint them, with stripes of a second colour or plain: (vertices, normals, faces, colours)."""
     paint = {"main": jitter(COLOURS[colour], g)}
+    if stripes:
+        parts = striped(parts, int(g.integers(5, 8)))
+        paint["stripe"] = jitter(COLOURS[stripes], g)
     v, n, f, c, offset = [], [], [], [], 0
     for part in parts:
         if part.role not in paint:
@@ -61,9 +79,9 @@ def finish(v, n, f, c, radius: float) -> Scene:
     return Scene(v.astype(np.float32), n.astype(np.float32), f.astype(np.int32), c.astype(np.float32))
 
 
-def thing(family: str, colour: str, g: np.random.Generator) -> Scene:
-    """One object, radius U(.42, .5)."""
-    return finish(*assemble(FAMILIES[family](g), colour, g), g.uniform(0.42, 0.5))
+def thing(family: str, colour: str, g: np.random.Generator, stripes: str | None = None) -> Scene:
+    """One object, radius U(.42, .5), plain or with stripes of a second colour."""
+    return finish(*assemble(FAMILIES[family](g), colour, g, stripes), g.uniform(0.42, 0.5))
 
 
 #: Relation words -> unit direction from the second object to the first.

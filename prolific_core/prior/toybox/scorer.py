@@ -7,16 +7,18 @@ Images are 64 x 64, sRGB in [0, 1], normalised with mean .5 and deviation .5
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 
 import numpy as np
 
 from . import text
 from .captions import article
-from .files import load_checkpoint, log_line, save_checkpoint, write_json
-from .params import ROOT, SCORER, WEIGHTS
-from .shards import heldout_images, load_images, load_labels, shard_numbers, to_unit
+from prolific_core import checkpoint
+
+from .files import log_line, write_json
+from .params import ROOT, SCORER
+from .shards import Shards, heldout_images, to_unit
+from .training import Training, run, warm_up_and_fall
 
 
 def build(tok):
@@ -43,7 +45,7 @@ def retrieval(model, tok, images: np.ndarray, labels: list[dict], seed: int = 0)
 
     from .world import COLOURS, FAMILIES
 
-    keep = [k for k, label in enumerate(labels) if label["kind"] == "colour"]
+    keep = [k for k, label in enumerate(labels) if label["kind"] == "colour" and not label["stripes"]]
     g = np.random.default_rng(seed)
     everything = [(f, c) for f in FAMILIES for c in COLOURS]
     captions = [article(f"a {c} {f}") for f, c in everything]
@@ -67,56 +69,34 @@ def contrast(model, v, t, same) :
     return -((logits.log_softmax(1) * target).sum(1).mean() + (logits.log_softmax(0).T * target).sum(1).mean()) / 2
 
 
-def train(root: Path, minutes: float, seed: int = 31) -> None:
+def train(root: Path, steps: int, observe=lambda step, values: None, seed: int = 31, initial: Path | None = None) -> None:
     import torch
 
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     tok = text.tokenizer()
     model = build(tok).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=SCORER.lr, betas=(0.9, 0.98), weight_decay=0.05)
-    path, step, used = root / "scorer" / "state.pt", 0, 0.0
-    state = load_checkpoint(path)
-    if state:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, used = state["step"], state["used"]
-    shards = shard_numbers(root)
-    images = [load_images(root, n) for n in shards]
-    captions = [[label["caption"] for label in load_labels(root, n)] for n in shards]
+    if initial:
+        from transformers import CLIPModel
+
+        model.load_state_dict(CLIPModel.from_pretrained(initial).float().state_dict())
+    data = Shards(root)
+    tokens = [text.encode(tok, [label["caption"] for label in labels]).to(torch.int16) for labels in data.labels]
     # What a caption means: two captions of one meaning are not each other's negatives.
-    meaning = [np.array([hash_meaning(label) for label in load_labels(root, n)]) for n in shards]
+    meaning = [np.array([hash_meaning(label) for label in labels]) for labels in data.labels]
     test_images, test_labels = heldout_images(count=512)
-    last, running = time.time(), []
 
-    def checkpoint():
-        save_checkpoint(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "used": used})
-
-    while used < minutes * 60:
-        for group in optimizer.param_groups:
-            group["lr"] = SCORER.lr * min(1, (step + 1) / 100) * max(0.01, 1 - used / (minutes * 60))
-        g = np.random.default_rng((seed, step))
-        k = int(g.integers(len(shards)))
-        rows = np.sort(g.choice(len(images[k]), SCORER.batch, replace=False))
+    def loss(step: int):
+        k, rows = data.pick(np.random.default_rng((seed, step)), SCORER.batch)
         m = meaning[k][rows]
-        v = embed(model, pixels=to_unit(np.asarray(images[k][rows])))
-        t = embed(model, ids=text.encode(tok, [captions[k][r] for r in rows]))
-        loss = contrast(model, v, t, torch.from_numpy(m[:, None] == m[None]))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        running.append(float(loss.detach()))
-        step += 1
-        now = time.time()
-        used, last = used + now - last, now
-        if step % 100 == 0:
-            log_line(root / "curves" / "scorer.jsonl", step=step, loss=float(np.mean(running)), seconds=used,
-                     retrieval=retrieval(model, tok, test_images, test_labels))
-            running.clear()
-            checkpoint()
-    checkpoint()
-    publish(root, WEIGHTS / "scorer")
+        v = embed(model, pixels=to_unit(np.asarray(data.images[k][rows])))
+        t = embed(model, ids=tokens[k][rows].long())
+        return contrast(model, v, t, torch.from_numpy(m[:, None] == m[None]))
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=SCORER.lr, betas=(0.9, 0.98), weight_decay=0.05)
+    run(Training(model, optimizer, loss, warm_up_and_fall(SCORER.lr, steps)), steps=steps,
+        state=root / "scorer" / "state.safetensors", observe=observe,
+        evaluate=lambda step: {"retrieval": retrieval(model, tok, test_images, test_labels)})
 
 
 def hash_meaning(label: dict) -> int:
@@ -124,13 +104,14 @@ def hash_meaning(label: dict) -> int:
     import zlib
 
     told = label["view"] if label["caption"].endswith(" view") else ""
-    colour = "" if label["kind"] == "normals" else label["colour"]
-    return zlib.crc32(repr((label["kind"] == "normals", label["family"], colour, label["second"], label["relation"], told)).encode())
+    normals, second = label["kind"] == "normals", label["second"]
+    colours = () if normals else (label["colour"], label["stripes"], second and second[1])
+    return zlib.crc32(repr((normals, label["family"], second and second[0], label["relation"], colours, told)).encode())
 
 
 def publish(root: Path, folder: Path) -> None:
     """fp16 weights in the CLIPModel layout, with tokenizer and preprocessor settings."""
-    state = load_checkpoint(root / "scorer" / "state.pt")
+    state = checkpoint.load(root / "scorer" / "state.safetensors")
     tok = text.tokenizer()
     model = build(tok)
     model.load_state_dict(state["model"])
@@ -159,9 +140,11 @@ def save_half(model, folder: Path) -> None:
 def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=ROOT)
-    parser.add_argument("--minutes", type=float, default=9)
+    parser.add_argument("--steps", type=int, default=SCORER.steps)
+    parser.add_argument("--initial", type=Path, help="a published scorer to continue from, with a fresh optimizer")
     args = parser.parse_args(argv)
-    train(args.root, args.minutes)
+    train(args.root, args.steps, lambda step, values: log_line(args.root / "curves" / "scorer.jsonl", step=step, **values),
+          initial=args.initial)
 
 
 if __name__ == "__main__":

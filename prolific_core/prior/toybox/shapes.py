@@ -48,6 +48,28 @@ class Part:
     def paint(self, role: str) -> "Part":
         return Part(self.vertices, self.normals, self.faces, role)
 
+    def cut(self, height: float) -> "Part":
+        """The same solid with no triangle across the plane z = height."""
+        z = self.vertices[:, 2][self.faces]
+        above = z > height
+        count = above.sum(1)
+        crossing = (count == 1) | (count == 2)
+        faces, above, lone_above = self.faces[crossing], above[crossing], count[crossing] == 1
+        # The corner alone on its side comes first; its two edges are cut at p and q.
+        alone = np.where(lone_above, above.argmax(1), (~above).argmax(1))
+        a, b, c = np.take_along_axis(faces, (alone[:, None] + np.arange(3)) % 3, 1).T
+        base, k = len(self.vertices), len(a)
+        p, q = base + np.arange(k), base + k + np.arange(k)
+
+        def between(values, i, j):
+            zi, zj = self.vertices[i, 2], self.vertices[j, 2]
+            return values[i] + ((height - zi) / (zj - zi))[:, None] * (values[j] - values[i])
+
+        v = np.concatenate([self.vertices, between(self.vertices, a, b), between(self.vertices, a, c)])
+        n = np.concatenate([self.normals, between(self.normals, a, b), between(self.normals, a, c)])
+        new = np.concatenate([np.stack(t, 1) for t in ((a, p, q), (p, b, c), (p, c, q))])
+        return Part(v, n / np.linalg.norm(n, axis=1, keepdims=True), np.concatenate([self.faces[~crossing], new]), self.role)
+
 
 def _runs(points: np.ndarray, closed: bool):
     """Cut a polyline (P, 2) at its creases: [(points (K, 2), left normals (K, 2))]."""

@@ -45,7 +45,21 @@ def to_unit(images: np.ndarray):
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float().div_(127.5).sub_(1)
 
 
-def heldout_images(root: Path = ROOT, count: int = 256, kinds=("colour", "normals")) -> tuple[np.ndarray, list[dict]]:
+class Shards:
+    """The training shards, with those of the pairs that the prior never sees ("heldout"): for the judge and the scorer."""
+
+    def __init__(self, root: Path):
+        which = [(name, n) for name in ("train", "heldout") for n in shard_numbers(root, name)]
+        self.images = [load_images(root, n, name) for name, n in which]
+        self.labels = [load_labels(root, n, name) for name, n in which]
+
+    def pick(self, g: np.random.Generator, size: int) -> tuple[int, np.ndarray]:
+        """A shard and `size` rows of it."""
+        k = int(g.integers(len(self.images)))
+        return k, np.sort(g.choice(len(self.images[k]), size, replace=False))
+
+
+def heldout_images(count: int = 256, kinds=("colour", "normals")) -> tuple[np.ndarray, list[dict]]:
     """Renders from a seed that training never uses, half of them held-out pairs."""
     from . import world
 

@@ -11,25 +11,25 @@ from dataclasses import dataclass
 import numpy as np
 
 from .captions import (
-    VIEWS, caption, held_out, known_words, normal_caption, pair_caption, parse, parse_pair, suggest, view_of,
-    with_view,
+    VIEWS, caption, held_out, known_words, normal_caption, pair_caption, parse, parse_pair, parse_striped, striped_caption,
+    suggest, view_of,
 )
 from .families import COLOURS, FAMILIES, STACKABLE, WITH_FRONT
+from .params import DATA
 from .scene import RELATIONS, Scene, pair, room, thing
 
-__all__ = ["Example", "Scene", "draw", "sample", "render", "parse", "parse_pair", "known_words", "suggest", "held_out",
+__all__ = ["Example", "Scene", "draw", "sample", "render", "parse", "parse_pair", "parse_striped", "known_words", "suggest", "held_out",
            "view_of", "FAMILIES", "COLOURS", "VIEWS", "WITH_FRONT", "RELATIONS", "KINDS"]
 
 KINDS = ("colour", "normals", "pair", "room")
-TRAIN_MIX = {"colour": 0.75, "normals": 0.20, "pair": 0.05, "room": 0.0}
-
 
 @dataclass(frozen=True)
 class Example:
     """A rendered picture and all that is known of it.
 
     image (S, S, 3) uint8 sRGB; azimuth, elevation, fov radians. `second` and
-    `relation` are set for pairs. The caption names the view half of the time.
+    `relation` are set for pairs, `stripes` (a colour) for striped things. The
+    caption names the view half of the time.
     """
 
     image: np.ndarray
@@ -44,6 +44,7 @@ class Example:
     fov: float
     second: tuple[str, str] | None = None
     relation: str | None = None
+    stripes: str | None = None
 
     def label(self) -> dict:
         """Everything but the image, ready for JSON."""
@@ -79,35 +80,43 @@ def draw_look(g: np.random.Generator, normals: bool = False):
 
 
 def draw(seed: int, index: int, mix: dict | None = None, size: int = 64, samples: int = 2, split: str = "train",
-         kind: str | None = None, words: tuple[str, str] | None = None) -> Example:
-    """The image `index` of the world with this seed."""
+         kind: str | None = None, words: tuple[str, str] | None = None, view: str | None = None) -> Example:
+    """The image `index` of the world with this seed; of one kind, words or view where they are given."""
     from .renderer import Tracer, orbit
 
     g = np.random.default_rng((seed, index))
-    mix = mix or TRAIN_MIX
+    mix = mix or DATA.mix
     p = np.array([mix.get(k, 0.0) for k in KINDS])
     kind = kind or KINDS[int(g.choice(len(KINDS), p=p / p.sum()))]
-    first = words or draw_pair_of_words(g, split, STACKABLE if kind == "pair" else None)
-    second = relation = None
+    both = kind == "pair" or (kind == "normals" and g.random() < DATA.pairs_of_normals and not words)
+    first = words or draw_pair_of_words(g, split, STACKABLE if both else None)
+    second = relation = stripes = None
     azimuth, elevation = float(g.uniform(-np.pi, np.pi)), draw_elevation(g)
+    while view and view_of(azimuth, elevation) != view:
+        azimuth, elevation = float(g.uniform(-np.pi, np.pi)), draw_elevation(g)
     distance, fov = float(g.uniform(1.4, 1.8)), float(np.radians(g.uniform(40, 50)))
     view = view_of(azimuth, elevation)
     said = view if g.random() < 0.5 else None
-    if kind == "pair":
+    if both:
         second = draw_pair_of_words(g, split, STACKABLE)
         relation = list(RELATIONS)[int(g.integers(len(RELATIONS)))]
-        scene, text = pair(first, relation, second, g), pair_caption(first, relation, second, g, said)
+        scene = pair(first, relation, second, g)
+        text = (normal_caption(first[0], said, relation, second[0]) if kind == "normals"
+                else pair_caption(first, relation, second, g, said))
     elif kind == "room":
         first = ("room", first[1])
         scene, text = room(first[1], g), caption("room", first[1], g)
         elevation, fov = float(np.radians(g.uniform(-20, 20))), float(np.radians(g.uniform(60, 80)))
+    elif kind == "colour" and not words and g.random() < DATA.striped:
+        stripes = str(g.choice([c for c in COLOURS if c != first[1]]))
+        scene, text = thing(*first, g, stripes), striped_caption(*first, stripes, g, said)
     else:
         scene = thing(*first, g)
         text = normal_caption(first[0], said) if kind == "normals" else caption(*first, g, said)
     pose = orbit(azimuth, elevation, g.uniform(0.1, 0.6) if kind == "room" else distance)
     image = Tracer(scene).render(pose, fov, draw_look(g, kind == "normals"), size, samples)
     return Example((image * 255 + 0.5).astype(np.uint8), text, kind, first[0], first[1], view, azimuth, elevation,
-                   distance, fov, second, relation)
+                   distance, fov, second, relation, stripes)
 
 
 def sample(prompt: str, n: int, seed: int = 0) -> list[Scene]:
@@ -115,7 +124,7 @@ def sample(prompt: str, n: int, seed: int = 0) -> list[Scene]:
 
     Raises ValueError for a prompt that is not of this world.
     """
-    both, one = parse_pair(prompt), parse(prompt)
+    both, one, striped = parse_pair(prompt), parse(prompt), parse_striped(prompt)
     scenes = []
     for k in range(n):
         g = np.random.default_rng((seed, k, 7))
@@ -123,6 +132,9 @@ def sample(prompt: str, n: int, seed: int = 0) -> list[Scene]:
             scenes.append(pair(*both, g))
         elif one:
             scenes.append(thing(*one, g))
+        elif striped:
+            family, colour, stripes = striped
+            scenes.append(thing(family, colour, g, stripes))
         elif "room" in prompt.lower().split():
             colours = [c for c in COLOURS if c in prompt.lower().split()]
             scenes.append(room(colours[0] if colours else "white", g))
