@@ -78,11 +78,27 @@ def test_autoencoder_reconstructs():
 
 def test_the_judge_knows_true_renders():
     from prolific_core.prior.toybox.classifier import load_classifier
-    from prolific_core.prior.toybox.measure import agreement, captions_and_truth
+    from prolific_core.prior.toybox.measure import group, right_answers, right_relations
 
-    _, images, labels = captions_and_truth(64)
-    right = agreement(load_classifier(), images, labels)
-    assert right["family"] > 0.8 and right["colour"] > 0.8
+    judge, single, pairs = load_classifier(), group("heldout", 128, seed=3), group("pairs", 128, seed=3)
+    right = right_answers(judge, single.truth, single.labels)
+    assert right["family"] > 0.9 and right["colour"] > 0.9 and right["view"] > 0.75
+    assert right_relations(judge, pairs.truth, pairs.labels)["relation"] > 0.8
+
+
+def test_the_check_has_every_number():
+    import math
+
+    from flows.prior import table
+    from prolific_core.prior.toybox.measure import GOALS, measure
+
+    numbers = measure(count=40, steps=4, references=256)
+    assert all(math.isfinite(numbers[name]) for name in GOALS)
+    assert numbers["samples"] == 40 and 0.5 < numbers["nearest_neighbour_ratio"] < 3
+    assert numbers["unet_gflop"] < 0.6 and numbers["vae_encode_gflop"] < 0.3 and numbers["size_mb"] < 24
+    assert numbers["frechet_ratio_of_autoencoder"] < numbers["frechet_ratio"]
+    lines = table(numbers).splitlines()
+    assert all(len(line) <= 80 for line in lines) and sum(": not reached" in line for line in lines) >= 1  # four steps blur
 
 
 def test_scorer_retrieves():

@@ -86,13 +86,15 @@ def group(name: str, count: int, seed: int = DATA.heldout_seed + 5) -> Group:
 
 
 def right_answers(judge: Classifier, images: Tensor, labels: list[dict]) -> dict[str, float]:
-    """Share of right answers on single things; `view` where there is a front."""
-    answers, right = judge.answers(images), {"family": [], "colour": [], "view": []}
-    for answer, label in zip(answers, labels, strict=True):
-        for head, values in right.items():
-            if head != "view" or label["family"] in WITH_FRONT:
-                values.append(answer[head] == label[head])
-    return {head: float(np.mean(values)) for head, values in right.items()}
+    """Share of right answers on single things: `colour` where there is one, `view` where there is a front."""
+    right = {"family": [], "colour": [], "view": []}
+    for answer, label in zip(judge.answers(images), labels, strict=True):
+        right["family"].append(answer["family"] == label["family"])
+        if label["kind"] == "colour":
+            right["colour"].append(answer["colour"] == label["colour"])
+        if label["family"] in WITH_FRONT:
+            right["view"].append(answer["view"] == label["view"])
+    return {head: float(np.mean(values)) for head, values in right.items() if values}
 
 
 def right_relations(judge: Classifier, images: Tensor, labels: list[dict]) -> dict[str, float]:
