@@ -70,6 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true", help="the last line is one JSON object")
     check.set_defaults(run=_check)
 
+    train = actions.add_parser("train", help="train one of your own, or go on with it: hours")
+    train.add_argument("name", nargs="?", default="toybox", help="a folder in priors/ (default toybox)")
+    train.set_defaults(run=_train)
+
     bench = commands.add_parser("bench", help="measure: quality")
     benches = bench.add_subparsers(dest="what", required=True, metavar="WHAT")
     quality = benches.add_parser("quality", help="fixed prompts and seeds, judged by a classifier of true renders")
@@ -153,6 +157,13 @@ def _check(options: argparse.Namespace) -> None:
     print(prior.table(numbers))
     if options.json:
         print(json.dumps(numbers))
+
+
+def _train(options: argparse.Namespace) -> None:
+    from flows.train import train
+    from tasks.project import Project
+
+    print(train(Project.find(), options.name))
 
 
 def _quality(options: argparse.Namespace) -> None:

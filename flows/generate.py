@@ -1,19 +1,15 @@
-"""The flow of one prompt: six stages in order, each a Prefect task that asks DVC to bring it up to date.
-
-Prefect is imported late, inside: its surroundings (flows/prefect_home.py) come first.
-"""
+"""The flow of one prompt, from text to report."""
 
 import json
 import os
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flows import prefect_home, report, stages
+from flows.chain import chain
 from prolific_core.prior.location import locate
 from tasks import pipeline
-from tasks.console import Console
 from tasks.project import STAGES, Project
 from tasks.tracker import Tracker
 
@@ -47,7 +43,7 @@ def generate(project: Project, id: str) -> Result:
     pipeline.refresh(project, id)
     prefect_home.set_up(project)
     with Tracker(project, id) as tracker:
-        done = _flow(project, tracker)(id)
+        done = chain("generate", project, tracker, list(STAGES))
         page = report.write(project, id)
         paths = final_files(project, id)
         metrics = json.loads((project.output(id, "evaluate") / "measures.json").read_text())
@@ -62,48 +58,3 @@ def generate(project: Project, id: str) -> Result:
 def final_files(project: Project, id: str) -> tuple[Path, Path]:
     """The model and its turntable."""
     return project.output(id, "export") / "mesh.glb", project.output(id, "evaluate") / "turntable.mp4"
-
-
-def _flow(project: Project, tracker: Tracker):
-    """The Prefect flow, with one task per stage, named after it."""
-    from prefect import flow, task
-
-    def make(stage: str):
-        def bring_up_to_date(prompt_id: str) -> stages.Done:
-            done = stages.run(project, prompt_id, stage, tracker, Console(stage))
-            _say(done)
-            return done
-
-        return task(
-            bring_up_to_date,
-            name=stage,
-            retries=1,
-            retry_delay_seconds=5,
-            retry_condition_fn=_worth_another_try,
-            # DVC is the only cache: a second one, local to a machine, would contradict it.
-            persist_result=False,
-        )
-
-    tasks = [make(stage) for stage in STAGES]
-
-    @flow(name="generate", flow_run_name="{prompt_id}", persist_result=False)
-    def generate(prompt_id: str) -> list[stages.Done]:
-        return [task(prompt_id) for task in tasks]
-
-    return generate
-
-
-def _worth_another_try(task, run, state) -> bool:
-    try:
-        state.result()
-    except stages.Busy:
-        return True
-    except BaseException:
-        return False
-    return False
-
-
-def _say(done: stages.Done) -> None:
-    how = "up to date" if done.cached else f"{done.seconds:.0f} s"
-    memory = f", {done.peak_memory_mb:.0f} MB" if done.peak_memory_mb else ""
-    print(f"{done.stage:<11} {how}{memory}", file=sys.stderr, flush=True)

@@ -14,7 +14,7 @@ def sample(project: Project, text: str, *, count: int, out: Path, scale: float, 
     from prolific_core.prior.latent_diffusion import LatentDiffusion
     from prolific_core.seeding import generator
     from tasks.machine import set_up_torch
-    from tasks.stage import save_png
+    from tasks.job import save_png
 
     text, out = prompts.check_text(text), out.resolve()
     if not out.parent.is_dir():

@@ -43,14 +43,15 @@ class Done:
     peak_memory_mb: float | None
 
 
-def run(project: Project, id: str, stage: str, tracker: Tracker, console: Console) -> Done:
-    """Bring one stage up to date; earlier ones are looked at too, and cost nothing when they are."""
-    state = project.stage_state(id, stage)
+def run(project: Project, stage: str, tracker: Tracker, console: Console) -> Done:
+    """Bring one stage of the tracker's subject up to date; earlier ones are looked at too, and cost nothing when they are."""
+    subject = tracker.subject
+    state = subject.state(stage)
     state.mkdir(parents=True, exist_ok=True)
     (state / "failure.json").unlink(missing_ok=True)
     began = time.monotonic()
     before = _stamp(state / "records.jsonl")
-    process = _start(project, f"prompts/{id}/dvc.yaml:{stage}", state / "console.log")
+    process = _start(project, f"{subject.pipeline}:{stage}", state / "console.log")
     try:
         _watch(process, state / "records.jsonl", before, lambda: tracker.follow(stage), console)
     except BaseException:
@@ -62,7 +63,7 @@ def run(project: Project, id: str, stage: str, tracker: Tracker, console: Consol
     if process.returncode != 0:
         if ran:
             tracker.follow(stage, failed=True)
-        raise _failure(project, id, stage)
+        raise _failure(project, subject, stage)
     tracker.follow(stage, cached=not ran)
     usage = _read_json(state / "run.json") if ran else {}
     return Done(stage, not ran, round(time.monotonic() - began, 2), usage.get("peak_memory_mb"))
@@ -121,12 +122,12 @@ def _stop(process: subprocess.Popen) -> None:
             continue
 
 
-def _failure(project: Project, id: str, stage: str) -> ProlificError:
-    log = project.stage_state(id, stage) / "console.log"
+def _failure(project: Project, subject, stage: str) -> ProlificError:
+    id, log = subject.name, subject.state(stage) / "console.log"
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     if any("is busy" in line for line in lines):
         return Busy(f"stage '{stage}' of '{id}': another dvc is using its files; run the same command again")
-    noted = _read_json(project.stage_state(id, stage) / "failure.json")
+    noted = _read_json(subject.state(stage) / "failure.json")
     if noted:
         return StageFailed(f"stage '{stage}' of '{id}' failed: {noted['message']}", noted["status"])
     shown = log.relative_to(project.root)

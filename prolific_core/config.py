@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from prolific_core import guidance
 from prolific_core.errors import InputError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -40,6 +41,17 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def _one_of(known):
+    """A name among those that `known()` finds in a folder: a new file there is all it takes."""
+
+    def check(name: str) -> str:
+        if name not in known():
+            raise ValueError(f"there is no such file; known: {', '.join(known())}")
+        return name
+
+    return Annotated[str, AfterValidator(check)]
+
+
 class SystemConfig(Section):
     """Where it computes. The thread count decides the bytes, so it is a parameter, never the machine's."""
 
@@ -52,43 +64,63 @@ class PriorConfig(Section):
     """The 2D model: `toybox` (ships with the package), a folder, or a model id on the hub."""
 
     path: str = Field("toybox", min_length=1, max_length=1000)
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"  # of the frozen weights; what is trained is float32
+    vae_slicing: bool = False  # pictures through the autoencoder one by one: less memory with several views
+    gradient_checkpointing: bool = False  # blocks computed again in the backward pass: less memory, more time
+    torch_compile: bool = False  # the U-Net compiled at its first call: minutes once, then faster on a GPU
 
 
 class TimeConfig(Section):
     """t ~ U(minimum, upper) as fractions of the prior's T; `upper` goes from maximum to final.
 
-    `step`: the paper's two phases, changing at fraction `at` of the run; `sqrt`: continuous, with
-    the square root of progress; `none`: constant.
+    `step`: the paper's two phases, changing at fraction `at` of the run; `sqrt`, `linear` and `cosine`:
+    continuous, with that function of progress; `none`: uniform on (minimum, maximum) throughout.
     """
 
     minimum: Fraction = 0.02
     maximum: Fraction = 0.98
     final: Fraction = 0.5
-    anneal: Literal["step", "sqrt", "none"] = "step"
+    anneal: Literal["step", "sqrt", "linear", "cosine", "none"] = "step"
     at: Fraction = 0.2
 
 
 class ScoreConfig(Section):
-    """The learned score of the particles (VSD only): LoRA on the prior's U-Net plus the camera."""
+    """The learned score q of the particles (VSD only): LoRA on the prior's U-Net, or a small one of its own."""
 
+    kind: Literal["lora", "unet"] = "lora"
     base: str | None = Field(None, max_length=1000)  # another pipeline (the paper: SD 2.1, v-prediction)
+    prediction: Literal["epsilon", "v_prediction"] | None = None  # q's, in its loss; null: the base's (lora), v (unet)
     rank: int = Field(4, ge=1, le=256)
-    targets: Literal["attention", "all"] = "attention"  # all: convolutions and other linears too
+    # attention: q, k, v and out, as in the paper; all: every convolution and linear; else endings of module names.
+    targets: Literal["attention", "all"] | list[Annotated[str, Field(min_length=1, max_length=200)]] = "attention"
+    channels: list[Annotated[int, Field(ge=8, le=2048, multiple_of=8)]] = Field([32, 64, 128], min_length=1, max_length=6)  # unet
     learning_rate: Rate = 1e-4
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)  # Adam's
+    warmup: int = Field(0, ge=0, le=100_000)  # score steps in which the rate climbs to its value
     steps: int = Field(1, ge=1, le=100)  # score steps per particle step
     camera_dropout: Fraction = 0.1
+    # One of the steps is trained on q's pass for the particle's gradient: one evaluation of q less. That step
+    # then sees the particle's t (its annealed range, not U[0, T)) and noise, and every camera.
+    share_pass: bool = False
 
 
 class GuidanceConfig(Section):
     """How the prior's belief becomes a gradient on an image."""
 
-    method: Literal["vsd", "sds"] = "vsd"
+    method: _one_of(guidance.estimators) = "vsd"  # a file in guidance/
+    combine: _one_of(guidance.combinations) = "cfg"  # a file in guidance/combine/
     scale: float = Field(7.5, ge=0, le=1000)  # classifier-free guidance: uncond + scale (cond - uncond)
-    weighting: Literal["one_minus_alpha_bar", "uniform"] = "one_minus_alpha_bar"
+    rescale: Fraction = 0.7  # combine: rescale; the share of the picture with the conditional's deviation
+    negative_scale: float | None = Field(None, ge=0, le=1000)  # csd: of the negative prompt; null: `scale`
+    # Guidance only for t in this range, as fractions of T (2404.07724); outside eps_pretrained is the
+    # conditional's alone: one evaluation less, and a gradient there as with scale 1. null: everywhere.
+    interval: _range(ge=0, le=1) | None = None
+    weighting: Literal["one_minus_alpha_bar", "uniform", "alpha_sigma_squared"] = "one_minus_alpha_bar"
     prompt: str = Field("{prompt}", max_length=200)  # "a normal map of {prompt}" for normals
     negative_prompt: str = Field("", max_length=500)
-    view_words: bool = True
+    # true: the paper's words by azimuth and elevation; interpolated: their embeddings mixed by azimuth
+    # (DreamFusion). Never in 360-degree scenes, whose cameras stand inside.
+    view_words: bool | Literal["interpolated"] = True
     time: TimeConfig = TimeConfig()
     score: ScoreConfig = ScoreConfig()
 
@@ -259,27 +291,27 @@ def resolve(*layers: tuple[str, dict]) -> Config:
     for name, values in layers:
         if not isinstance(values, dict):
             raise InputError(f"{name}: expected sections such as 'nerf:', found {type(values).__name__}")
-        _check(name, merge(values))
-    return _check(" + ".join(name for name, _ in layers), merge(*(values for _, values in layers)))
+        check(name, merge(values))
+    return check(" + ".join(name for name, _ in layers), merge(*(values for _, values in layers)))
 
 
-def _check(name: str, values: dict) -> Config:
-    values = merge(Config().model_dump(mode="json"), values)  # a section's own defaults hold when it is partly given
+def check(name: str, values: dict, model: type[Section] = Config) -> Section:
+    """The values as a `model` (all of its sections have defaults); InputError with one line that names the file."""
+    values = merge(model().model_dump(mode="json"), values)  # a section's own defaults hold when it is partly given
     try:
-        return Config.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise InputError(f"{name}: unknown key '{where}'{_suggest(first['loc'])}") from None
+            raise InputError(f"{name}: unknown key '{where}'{_suggest(model, first['loc'])}") from None
         raise InputError(f"{name}: {where} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
-def _suggest(location: tuple) -> str:
+def _suggest(model: type[Section], location: tuple) -> str:
     """The nearest known key, for a typo."""
     import difflib
 
-    model = Config
     for part in location[:-1]:
         model = model.model_fields[part].annotation if part in model.model_fields else None
         if not (isinstance(model, type) and issubclass(model, BaseModel)):

@@ -10,7 +10,8 @@ from prolific_core.metrics.agreement import agreement
 from prolific_core.metrics.alignment import alignment
 from prolific_core.metrics.pictures import contact_sheet, write_video
 from prolific_core.prior.scorer import Scorer
-from tasks.stage import Stage, save_png
+from tasks.job import save_png
+from tasks.stage import Stage
 
 
 def run(stage: Stage) -> dict:

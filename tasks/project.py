@@ -34,6 +34,7 @@ _COMMON = (
     "prolific_core/config.py",
     "prolific_core/files.py",
     "prolific_core/seeding.py",
+    "tasks/job.py",
     "tasks/machine.py",
     "tasks/stage.py",
 )

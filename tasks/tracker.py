@@ -1,4 +1,4 @@
-"""MLflow remembers every run: a parent run per prompt and configuration, a nested run per stage.
+"""MLflow remembers every run: a parent run per prompt (or prior) and configuration, a nested run per stage.
 
 Everything is read from what a stage left on disk (its records, its output), never from the stage
 itself, so that it can be sent at any time, again and again: a run is looked up by a tag that says
@@ -31,22 +31,68 @@ def uri(project: Project) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project.state / 'mlflow' / 'mlflow.db'}"
 
 
-def sync(project: Project, id: str, stages: list[str]) -> None:
-    """Send what the stages recorded; a warning if that cannot be done."""
-    with Tracker(project, id) as tracker:
+def sync(project: Project, subject, stages: list[str]) -> None:
+    """Send what the stages of a prompt's id (or another subject) recorded; a warning if that cannot be done."""
+    with Tracker(project, subject) as tracker:
         for stage in stages:
             tracker.follow(stage)
 
 
-class Tracker:
-    """One prompt's runs. `follow(stage)` sends what is new; call it while a stage runs and after."""
+class PromptRuns:
+    """What is tracked of a prompt: the names, tags and parameters of its runs, and where its stages lie."""
+
+    experiment = EXPERIMENT
 
     def __init__(self, project: Project, id: str):
-        self.project = project
+        self.project, self.name = project, id
         self.prompt: Prompt = project.prompt(id)
         self.config: Config = project.config(self.prompt)
         values = self.config.model_dump(mode="json", exclude={"logging"})
-        identity = json.dumps([id, self.prompt.text, self.prompt.seed, values], sort_keys=True)
+        self.identity = [id, self.prompt.text, self.prompt.seed, values]
+
+    @property
+    def tags(self) -> dict:
+        return {
+            "prompt": self.prompt.text,
+            "prompt_id": self.prompt.id,
+            "preset": self.prompt.preset,
+            "method": self.config.nerf.guidance.method,
+            "prior": self.config.prior.path,
+        }
+
+    @property
+    def parameters(self) -> dict:
+        return {"seed": self.prompt.seed, **flat(self.config.model_dump(mode="json"))}
+
+    def stage_tags(self, stage: str) -> dict:
+        tags = {name: self.tags[name] for name in ("prompt", "prompt_id", "preset")}
+        guidance = getattr(getattr(self.config, stage), "guidance", None)
+        return tags | ({"method": guidance.method} if guidance else {})
+
+    def stage_parameters(self, stage: str) -> dict:
+        return {"seed": self.prompt.seed, **flat(getattr(self.config, stage).model_dump(mode="json"))}
+
+    @property
+    def pipeline(self) -> str:
+        return f"prompts/{self.name}/dvc.yaml"
+
+    def state(self, stage: str) -> Path:
+        return self.project.stage_state(self.name, stage)
+
+    def output(self, stage: str) -> Path:
+        return self.project.output(self.name, stage)
+
+
+class Tracker:
+    """One subject's runs. `follow(stage)` sends what is new; call it while a stage runs and after.
+
+    The subject is a prompt's id, or whatever has the attributes of `PromptRuns`.
+    """
+
+    def __init__(self, project: Project, subject):
+        self.project = project
+        self.subject = PromptRuns(project, subject) if isinstance(subject, str) else subject
+        identity = json.dumps(self.subject.identity, sort_keys=True)
         self.token = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self._client = None
         self._off = os.environ.get("PROLIFIC_TRACKER") == "off"
@@ -80,21 +126,12 @@ class Tracker:
         return f"http://127.0.0.1:{port}/#/experiments/{self._experiment}/runs/{self._parent}"
 
     def parent(self) -> str:
-        """The prompt's run, found or made."""
+        """The subject's run, found or made."""
         if self._parent is None:
             self._connect()
-            tags = {
-                "mlflow.runName": self.prompt.id,
-                "prompt": self.prompt.text,
-                "prompt_id": self.prompt.id,
-                "preset": self.prompt.preset,
-                "method": self.config.nerf.guidance.method,
-                "prior": self.config.prior.path,
-            }
-            self._parent, new = self.find_or_make(self.token, tags)
+            self._parent, new = self.find_or_make(self.token, {"mlflow.runName": self.subject.name, **self.subject.tags})
             if new:
-                parameters = {"seed": self.prompt.seed, **flat(self.config.model_dump(mode="json"))}
-                self.parameters(self._parent, parameters)
+                self.parameters(self._parent, self.subject.parameters)
         return self._parent
 
     def find_or_make(self, token: str, tags: dict) -> tuple[str, bool]:
@@ -135,14 +172,15 @@ class Tracker:
 
             where = uri(self.project)
             self._client = MlflowClient(where)
-            found = self._client.get_experiment_by_name(EXPERIMENT)
+            experiment = self.subject.experiment
+            found = self._client.get_experiment_by_name(experiment)
             if found is None:
                 local = where.startswith("sqlite:")
                 place = (folder / "artifacts").as_uri() if local else None
                 try:
-                    self._experiment = self._client.create_experiment(EXPERIMENT, artifact_location=place)
+                    self._experiment = self._client.create_experiment(experiment, artifact_location=place)
                 except MlflowException:  # another machine made it meanwhile
-                    self._experiment = self._client.get_experiment_by_name(EXPERIMENT).experiment_id
+                    self._experiment = self._client.get_experiment_by_name(experiment).experiment_id
             else:
                 self._experiment = found.experiment_id
 
@@ -166,9 +204,8 @@ class _StageRun:
 
     def __init__(self, tracker: Tracker, stage: str):
         self.tracker, self.stage = tracker, stage
-        project, id = tracker.project, tracker.prompt.id
-        self.state = project.stage_state(id, stage)
-        self.output = project.output(id, stage)
+        self.state = tracker.subject.state(stage)
+        self.output = tracker.subject.output(stage)
         self.attempt: str | None = None
         self.run: str | None = None
         self.offset = 0
@@ -208,19 +245,13 @@ class _StageRun:
             "mlflow.runName": stage,
             "mlflow.parentRunId": parent,
             "stage": stage,
-            "prompt": tracker.prompt.text,
-            "prompt_id": tracker.prompt.id,
-            "preset": tracker.prompt.preset,
             "cached": str(cached).lower(),
+            **tracker.subject.stage_tags(stage),
         }
-        section = getattr(tracker.config, stage)
-        if guidance := getattr(section, "guidance", None):
-            tags["method"] = guidance.method
         self.run, new = tracker.find_or_make(f"{tracker.token}:{stage}:{attempt}", tags)
         self.attempt, self.offset, self.done = attempt, 0, False
         if new:
-            values = flat(section.model_dump(mode="json"))
-            tracker.parameters(self.run, {"seed": tracker.prompt.seed, **values})
+            tracker.parameters(self.run, tracker.subject.stage_parameters(stage))
         else:
             run = tracker._client.get_run(self.run)
             self.offset = int(run.data.tags.get(SENT, 0))

@@ -6,7 +6,7 @@ import pytest
 from prolific_core.prior.toybox import scene, shapes, world
 from prolific_core.prior.toybox.captions import KEEP, view_of
 from prolific_core.prior.toybox.classifier import places
-from prolific_core.prior.toybox.params import DATA
+from prolific_core.prior.toybox.params import Data
 from prolific_core.prior.toybox.renderer import Look, Tracer, orbit
 
 
@@ -98,7 +98,7 @@ def test_captions_tell_the_truth():
 
 def test_the_mix_is_what_the_parameters_say():
     examples = [world.draw(6, k, size=4, samples=1) for k in range(600)]
-    for kind, share in DATA.mix.items():
+    for kind, share in Data().mix:
         assert abs(np.mean([e.kind == kind for e in examples]) - share) < 0.06, kind
     single = [e for e in examples if e.kind == "colour"]
     assert 0.02 < np.mean([e.stripes is not None for e in single]) < 0.14

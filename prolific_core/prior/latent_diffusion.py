@@ -48,19 +48,34 @@ class NoiseSchedule(nn.Module):
         alpha, sigma = self.coefficients(t)
         return alpha * latents + sigma * noise
 
-    def noise_from(self, output: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
-        """eps from a network's output: itself, or alpha v + sigma x_t (Salimans & Ho, 2202.00512)."""
-        if self.prediction == "epsilon":
+    # A network's output is eps or v = alpha eps - sigma x_0 (Salimans & Ho, 2202.00512): the prior's own
+    # `prediction`, unless a learned score has another.
+
+    def noise_from(self, output: Tensor, noisy: Tensor, t: Tensor, prediction: str | None = None) -> Tensor:
+        """eps from a network's output: itself, or alpha v + sigma x_t."""
+        if (prediction or self.prediction) == "epsilon":
             return output
         alpha, sigma = self.coefficients(t)
         return alpha * output + sigma * noisy
 
-    def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    def output_from(self, noise: Tensor, noisy: Tensor, t: Tensor, prediction: str | None = None) -> Tensor:
+        """The inverse of `noise_from`: eps itself, or v = (eps - sigma x_t) / alpha."""
+        if (prediction or self.prediction) == "epsilon":
+            return noise
+        alpha, sigma = self.coefficients(t)
+        return (noise - sigma * noisy) / alpha
+
+    def target(self, latents: Tensor, noise: Tensor, t: Tensor, prediction: str | None = None) -> Tensor:
         """What the network is trained to output: eps, or v = alpha eps - sigma x_0."""
-        if self.prediction == "epsilon":
+        if (prediction or self.prediction) == "epsilon":
             return noise
         alpha, sigma = self.coefficients(t)
         return alpha * noise - sigma * latents
+
+
+def classifier_free(unconditional: Tensor, conditional: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance, this one formula everywhere (Ho & Salimans, 2207.12598)."""
+    return unconditional + scale * (conditional - unconditional)
 
 
 class LatentDiffusion(nn.Module):
@@ -78,19 +93,39 @@ class LatentDiffusion(nn.Module):
         self._embeddings: dict[str, Tensor] = {}
 
     @classmethod
-    def load(cls, path: str, *, device="cpu", dtype: str = "float32") -> "LatentDiffusion":
-        """From a folder, `toybox`, or a hub id. Raises InputError naming what is missing."""
+    def load(
+        cls,
+        path: str,
+        *,
+        device="cpu",
+        dtype: str = "float32",
+        vae_slicing: bool = False,
+        gradient_checkpointing: bool = False,
+        torch_compile: bool = False,
+    ) -> "LatentDiffusion":
+        """From a folder, `toybox`, or a hub id, with the options of `config.PriorConfig`.
+
+        Raises InputError naming what is missing.
+        """
         from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
 
         kind = getattr(torch, dtype)
-        return cls(
+        prior = cls(
             load_part(UNet2DConditionModel, path, "unet", torch_dtype=kind),
             load_part(AutoencoderKL, path, "vae", torch_dtype=kind),
             load_part(CLIPTextModel, path, "text_encoder", torch_dtype=kind),
             load_part(CLIPTokenizer, path, "tokenizer"),
             load_part(DDIMScheduler, path, "scheduler"),
         ).to(device)
+        if vae_slicing:
+            prior.vae.enable_slicing()
+        if gradient_checkpointing:
+            prior.unet.enable_gradient_checkpointing()
+            prior.vae.enable_gradient_checkpointing()
+        if torch_compile:
+            prior.unet.compile()
+        return prior
 
     @property
     def device(self) -> torch.device:
@@ -111,7 +146,7 @@ class LatentDiffusion(nn.Module):
             shrink = images.shape[-1] > self.resolution
             images = nn.functional.interpolate(images, size, mode="bilinear", antialias=shrink)
         mean = self.vae.encode((images * 2 - 1).to(self.vae.dtype)).latent_dist.mean
-        return (mean.float() - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
+        return (mean.to(images.dtype) - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -128,20 +163,24 @@ class LatentDiffusion(nn.Module):
             self._embeddings[text] = self.text_encoder(tokens.input_ids.to(self.device))[0]
         return torch.cat([self._embeddings[text] for text in texts])
 
+    def forget(self) -> None:
+        """Drop the embeddings kept: the text encoder has changed."""
+        self._embeddings.clear()
+
     def predict_noise(self, noisy: Tensor, t: Tensor, text: Tensor) -> Tensor:
         """eps (B, C, h, w) for noisy latents at times t (B,), text embeddings (B, L, D)."""
         dtype = self.unet.dtype
         output = self.unet(noisy.to(dtype), t, encoder_hidden_states=text.to(dtype)).sample
-        return self.schedule.noise_from(output.float(), noisy, t)
+        return self.schedule.noise_from(output.to(noisy.dtype), noisy, t)
 
     @torch.no_grad()
     def guided_noise(self, noisy: Tensor, t: Tensor, text: Tensor, negative: Tensor, scale: float) -> Tensor:
-        """Classifier-free guidance: uncond + scale (cond - uncond) (Ho & Salimans, 2207.12598)."""
+        """eps under classifier-free guidance; at scale 1 the unconditional is not evaluated."""
         if scale == 1.0:
             return self.predict_noise(noisy, t, text)
         both = self.predict_noise(torch.cat([noisy] * 2), torch.cat([t] * 2), torch.cat([negative, text]))
         unconditional, conditional = both.chunk(2)
-        return unconditional + scale * (conditional - unconditional)
+        return classifier_free(unconditional, conditional, scale)
 
     @torch.no_grad()
     def sample(

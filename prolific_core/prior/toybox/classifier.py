@@ -1,25 +1,21 @@
 """A judge: family, colour and view of a picture. Trained on true renders alone.
 
-python -m prolific_core.prior.toybox.classifier
-
 Nothing is ever optimised or selected against it, and it never sees a generated
 picture while training: its agreement is a measure, not an objective.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from prolific_core import checkpoint
 from prolific_core.files import write_atomically
 
-from .files import log_line, write_json
-from .params import CLASSIFIER, ROOT, WEIGHTS
+from .files import write_json
+from .params import WEIGHTS, Judge
 from .shards import Shards, heldout_images
 from .training import Training, run, warm_up_and_fall
 
@@ -46,7 +42,7 @@ class Judgement:
     log_probabilities: dict
 
 
-def build(names: dict, channels=CLASSIFIER.channels, features: int = CLASSIFIER.features):
+def build(names: dict, channels=tuple(Judge().channels), features: int = Judge().features):
     """The network; names: {"family": [...], "colour": [...], "view": [...], "place": [...]}."""
     import torch
     from torch import nn
@@ -168,20 +164,20 @@ def accuracy(network, images: np.ndarray, labels: list[dict], names: dict) -> di
     return out | {"normals_family": share("family", normals), "view_with_front": share("view", front & ~normals)}
 
 
-def train(root: Path, steps: int, observe=lambda step, values: None, seed: int = 21) -> None:
+def train(shards: Path, config: Judge, state: Path, observe=lambda step, values: None, seed: int = 21):
+    """The trained network; resumes from the checkpoint `state`. observe(step, values) is told loss and accuracies."""
     import torch
 
-    torch.set_num_threads(1)
-    torch.manual_seed(seed)
+    torch.manual_seed(seed)  # initial weights only; every draw below is seeded by its step
     names = label_names()
-    network = build(names).train().to(memory_format=torch.channels_last)
-    data = Shards(root)
+    network = build(names, tuple(config.channels), config.features).train().to(memory_format=torch.channels_last)
+    data = Shards(shards)
     answers = [targets(labels, names) for labels in data.labels]
     test_images, test_labels = heldout_images(count=512, kinds=("colour", "normals", "pair"))
 
     def loss(step: int):
         g = np.random.default_rng((seed, step))
-        k, rows = data.pick(g, CLASSIFIER.batch)
+        k, rows = data.pick(g, config.batch)
         x = torch.from_numpy(data.images[k][rows].transpose(0, 3, 1, 2).copy()).float() / 255
         y = torch.from_numpy(answers[k][rows])
         logits, _ = network(augment(x, g).contiguous(memory_format=torch.channels_last))
@@ -193,21 +189,20 @@ def train(root: Path, steps: int, observe=lambda step, values: None, seed: int =
                 total = total + share * torch.nn.functional.cross_entropy(logits[head][asked], y[asked, i], label_smoothing=0.02)
         return total
 
-    optimizer = torch.optim.AdamW(network.parameters(), lr=CLASSIFIER.lr, weight_decay=0.02)
-    run(Training(network, optimizer, loss, warm_up_and_fall(CLASSIFIER.lr, steps), clip=2.0), steps=steps,
-        state=root / "classifier" / "state.safetensors", observe=observe,
-        evaluate=lambda step: accuracy(network, test_images, test_labels, names))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=0.02)
+    run(Training(network, optimizer, loss, warm_up_and_fall(config.learning_rate, config.steps), clip=2.0), steps=config.steps,
+        state=state, observe=observe, evaluate=lambda step: accuracy(network, test_images, test_labels, names))
+    return network
 
 
-def publish(root: Path, folder: Path) -> None:
+def publish(network, config: Judge, folder: Path) -> None:
     """config.json and fp16 model.safetensors."""
     from safetensors.torch import save
 
-    state = checkpoint.load(root / "classifier" / "state.safetensors")["model"]
-    write_json(folder / "config.json", {"names": label_names(), "channels": list(CLASSIFIER.channels), "features": CLASSIFIER.features,
+    write_json(folder / "config.json", {"names": label_names(), "channels": list(config.channels), "features": config.features,
                                         "image_size": 64, "input": "sRGB in [0, 1]"})
-    write_atomically(folder / "model.safetensors",
-                     save({k: v.half().contiguous() if v.is_floating_point() else v for k, v in state.items()}))
+    weights = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
+    write_atomically(folder / "model.safetensors", save({k: v.contiguous() for k, v in weights.items()}))
 
 
 class Classifier:
@@ -244,15 +239,3 @@ def load_classifier(path: Path | str | None = None) -> Classifier:
     state = load_file(folder / "model.safetensors")
     network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     return Classifier(network, config["names"])
-
-
-def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=ROOT)
-    parser.add_argument("--steps", type=int, default=CLASSIFIER.steps)
-    args = parser.parse_args(argv)
-    train(args.root, args.steps, lambda step, values: log_line(args.root / "curves" / "classifier.jsonl", step=step, **values))
-
-
-if __name__ == "__main__":
-    main()

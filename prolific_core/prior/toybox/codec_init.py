@@ -92,7 +92,7 @@ def linear_path(vae, z):
     return d.up_blocks[2].resnets[0].conv_shortcut(x)
 
 
-def start_decoder(vae, images: np.ndarray, steps: int = 160, batch: int = 16, seed: int = 0) -> float:
+def start_decoder(vae, images: np.ndarray, steps: int, batch: int = 16, seed: int = 0) -> float:
     """Fit the linear path to decode the PCA; returns its last loss."""
     import torch
 

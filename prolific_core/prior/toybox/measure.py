@@ -22,7 +22,7 @@ from prolific_core.seeding import generator
 from . import world
 from .captions import article, normal_caption, pair_caption, with_view
 from .classifier import Classifier, load_classifier, places
-from .params import DATA, WEIGHTS
+from .params import HELD_OUT_SEED, WEIGHTS, Data
 from .world import WITH_FRONT, Example
 
 #: name: (kind, split, view or None for any, share of the samples)
@@ -73,7 +73,7 @@ def asked(e: Example) -> bool:
     return not e.second and not e.stripes
 
 
-def group(name: str, count: int, seed: int = DATA.heldout_seed + 5) -> Group:
+def group(name: str, count: int, seed: int = HELD_OUT_SEED + 5) -> Group:
     """`count` captions of a group of GROUPS, with their truth."""
     kind, split, view, _ = GROUPS[name]
     found, k = [], 0
@@ -137,7 +137,7 @@ def training_renders(count: int, progress: Callable[[int], None]) -> Tensor:
     """The first renders of the training set, again from their seed; progress(done) now and then."""
     found = []
     for start in range(0, count, 512):
-        found.append(as_tensor([world.draw(DATA.seed, k) for k in range(start, min(start + 512, count))]))
+        found.append(as_tensor([world.draw(Data().seed, k) for k in range(start, min(start + 512, count))]))
         progress(min(start + 512, count))
     return torch.cat(found)
 

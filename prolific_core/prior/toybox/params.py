@@ -1,72 +1,106 @@
-"""Every number of the Toybox's training, once."""
+"""Every number of the Toybox's training: its unit, default and bounds. priors/<name>/params.yaml is checked here."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-ROOT = Path(".training/toybox")
+from pydantic import Field
+
+from prolific_core.config import Fraction, Rate, Section, Steps, SystemConfig
+
 WEIGHTS = Path(__file__).parent / "weights"
+SIZE = 64  # side of every image, in pixels
+HELD_OUT_SEED = 90001  # of renders that no training uses, for every measurement
+
+Batch = Annotated[int, Field(ge=2, le=4096)]
+Channels = list[Annotated[int, Field(ge=4, le=2048)]]
+Folder = Annotated[str | None, Field(max_length=1000)]  # of a published model to continue from, with a fresh optimizer
 
 
-@dataclass(frozen=True)
-class Data:
-    seed: int = 1
-    images: int = 196608
-    shard: int = 4096
-    size: int = 64
-    mix: dict = field(default_factory=lambda: {"colour": 0.59, "normals": 0.20, "pair": 0.17, "room": 0.04})
-    striped: float = 0.07  # of the single things in colour
-    pairs_of_normals: float = 0.12  # of the normal maps
-    heldout_seed: int = 90001  # held-out renders for every measurement
+class Mix(Section):
+    """Shares of the kinds of pictures; they need not add up to one."""
+
+    colour: Fraction = 0.59
+    normals: Fraction = 0.20
+    pair: Fraction = 0.17
+    room: Fraction = 0.04
 
 
-@dataclass(frozen=True)
-class Autoencoder:
-    channels: tuple[int, ...] = (16, 32, 32)
-    latent: int = 6
-    lr: float = 1.2e-3
-    batch: int = 8
-    kl: float = 1e-6
+class Data(Section):
+    """The renders. `heldout`: of pairs of family and colour that only the judge and the scorer see."""
+
+    seed: int = Field(1, ge=0)
+    images: int = Field(196_608, ge=2)
+    heldout: int = Field(20_480, ge=2)
+    shard: int = Field(4096, ge=2)  # images a file
+    mix: Mix = Mix()
+    striped: Fraction = 0.07  # of the single things in colour
+    pairs_of_normals: Fraction = 0.12  # of the normal maps
 
 
-@dataclass(frozen=True)
-class Diffusion:
-    channels: tuple[int, ...] = (48, 80, 128)
-    text_width: int = 128
-    text_layers: int = 3
-    text_heads: int = 4
-    tokens: int = 20
-    lr: float = 6e-4
-    warmup: int = 300
-    batch: int = 16  # more steps of 16 beat fewer of 32 while the run is short
-    ema: float = 0.999
-    drop_caption: float = 0.1
-    clip: float = 1.0
-    checkpoint_every: int = 250
-    sample_every: int = 1000
+class Autoencoder(Section):
+    """AutoencoderKL, 64 x 64 -> 16 x 16 x `latent`."""
+
+    initial: Folder = None  # its encoder stays as it is and is not trained: latents keep their meaning
+    channels: Channels = [16, 32, 32]
+    latent: int = Field(6, ge=1, le=64)
+    linear_steps: Steps = 160  # to fit the linear decoder that training begins at
+    steps: Steps = 20_000
+    batch: Batch = 8
+    learning_rate: Rate = 1.2e-3
+    kl: Fraction = 1e-6
 
 
-@dataclass(frozen=True)
-class Scorer:
-    width: int = 128
-    vision_layers: int = 4
-    text_layers: int = 2
-    heads: int = 4
-    patch: int = 8
-    projection: int = 64
-    lr: float = 8e-4
-    batch: int = 128
-    steps: int = 6000
+class Diffusion(Section):
+    """The U-Net of 16 x 16 latents and its text encoder."""
+
+    initial: Folder = None
+    channels: Channels = [48, 80, 128]
+    text_width: int = Field(128, ge=8, le=4096)
+    text_layers: int = Field(3, ge=1, le=48)
+    text_heads: int = Field(4, ge=1, le=64)
+    steps: Steps = 60_000
+    batch: Batch = 16  # more steps of 16 beat fewer of 32 while the run is short
+    learning_rate: Rate = 6e-4
+    warmup: int = Field(300, ge=1)  # steps
+    hold: Fraction = 0.1  # of the steps; then the rate falls linearly to zero
+    ema: Fraction = 0.999
+    drop_caption: Fraction = 0.1
+    sample_every: Steps = 2000  # a sheet of samples
 
 
-@dataclass(frozen=True)
-class Classifier:
-    channels: tuple[int, ...] = (40, 80, 128, 160)
-    features: int = 64
-    lr: float = 2e-3
-    batch: int = 64
-    steps: int = 6000
+class Scorer(Section):
+    """A small CLIP."""
+
+    initial: Folder = None
+    width: int = Field(128, ge=8, le=4096)
+    vision_layers: int = Field(4, ge=1, le=48)
+    text_layers: int = Field(2, ge=1, le=48)
+    heads: int = Field(4, ge=1, le=64)
+    patch: int = Field(8, ge=1, le=SIZE)
+    projection: int = Field(64, ge=4, le=4096)
+    steps: Steps = 6000
+    batch: Batch = 128
+    learning_rate: Rate = 8e-4
 
 
-DATA, AUTOENCODER, DIFFUSION, SCORER, CLASSIFIER = Data(), Autoencoder(), Diffusion(), Scorer(), Classifier()
+class Judge(Section):
+    """The classifier."""
+
+    channels: Channels = [40, 80, 128, 160]
+    features: int = Field(64, ge=4, le=4096)
+    steps: Steps = 6000
+    batch: Batch = 64
+    learning_rate: Rate = 2e-3
+
+
+class Training(Section):
+    """priors/<name>/params.yaml: one section per stage."""
+
+    system: SystemConfig = SystemConfig()
+    render: Data = Data()
+    autoencoder: Autoencoder = Autoencoder()
+    diffusion: Diffusion = Diffusion()
+    scorer: Scorer = Scorer()
+    classifier: Judge = Judge()

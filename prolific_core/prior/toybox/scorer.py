@@ -1,4 +1,4 @@
-"""Train the scorer, a small CLIP of the world: python -m prolific_core.prior.toybox.scorer
+"""The scorer: a small CLIP of the world.
 
 Images are 64 x 64, sRGB in [0, 1], normalised with mean .5 and deviation .5
 (preprocessor_config.json says so).
@@ -6,28 +6,25 @@ Images are 64 x 64, sRGB in [0, 1], normalised with mean .5 and deviation .5
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 
 from . import text
 from .captions import article
-from prolific_core import checkpoint
-
-from .files import log_line, write_json
-from .params import ROOT, SCORER
+from .files import write_json
+from .params import SIZE, Scorer
 from .shards import Shards, heldout_images, to_unit
 from .training import Training, run, warm_up_and_fall
 
 
-def build(tok):
+def build(tok, config: Scorer):
     from transformers import CLIPConfig, CLIPModel
 
-    vision = dict(hidden_size=SCORER.width, intermediate_size=4 * SCORER.width, num_hidden_layers=SCORER.vision_layers,
-                  num_attention_heads=SCORER.heads, image_size=64, patch_size=SCORER.patch)
-    words = text.text_config(tok, SCORER.width, SCORER.text_layers, SCORER.heads)
-    return CLIPModel(CLIPConfig(text_config=words, vision_config=vision, projection_dim=SCORER.projection))
+    vision = dict(hidden_size=config.width, intermediate_size=4 * config.width, num_hidden_layers=config.vision_layers,
+                  num_attention_heads=config.heads, image_size=SIZE, patch_size=config.patch)
+    words = text.text_config(tok, config.width, config.text_layers, config.heads)
+    return CLIPModel(CLIPConfig(text_config=words, vision_config=vision, projection_dim=config.projection))
 
 
 def embed(model, pixels=None, ids=None):
@@ -59,7 +56,7 @@ def retrieval(model, tok, images: np.ndarray, labels: list[dict], seed: int = 0)
         own = everything.index((labels[k]["family"], labels[k]["colour"]))
         others = g.choice([i for i in range(len(everything)) if i != own], 31, replace=False)
         right += row[own] > row[others].max()
-    return right / len(keep)
+    return float(right / len(keep))
 
 
 def contrast(model, v, t, same) :
@@ -69,34 +66,34 @@ def contrast(model, v, t, same) :
     return -((logits.log_softmax(1) * target).sum(1).mean() + (logits.log_softmax(0).T * target).sum(1).mean()) / 2
 
 
-def train(root: Path, steps: int, observe=lambda step, values: None, seed: int = 31, initial: Path | None = None) -> None:
+def train(shards: Path, config: Scorer, state: Path, observe=lambda step, values: None, seed: int = 31):
+    """The trained CLIPModel; resumes from the checkpoint `state`. observe(step, values) is told loss and retrieval."""
     import torch
 
-    torch.set_num_threads(1)
-    torch.manual_seed(seed)
+    torch.manual_seed(seed)  # initial weights only; every draw below is seeded by its step
     tok = text.tokenizer()
-    model = build(tok).train()
-    if initial:
+    model = build(tok, config).train()
+    if config.initial:
         from transformers import CLIPModel
 
-        model.load_state_dict(CLIPModel.from_pretrained(initial).float().state_dict())
-    data = Shards(root)
+        model.load_state_dict(CLIPModel.from_pretrained(Path(config.initial) / "scorer").float().state_dict())
+    data = Shards(shards)
     tokens = [text.encode(tok, [label["caption"] for label in labels]).to(torch.int16) for labels in data.labels]
     # What a caption means: two captions of one meaning are not each other's negatives.
     meaning = [np.array([hash_meaning(label) for label in labels]) for labels in data.labels]
     test_images, test_labels = heldout_images(count=512)
 
     def loss(step: int):
-        k, rows = data.pick(np.random.default_rng((seed, step)), SCORER.batch)
+        k, rows = data.pick(np.random.default_rng((seed, step)), config.batch)
         m = meaning[k][rows]
         v = embed(model, pixels=to_unit(np.asarray(data.images[k][rows])))
         t = embed(model, ids=tokens[k][rows].long())
         return contrast(model, v, t, torch.from_numpy(m[:, None] == m[None]))
 
-    optimizer = torch.optim.AdamW(model.parameters(), lr=SCORER.lr, betas=(0.9, 0.98), weight_decay=0.05)
-    run(Training(model, optimizer, loss, warm_up_and_fall(SCORER.lr, steps)), steps=steps,
-        state=root / "scorer" / "state.safetensors", observe=observe,
-        evaluate=lambda step: {"retrieval": retrieval(model, tok, test_images, test_labels)})
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
+    run(Training(model, optimizer, loss, warm_up_and_fall(config.learning_rate, config.steps)), steps=config.steps, state=state,
+        observe=observe, evaluate=lambda step: {"retrieval": retrieval(model, tok, test_images, test_labels)})
+    return model
 
 
 def hash_meaning(label: dict) -> int:
@@ -109,14 +106,10 @@ def hash_meaning(label: dict) -> int:
     return zlib.crc32(repr((normals, label["family"], second and second[0], label["relation"], colours, told)).encode())
 
 
-def publish(root: Path, folder: Path) -> None:
+def publish(model, folder: Path) -> None:
     """fp16 weights in the CLIPModel layout, with tokenizer and preprocessor settings."""
-    state = checkpoint.load(root / "scorer" / "state.safetensors")
-    tok = text.tokenizer()
-    model = build(tok)
-    model.load_state_dict(state["model"])
     save_half(model, folder)
-    text.save(tok, folder)
+    text.save(text.tokenizer(), folder)
     write_json(folder / "preprocessor_config.json", {
         "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": 64}, "do_center_crop": True,
         "crop_size": {"height": 64, "width": 64}, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
@@ -135,17 +128,3 @@ def save_half(model, folder: Path) -> None:
             part.pop("torch_dtype", None)
             part["dtype"] = "float32"
     write_json(folder / "config.json", config)
-
-
-def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=ROOT)
-    parser.add_argument("--steps", type=int, default=SCORER.steps)
-    parser.add_argument("--initial", type=Path, help="a published scorer to continue from, with a fresh optimizer")
-    args = parser.parse_args(argv)
-    train(args.root, args.steps, lambda step, values: log_line(args.root / "curves" / "scorer.jsonl", step=step, **values),
-          initial=args.initial)
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,6 @@ from pathlib import Path
 from prolific_core.files import write_atomically
 
 from .captions import known_words
-from .params import DIFFUSION
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 
@@ -37,7 +36,10 @@ def learn() -> tuple[dict[str, int], list[tuple[str, str]]]:
     return vocabulary, merges
 
 
-def tokenizer(length: int = DIFFUSION.tokens):
+TOKENS = 20
+
+
+def tokenizer(length: int = TOKENS):
     """A `transformers.CLIPTokenizer`."""
     from transformers import CLIPTokenizer
 

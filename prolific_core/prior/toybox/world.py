@@ -1,6 +1,6 @@
 """The world: draw a captioned picture from a seed, or true things of a prompt.
 
-An image is a pure function of (seed, index, mix): shards may be rendered in any
+An image is a pure function of (seed, index, data): shards may be rendered in any
 order, again, or in part, and come out the same to the byte.
 """
 
@@ -15,7 +15,7 @@ from .captions import (
     suggest, view_of,
 )
 from .families import COLOURS, FAMILIES, STACKABLE, WITH_FRONT
-from .params import DATA
+from .params import SIZE, Data
 from .scene import RELATIONS, Scene, pair, room, thing
 
 __all__ = ["Example", "Scene", "draw", "sample", "render", "parse", "parse_pair", "parse_striped", "known_words", "suggest", "held_out",
@@ -79,16 +79,15 @@ def draw_look(g: np.random.Generator, normals: bool = False):
     return Look(tuple(light), float(g.uniform(0.5, 0.6)), tuple(background), normals)
 
 
-def draw(seed: int, index: int, mix: dict | None = None, size: int = 64, samples: int = 2, split: str = "train",
+def draw(seed: int, index: int, data: Data = Data(), size: int = SIZE, samples: int = 2, split: str = "train",
          kind: str | None = None, words: tuple[str, str] | None = None, view: str | None = None) -> Example:
     """The image `index` of the world with this seed; of one kind, words or view where they are given."""
     from .renderer import Tracer, orbit
 
     g = np.random.default_rng((seed, index))
-    mix = mix or DATA.mix
-    p = np.array([mix.get(k, 0.0) for k in KINDS])
+    p = np.array([getattr(data.mix, k) for k in KINDS])
     kind = kind or KINDS[int(g.choice(len(KINDS), p=p / p.sum()))]
-    both = kind == "pair" or (kind == "normals" and g.random() < DATA.pairs_of_normals and not words)
+    both = kind == "pair" or (kind == "normals" and g.random() < data.pairs_of_normals and not words)
     first = words or draw_pair_of_words(g, split, STACKABLE if both else None)
     second = relation = stripes = None
     azimuth, elevation = float(g.uniform(-np.pi, np.pi)), draw_elevation(g)
@@ -107,7 +106,7 @@ def draw(seed: int, index: int, mix: dict | None = None, size: int = 64, samples
         first = ("room", first[1])
         scene, text = room(first[1], g), caption("room", first[1], g)
         elevation, fov = float(np.radians(g.uniform(-20, 20))), float(np.radians(g.uniform(60, 80)))
-    elif kind == "colour" and not words and g.random() < DATA.striped:
+    elif kind == "colour" and not words and g.random() < data.striped:
         stripes = str(g.choice([c for c in COLOURS if c != first[1]]))
         scene, text = thing(*first, g, stripes), striped_caption(*first, stripes, g, said)
     else:
