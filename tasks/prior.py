@@ -249,6 +249,7 @@ def run(project: Project, name: str, prior: str) -> dict:
     job.key  # noqa: B018 (a missing input is told at once, before torch is loaded)
     os.chdir(project.root)
     machine.threads(job.system.threads)
+    job.device  # noqa: B018 (threads and determinism, before anything computes)
     return job.run(BODIES[name], Console(f"{prior} {name}"))
 
 

@@ -262,7 +262,7 @@ def test_patch_pca_start_reproduces_the_codec():
 
     torch.manual_seed(0)
     images = np.stack([world.draw(8, k).image for k in range(24)])
-    vae = autoencoder.build().eval()
+    vae = autoencoder.build(6, (16, 32, 32)).eval()
     codec_init.start_encoder(vae, images)
     mean, components, std = codec_init.patch_pca(images, 6)
     with torch.no_grad():
