@@ -6,6 +6,7 @@ import signal
 import sys
 
 from prolific_core.errors import InputError
+from prolific_core.guidance import estimators
 from tasks import machine
 from tasks.failures import reported
 
@@ -39,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--preset", default="demo", help="a file in presets/: tiny, demo (default) or paper")
     generate.add_argument("--seed", type=int, default=0, help="another seed, another model (default 0)")
     generate.add_argument("--particles", type=int, default=1, help="models made together (default 1)")
-    generate.add_argument("--method", choices=("vsd", "sds"), default="vsd", help="sds: the older method, to compare")
+    generate.add_argument("--method", choices=estimators(), default="vsd", help="csd, sds: other methods, to compare")
     generate.add_argument("--id", help="file it under this name (default: made from the sentence)")
     generate.add_argument("--json", action="store_true", help="the last line is one JSON object")
     generate.set_defaults(run=_generate)
@@ -83,6 +84,11 @@ def _parser() -> argparse.ArgumentParser:
     quality.add_argument("--preset", default="demo")
     quality.add_argument("--json", action="store_true", help="the last line is one JSON object")
     quality.set_defaults(run=_quality)
+
+    cost = benches.add_parser("guidance", help="what a VSD iteration costs over its bare network calls")
+    cost.add_argument("--repetitions", type=int, default=15, help="of every call, interleaved (default 15)")
+    cost.add_argument("--json", action="store_true", help="the last line is one JSON object")
+    cost.set_defaults(run=_cost)
 
     doctor = commands.add_parser("doctor", help="versions, device, kernels and prior: what is used, and why")
     doctor.set_defaults(run=_doctor)
@@ -182,6 +188,18 @@ def _quality(options: argparse.Namespace) -> None:
     print(quality.table(rows))
     if options.json:
         print(quality.as_json(rows))
+
+
+def _cost(options: argparse.Namespace) -> None:
+    from flows import bench_guidance
+    from tasks.project import Project
+
+    if not 3 <= options.repetitions <= 1000:
+        raise InputError("--repetitions goes from 3 to 1000")
+    rows = bench_guidance.bench(Project.find(), options.repetitions)
+    print(bench_guidance.table(rows))
+    if options.json:
+        print(bench_guidance.as_json(rows))
 
 
 def _doctor(options: argparse.Namespace) -> None:

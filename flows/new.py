@@ -54,8 +54,9 @@ def sections_of(particles: int, method: str) -> dict:
     sections: dict = {}
     if particles != 1:
         sections["initialise"] = {"particles": particles}
-    if method == "sds":
-        sections |= {"nerf": _SDS, "texture": _SDS}
+    if method != "vsd":
+        own = _SDS if method == "sds" else {"guidance": {"method": method}}
+        sections |= {"nerf": own, "texture": own}
     return sections
 
 

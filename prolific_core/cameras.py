@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+OVERHEAD = math.radians(60)  # the elevation above which a view is called overhead
+
 
 @dataclass(frozen=True)
 class Cameras:
@@ -105,7 +107,7 @@ def view_words(cameras: Cameras) -> list[str]:
     words = []
     for azimuth, elevation in zip(cameras.azimuth.tolist(), cameras.elevation.tolist(), strict=True):
         off_front = abs(math.remainder(azimuth, 2 * math.pi))
-        if elevation > math.radians(60):
+        if elevation > OVERHEAD:
             words.append("overhead view")
         elif off_front <= math.radians(30):
             words.append("front view")

@@ -7,14 +7,30 @@ from torch import Tensor
 
 from prolific_core.config import TimeConfig
 
+#: How far from `maximum` to `final` the upper end of t's range has come, by progress in [0, 1].
+ANNEALING = {
+    "none": lambda progress: 0.0,
+    "linear": lambda progress: progress,
+    "sqrt": math.sqrt,  # the square root: fast at first (HiFA, 2305.18766)
+    "cosine": lambda progress: (1 - math.cos(math.pi * progress)) / 2,
+}
+
+#: w(t) of alpha_bar (B,), on the eps scale.
+WEIGHTS = {
+    # sigma^2: DreamFusion (2209.14988), ProlificDreamer (2305.16213) and most releases.
+    "one_minus_alpha_bar": lambda alpha_bar: 1 - alpha_bar,
+    # Score Jacobian chaining (2212.00774) comes to this in eps.
+    "uniform": torch.ones_like,
+    # alpha sigma^2: Fantasia3D's release (2303.13873), `fantasia3d` in threestudio.
+    "alpha_sigma_squared": lambda alpha_bar: alpha_bar.sqrt() * (1 - alpha_bar),
+}
+
 
 def upper_bound(config: TimeConfig, progress: float) -> float:
     """The upper end of t's range, as a fraction of T, at `progress` in [0, 1] of the run."""
     if config.anneal == "step":
         return config.maximum if progress < config.at else config.final
-    if config.anneal == "sqrt":
-        return config.maximum + (config.final - config.maximum) * math.sqrt(progress)
-    return config.maximum
+    return config.maximum + (config.final - config.maximum) * ANNEALING[config.anneal](progress)
 
 
 def sample_times(batch: int, config: TimeConfig, progress: float, length: int, generator: torch.Generator) -> Tensor:
@@ -25,5 +41,5 @@ def sample_times(batch: int, config: TimeConfig, progress: float, length: int, g
 
 
 def weight(name: str, alpha_bar: Tensor) -> Tensor:
-    """w(t): `one_minus_alpha_bar` (the paper's and DreamFusion's) or `uniform`."""
-    return 1 - alpha_bar if name == "one_minus_alpha_bar" else torch.ones_like(alpha_bar)
+    """w(t) (B,) by its name in WEIGHTS."""
+    return WEIGHTS[name](alpha_bar)

@@ -1,20 +1,15 @@
-"""eps_q: the prior's U-Net with a LoRA adapter (peft) and the camera added to the time embedding.
+"""eps_q: the particles' score. LoRA on the prior's U-Net (or a small one of its own), and the camera.
 
-The U-Net is shared with the frozen prior where they have the same base. The adapter and the camera
-are on only inside this model's own calls, so the prior's answers never change.
+The prior's own U-Net is never touched: the adapter and the camera are on a copy of its module tree.
 """
-
-import math
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from prolific_core.config import ScoreConfig
+from prolific_core.guidance import own_unet
+from prolific_core.guidance.lora import Lora
 from prolific_core.prior.latent_diffusion import LatentDiffusion
-
-ADAPTER = "particles"
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 class CameraEmbedding(nn.Module):
@@ -36,111 +31,81 @@ class CameraEmbedding(nn.Module):
         return self.last(nn.functional.silu(self.first(c2w.flatten(1))))
 
 
-class ScoreModel(nn.Module):
-    """The particles' score. `base` is the frozen model it starts from (often the prior itself)."""
+class ScoreModel:
+    """The particles' score. `base` is the frozen model it starts from (often the prior itself).
+
+    `prediction` says in what q is trained (eps or v); the network's own output is converted to it.
+    """
 
     def __init__(self, base: LatentDiffusion, config: ScoreConfig, *, generator: torch.Generator):
-        super().__init__()
-        # Not registered as submodules: the base is not this model's to save or to move.
-        self._base = [base]
-        self._layers = _add_adapter(base.unet, config, generator)
-        self.camera = CameraEmbedding(base.unet.time_embedding.linear_2.out_features, generator).to(base.device)
-        self._switch(False)
+        self.base, self.schedule = base, base.schedule
+        own = config.kind == "unet"
+        self._network = (own_unet.OwnUnet if own else Lora)(base.unet, config, generator)
+        self._dtype = self._network.unet.dtype
+        self._output = own_unet.PREDICTION if own else self.schedule.prediction
+        self.prediction = config.prediction or self._output
+        embedding = self._network.unet.time_embedding
+        kind = torch.promote_types(torch.float32, base.dtype)
+        self.camera = CameraEmbedding(embedding.linear_2.out_features, generator).to(base.device, kind)
+        self._shift: Tensor | None = None  # of the time embedding, by the camera of the call under way
+        embedding.register_forward_hook(lambda module, arguments, out: out + self._shift.to(out.dtype))
+        named = {f"camera.{name}": parameter for name, parameter in self.camera.named_parameters()}
+        self._parameters: dict[str, nn.Parameter] = named | self._network.parameters
 
     @classmethod
     def on(cls, prior: LatentDiffusion, config: ScoreConfig, *, generator: torch.Generator) -> "ScoreModel":
         """A score model on the prior, or on `config.base` where the configuration names another."""
         base = prior
         if config.base is not None:
-            dtype = str(prior.unet.dtype).removeprefix("torch.")
-            base = LatentDiffusion.load(config.base, device=prior.device, dtype=dtype)
+            dtype = str(prior.dtype).removeprefix("torch.")
+            checkpointing = prior.unet.is_gradient_checkpointing
+            base = LatentDiffusion.load(config.base, device=prior.device, dtype=dtype, gradient_checkpointing=checkpointing)
         return cls(base, config, generator=generator)
 
-    @property
-    def schedule(self):
-        return self._base[0].schedule
-
     def embed(self, texts: list[str]) -> Tensor:
-        return self._base[0].embed(texts)
+        return self.base.embed(texts)
 
-    def forward(self, noisy: Tensor, t: Tensor, text: Tensor, c2w: Tensor, seen: Tensor | None = None) -> Tensor:
-        """The network's raw output (eps or v). c2w (B, 4, 4); seen (B,) bool drops cameras."""
-        unet = self._base[0].unet
-        camera = self.camera(c2w.to(noisy.dtype))
+    def __call__(self, noisy: Tensor, t: Tensor, text: Tensor, c2w: Tensor, seen: Tensor | None = None) -> Tensor:
+        """q's output (eps or v, by `prediction`). c2w (B, 4, 4); seen (B,) bool drops cameras."""
+        unet = self._network.unet
+        self._shift = self.camera(c2w.to(self.camera.first.weight.dtype))
         if seen is not None:
-            camera = camera * seen[:, None]
-        with self._active(camera):
-            return unet(noisy.to(unet.dtype), t, encoder_hidden_states=text.to(unet.dtype)).sample.float()
+            self._shift = self._shift * seen[:, None]
+        output = unet(noisy.to(self._dtype), t, encoder_hidden_states=text.to(self._dtype)).sample.to(noisy.dtype)
+        self._shift = None
+        return self._convert(output, self._output, noisy, t)
 
     @torch.no_grad()
     def frozen(self, noisy: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        """The base's raw output: adapter and camera both off."""
-        unet = self._base[0].unet
-        return unet(noisy.to(unet.dtype), t, encoder_hidden_states=text.to(unet.dtype)).sample.float()
+        """The base's output in q's terms: adapter and camera both off."""
+        return self.schedule.output_from(self.base.predict_noise(noisy, t, text), noisy, t, self.prediction)
 
-    def predict_noise(self, noisy: Tensor, t: Tensor, text: Tensor, c2w: Tensor) -> Tensor:
-        return self.schedule.noise_from(self(noisy, t, text, c2w), noisy, t)
+    def noise_from(self, output: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        """eps from q's output."""
+        return self.schedule.noise_from(output, noisy, t, self.prediction)
+
+    def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What q is trained to put out."""
+        return self.schedule.target(latents, noise, t, self.prediction)
+
+    def _convert(self, output: Tensor, prediction: str, noisy: Tensor, t: Tensor) -> Tensor:
+        if prediction == self.prediction:
+            return output
+        noise = self.schedule.noise_from(output, noisy, t, prediction)
+        return self.schedule.output_from(noise, noisy, t, self.prediction)
+
+    def changed(self) -> None:
+        """To be called after every change of the parameters."""
+        self._network.changed()
 
     def trainable(self) -> list[nn.Parameter]:
-        return list(self._named().values())
+        return list(self._parameters.values())
 
     def trainable_state(self) -> dict[str, Tensor]:
-        return {name: parameter.detach() for name, parameter in self._named().items()}
+        return {name: parameter.detach() for name, parameter in self._parameters.items()}
 
     @torch.no_grad()
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
-        for name, parameter in self._named().items():
+        for name, parameter in self._parameters.items():
             parameter.copy_(state[name])
-
-    def _named(self) -> dict[str, nn.Parameter]:
-        named = {f"camera.{name}": p for name, p in self.camera.named_parameters()}
-        for name, layer in self._layers.items():
-            named[f"{name}.down"] = layer.lora_A[ADAPTER].weight
-            named[f"{name}.up"] = layer.lora_B[ADAPTER].weight
-        return named
-
-    @contextmanager
-    def _active(self, camera: Tensor):
-        """Adapter on, camera added to the time embedding; both off again whatever happens."""
-        time_embedding = self._base[0].unet.time_embedding
-        hook = time_embedding.register_forward_hook(lambda module, args, out: out + camera.to(out.dtype))
-        self._switch(True)
-        try:
-            yield
-        finally:
-            self._switch(False)
-            hook.remove()
-
-    def _switch(self, on: bool) -> None:
-        for layer in self._layers.values():
-            layer.enable_adapters(on)
-            # peft also freezes what it disables, and a backward pass after this one would add nothing.
-            layer.lora_A[ADAPTER].weight.requires_grad_(True)
-            layer.lora_B[ADAPTER].weight.requires_grad_(True)
-
-
-def _add_adapter(unet: nn.Module, config: ScoreConfig, generator: torch.Generator) -> dict[str, nn.Module]:
-    """Inject LoRA (Hu et al., 2106.09685) into the U-Net and return its layers by name.
-
-    The down projection is drawn from `generator` (peft draws from the global one), the up projection
-    is zero: q starts as the prior.
-    """
-    from peft import LoraConfig, inject_adapter_in_model
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    kinds = (nn.Linear, nn.Conv2d)
-    names = [name for name, module in unet.named_modules() if isinstance(module, kinds)]
-    if config.targets == "attention":
-        names = [name for name in names if name.endswith(ATTENTION)]
-    settings = LoraConfig(r=config.rank, lora_alpha=config.rank, target_modules=names, bias="none")
-    inject_adapter_in_model(settings, unet, adapter_name=ADAPTER)
-    layers = {name: m for name, m in unet.named_modules() if isinstance(m, BaseTunerLayer) and ADAPTER in m.lora_A}
-    for layer in layers.values():
-        down = layer.lora_A[ADAPTER].weight
-        with torch.no_grad():
-            bound = 1 / math.sqrt(down[0].numel())
-            down.copy_((torch.rand(down.shape, generator=generator) * 2 - 1) * bound)
-        # Trained in full precision whatever the base's.
-        layer.lora_A[ADAPTER].float()
-        layer.lora_B[ADAPTER].float()
-    return layers
+        self.changed()

@@ -131,6 +131,11 @@ class LatentDiffusion(nn.Module):
     def device(self) -> torch.device:
         return self.schedule.alphas_cumprod.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the U-Net's weights. (Its own `dtype` looks at all of them, a tenth of a small model's call.)"""
+        return next(self.unet.parameters()).dtype
+
     @cached_property
     def resolution(self) -> int:
         """Side of the square images it was trained on, in pixels."""
@@ -169,8 +174,7 @@ class LatentDiffusion(nn.Module):
 
     def predict_noise(self, noisy: Tensor, t: Tensor, text: Tensor) -> Tensor:
         """eps (B, C, h, w) for noisy latents at times t (B,), text embeddings (B, L, D)."""
-        dtype = self.unet.dtype
-        output = self.unet(noisy.to(dtype), t, encoder_hidden_states=text.to(dtype)).sample
+        output = self.unet(noisy.to(self.dtype), t, encoder_hidden_states=text.to(self.dtype)).sample
         return self.schedule.noise_from(output.to(noisy.dtype), noisy, t)
 
     @torch.no_grad()
@@ -184,9 +188,12 @@ class LatentDiffusion(nn.Module):
 
     @torch.no_grad()
     def sample(
-        self, texts: list[str], *, scale: float = 3.0, steps: int = 30, generator: torch.Generator, negative: str = ""
+        self, texts: list[str], *, scale: float = 3.0, steps: int = 30, eta: float = 0.0, generator: torch.Generator, negative: str = ""
     ) -> Tensor:
-        """Images (B, 3, H, W) by deterministic DDIM sampling (Song et al., 2010.02502)."""
+        """Images (B, 3, H, W) by DDIM sampling (Song et al., 2010.02502, eq. 12 and 16).
+
+        eta 0 is deterministic; 1 is ancestral sampling, with fresh noise at every step.
+        """
         text, empty = self.embed(texts), self.embed([negative] * len(texts))
         side = self.unet.config.sample_size
         latents = torch.randn(len(texts), self.unet.config.in_channels, side, side, generator=generator).to(self.device)
@@ -197,4 +204,9 @@ class LatentDiffusion(nn.Module):
             alpha, sigma = self.schedule.coefficients(t)
             clean = (latents - sigma * noise) / alpha
             latents = self.schedule.add_noise(clean, noise, next_t)
+            if eta > 0:
+                fresh = torch.randn(latents.shape, generator=generator).to(latents)
+                next_alpha, next_sigma = self.schedule.coefficients(next_t)
+                spread = eta * next_sigma / sigma * (1 - (alpha / next_alpha) ** 2).sqrt()
+                latents = next_alpha * clean + (next_sigma**2 - spread**2).clamp(min=0).sqrt() * noise + spread * fresh
         return self.decode(clean)
