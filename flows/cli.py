@@ -90,6 +90,18 @@ def _parser() -> argparse.ArgumentParser:
     cost.add_argument("--json", action="store_true", help="the last line is one JSON object")
     cost.set_defaults(run=_cost)
 
+    study = commands.add_parser("study", help="the paper's experiment in 2D: sampling, SDS and VSD on the same prior")
+    size = study.add_mutually_exclusive_group()
+    size.add_argument("--full", dest="form", action="store_const", const="full", help="8 prompts x 16 particles: hours")
+    size.add_argument("--quick", dest="form", action="store_const", const="quick", help="2 prompts x 2 particles: minutes")
+    study.add_argument("--prompt", action="append", help="instead of the fixed ones; may be repeated")
+    study.add_argument("--method", action="append", help='for example "vsd 7.5"; may be repeated (default: all eight)')
+    study.add_argument("--particles", type=int, help="pictures per prompt and method")
+    study.add_argument("--steps", type=int, help="of optimisation, per particle")
+    study.add_argument("--out", default="study", help="the folder for study.md, study.json, study.png (default study)")
+    study.add_argument("--json", action="store_true", help="the last line is one JSON object, a row per method")
+    study.set_defaults(run=_study, form="default")
+
     doctor = commands.add_parser("doctor", help="versions, device, kernels and prior: what is used, and why")
     doctor.set_defaults(run=_doctor)
 
@@ -200,6 +212,24 @@ def _cost(options: argparse.Namespace) -> None:
     print(bench_guidance.table(rows))
     if options.json:
         print(bench_guidance.as_json(rows))
+
+
+def _study(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from flows import study
+    from tasks.project import Project
+
+    for name in ("particles", "steps"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise InputError(f"--{name} {getattr(options, name)}: at least 1")
+    settings = {name: getattr(options, name) for name in ("particles", "steps")}
+    out = Path(options.out).resolve()
+    rows = study.run(Project.find(), options.form, texts=options.prompt, methods=options.method, out=out, **settings)
+    print(study.table(rows))
+    print(f"figure     {out / 'study.png'}")
+    if options.json:
+        print(study.as_json(rows))
 
 
 def _doctor(options: argparse.Namespace) -> None:

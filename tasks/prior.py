@@ -28,6 +28,9 @@ _WORLD = tuple(f"prolific_core/prior/toybox/{name}.py" for name in ("captions", 
 _TRAINING = ("prolific_core/checkpoint.py", "prolific_core/prior/toybox/shards.py", "prolific_core/prior/toybox/training.py")
 
 
+_WORDS = "prolific_core/prior/toybox/vocabulary"
+
+
 @dataclass(frozen=True)
 class Spec:
     """What a stage depends on: earlier stages, code, and the section of its numbers."""
@@ -47,12 +50,12 @@ STAGES: dict[str, Spec] = {
     "autoencoder": Spec(("render",), (*_TRAINING, *_module("autoencoder", "codec_init")), "autoencoder", cached=False),
     "diffusion": Spec(
         ("render", "autoencoder"),
-        (*_TRAINING, *_module("diffusion", "text"), "prolific_core/prior/latent_diffusion.py"),
+        (*_TRAINING, *_module("diffusion", "text"), _WORDS, "prolific_core/prior/latent_diffusion.py"),
         "diffusion",
     ),
-    "scorer": Spec(("render",), (*_TRAINING, *_module("scorer", "text")), "scorer"),
+    "scorer": Spec(("render",), (*_TRAINING, *_module("scorer", "text"), _WORDS), "scorer"),
     "classifier": Spec(("render",), (*_TRAINING, *_module("classifier")), "classifier"),
-    "model": Spec(("autoencoder", "diffusion", "scorer", "classifier"), _module("files", "publish", "scorer", "text"), None),
+    "model": Spec(("autoencoder", "diffusion", "scorer", "classifier"), (*_module("files", "publish", "scorer", "text"), _WORDS), None),
 }
 
 
@@ -131,7 +134,12 @@ class PriorRuns:
         if not (self.folder / "params.yaml").is_file():
             known = ", ".join(sorted(path.parent.name for path in self.project.root.glob("priors/*/params.yaml")))
             raise InputError(f"no prior '{self.name}' ({shown} is missing); known: {known or 'none'}")
-        return config.check(shown, prompts.read_yaml(self.folder / "params.yaml", shown) or {}, Training)
+        checked = config.check(shown, prompts.read_yaml(self.folder / "params.yaml", shown) or {}, Training)
+        for section in ("autoencoder", "diffusion", "scorer"):  # told before the hours that come first
+            initial = getattr(checked, section).initial
+            if initial and not (self.project.root / initial / "model_index.json").is_file():
+                raise InputError(f"{shown}: {section}.initial = '{initial}': no published model there (model_index.json is missing)")
+        return checked
 
     def missing_sections(self) -> list[str]:
         """Sections that params.yaml leaves out: their defaults hold."""
@@ -159,7 +167,8 @@ def render(job: PriorStage) -> dict:
     folder = job.checkpoint / "shards"
     shards.render(folder, job.section, job.progress)
     for path in sorted(folder.iterdir()):
-        path.replace(job.output / path.name)
+        # Not moved: until the output is in its place, a kill would cost the renders.
+        os.link(path, job.output / path.name)
     return {"images": job.section.images, "heldout_images": job.section.heldout}
 
 

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 from prolific_core.config import Config
 from prolific_core.prompts import Prompt
@@ -36,6 +37,14 @@ def sync(project: Project, subject, stages: list[str]) -> None:
     with Tracker(project, subject) as tracker:
         for stage in stages:
             tracker.follow(stage)
+
+
+def remember(project: Project, experiment: str, key: str, parameters: dict, values: dict, files: list[Path]) -> None:
+    """One run on its own, found again by its key: parameters, measures, files. A warning if that cannot be done."""
+    runs = SimpleNamespace(experiment=experiment, name=experiment, identity=[experiment, key], tags={}, parameters=parameters)
+    with Tracker(project, runs) as tracker:
+        tracker.summarise(**{name.replace(",", "").replace("=", ""): value for name, value in values.items()})
+        tracker.files(files)
 
 
 class PromptRuns:

@@ -253,6 +253,24 @@ def test_tokens_are_whole_words():
     assert tok.decode(tok("a red mug, front view").input_ids[1:-1]).replace(" ,", ",") == "a red mug, front view"
 
 
+def test_words_keep_their_numbers():
+    """Learned anew, BPE breaks ties by a hash that differs from process to process: weights then misread words."""
+    import json
+    import subprocess
+    import sys
+
+    from prolific_core.prior.toybox import text
+    from prolific_core.prior.toybox.params import WEIGHTS
+
+    sentence = "a normal map of a red and blue striped mug on a cube with stripes"
+    code = f"from prolific_core.prior.toybox import text; print(text.encode(text.tokenizer(), [{sentence!r}])[0].tolist())"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert json.loads(other) == text.encode(text.tokenizer(), [sentence])[0].tolist()
+    for part in ("tokenizer", "scorer"):
+        if (WEIGHTS / part).is_dir():
+            assert json.loads((WEIGHTS / part / "vocab.json").read_text()) == text.learned()[0], part
+
+
 def test_patch_pca_start_reproduces_the_codec():
     """The encoder's starting weights are the patch PCA, through norm and SiLU."""
     import torch

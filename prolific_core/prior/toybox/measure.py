@@ -147,12 +147,12 @@ def measure(folder: Path = WEIGHTS, count: int = 1000, cfg: float = 3.0, steps: 
     """All numbers of the model card, by name; the first ones in the order of GOALS.
 
     `count` samples at guidance scale `cfg` with `steps` of DDIM; the issue's
-    numbers are of 1,000. progress(done, total) counts pictures.
+    numbers are of 1,000. progress(done, total) counts samples.
     """
     prior = LatentDiffusion.load(str(folder))
     judge = load_classifier(folder / "classifier" if (folder / "classifier").is_dir() else None)
     groups = {name: group(name, round(count * share)) for name, (*_, share) in GROUPS.items()}
-    made, done, total = {}, 0, sum(len(g.labels) for g in groups.values()) + references
+    made, done, total = {}, 0, sum(len(g.labels) for g in groups.values()) + references // 50  # a render takes a fiftieth of a sample's time
     for name, g in groups.items():
         some = []
         for k in range(0, len(g.captions), 25):
@@ -167,7 +167,7 @@ def measure(folder: Path = WEIGHTS, count: int = 1000, cfg: float = 3.0, steps: 
     out["psnr_db"] = float(-10 * torch.log10((coded - truth).square().mean()))
     out["frechet_ratio"] = frechet_ratio(judge, samples, truth, labels)
     out["frechet_ratio_of_autoencoder"] = frechet_ratio(judge, coded, truth, labels)
-    seen = training_renders(references, lambda rendered: progress(done + rendered, total))
+    seen = training_renders(references, lambda rendered: progress(done + rendered // 50, total))
     out["nearest_neighbour_ratio"] = nearest_neighbour_ratio(samples, truth, seen)
     out |= _scorer(folder) | _costs(prior)
     out["size_mb"] = sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file()) / 1e6

@@ -1,7 +1,9 @@
 """The tokenizer: CLIP's kind, with one token for every word of the world.
 
-BPE merges are learned on the known words until each is whole; any other text
-falls back to bytes, so nothing a user types is lost or unknown.
+BPE merges were learned once on the known words until each was whole (they are
+kept in vocabulary/: learning them again breaks ties in another order, and weights
+know their words by number). Any other text falls back to bytes, so nothing a
+user types is lost or unknown.
 """
 
 from __future__ import annotations
@@ -11,39 +13,22 @@ from pathlib import Path
 
 from prolific_core.files import write_atomically
 
-from .captions import known_words
 
-BOS, EOS = "<|startoftext|>", "<|endoftext|>"
-
-
-def learn() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """(vocabulary, merges) from the known words; the same on every machine."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    words = [w for w in known_words() for w in ([w] if w.isalpha() else list(w))]
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=100_000, min_frequency=1, show_progress=False, initial_alphabet=alphabet,
-                                  end_of_word_suffix="</w>")
-    tokenizer.train_from_iterator(words, trainer)
-    merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in json.loads(tokenizer.to_str())["model"]["merges"]]
-    vocabulary = {token: k for k, token in enumerate(alphabet + [a + "</w>" for a in alphabet])}
-    for left, right in merges:
-        vocabulary.setdefault(left + right, len(vocabulary))
-    for token in (BOS, EOS):
-        vocabulary[token] = len(vocabulary)
-    return vocabulary, merges
+TOKENS = 20  # a caption's length, padded or cut
+VOCABULARY = Path(__file__).parent / "vocabulary"
 
 
-TOKENS = 20
+def learned() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """(vocabulary, merges)."""
+    merges = (VOCABULARY / "merges.txt").read_text().splitlines()[1:]
+    return json.loads((VOCABULARY / "vocab.json").read_text()), [tuple(line.split(" ")) for line in merges]
 
 
 def tokenizer(length: int = TOKENS):
     """A `transformers.CLIPTokenizer`."""
     from transformers import CLIPTokenizer
 
-    vocabulary, merges = learn()
+    vocabulary, merges = learned()
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length)
 
 
@@ -52,9 +37,8 @@ def save(tok, folder: Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tok.save_pretrained(folder)
-    vocabulary, merges = learn()
-    write_atomically(folder / "vocab.json", json.dumps(vocabulary, ensure_ascii=False).encode())
-    write_atomically(folder / "merges.txt", ("#version: 0.2\n" + "\n".join(" ".join(m) for m in merges) + "\n").encode())
+    for name in ("vocab.json", "merges.txt"):
+        write_atomically(folder / name, (VOCABULARY / name).read_bytes())
 
 
 def encode(tok, texts: list[str]):

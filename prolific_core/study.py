@@ -1,0 +1,158 @@
+"""The paper's controlled experiment (2305.16213, sec. 3.2 and fig. 5): the same prior, in 2D, by different methods.
+
+Images are the particles, there is no 3D: what differs from ancestral samples is the method's doing.
+A cell is one method on one prompt; its pictures are judged against true renders of the prompt.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from prolific_core.config import CameraConfig, GuidanceConfig, LoggingConfig, ScoreConfig, StageConfig, TimeConfig
+from prolific_core.guidance import distillation
+from prolific_core.metrics.diversity import pairwise_distance, saturation
+from prolific_core.metrics.fidelity import frechet_distance, kernel_distance
+from prolific_core.optimise import Problem, optimise
+from prolific_core.prior.latent_diffusion import LatentDiffusion
+from prolific_core.scenes.image import ImageScene
+from prolific_core.seeding import generator
+
+ENOUGH_FOR_FRECHET = 128  # images: twice the features' width
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way from a prompt to pictures. `shared`: all particles have one score model; else each its own."""
+
+    name: str
+    kind: str  # "ancestral", or an estimator in guidance/
+    scale: float
+    shared: bool = True
+
+
+METHODS = (
+    Method("ancestral 7.5", "ancestral", 7.5),
+    Method("ancestral 3", "ancestral", 3.0),  # where `prolific prior check` measures the prior
+    Method("sds 100", "sds", 100.0),
+    Method("sds 7.5", "sds", 7.5),
+    Method("vsd 1", "vsd", 1.0),
+    Method("vsd 3", "vsd", 3.0),
+    Method("vsd 7.5", "vsd", 7.5),
+    Method("vsd 7.5, n = 1", "vsd", 7.5, shared=False),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a cell beside its method, prompt and prior. steps: per particle, or of the sampler."""
+
+    particles: int = 8
+    steps: int = 150
+    sampler_steps: int = 50
+    learning_rate: float = 0.05  # Adam's, on the pixels' logits
+    seed: int = 0
+
+
+def stage_config(method: Method, settings: Settings, particles: int) -> StageConfig:
+    """The same for every estimator: views words off, t from U(.02, .98) falling to U(.02, .3)."""
+    return StageConfig(
+        steps=settings.steps * particles,
+        views=1,
+        resolution=[(0.0, 64)],
+        cameras=CameraConfig(distance=(1.5, 1.5), fov=(45, 45), elevation=(0, 0), uniform_probability=0),
+        guidance=GuidanceConfig(
+            method=method.kind,
+            scale=method.scale,
+            view_words=False,
+            time=TimeConfig(anneal="sqrt", final=0.3),
+            score=ScoreConfig(rank=8, targets="all", learning_rate=1e-3),
+        ),
+    )
+
+
+def make(
+    prior: LatentDiffusion, method: Method, prompt: str, settings: Settings, state: Path, progress: Callable[[int, int], None]
+) -> Tensor:
+    """The pictures (particles, 3, S, S) in [0, 1] of one cell.
+
+    state: a folder for the checkpoints that an interrupted cell goes on from; progress(step, steps).
+    """
+    if method.kind == "ancestral":
+        noise = generator(settings.seed, "study", prompt)
+        texts = [prompt] * settings.particles
+        return prior.sample(texts, scale=method.scale, steps=settings.sampler_steps, eta=1.0, generator=noise)
+    images = [ImageScene(prior.resolution, generator=generator(settings.seed, "particle", k)) for k in range(settings.particles)]
+    groups = [images] if method.shared else [[image] for image in images]
+    done, total = 0, settings.steps * settings.particles
+    for k, group in enumerate(groups):
+        config = stage_config(method, settings, len(group))
+        guidance = distillation.make(prior, config.guidance, prompt, generator=generator(settings.seed, "score model", k))
+        problem = Problem(
+            particles=group,
+            parameter_groups=lambda image: [{"params": list(image.parameters()), "lr": settings.learning_rate}],
+            render=lambda image, cameras, resolution, generator: image.render(len(cameras)),
+        )
+        optimise(
+            problem,
+            guidance,
+            config,
+            LoggingConfig(),
+            seed=settings.seed,
+            name=f"study {k}",
+            state_file=state / f"state-{k}.safetensors",
+            observe=lambda step, measures, image, done=done: progress(done + step, total),
+        )
+        done += config.steps
+    return torch.cat([image.image().detach() for image in images])
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method's measures over all prompts; what is a ratio is over the truth's.
+
+    kid, frechet: to true renders, in the judge's features; family, colour: share in which the judge
+    agrees; alignment: the scorer's cosine; seconds: per picture.
+    """
+
+    method: str
+    images: int
+    kid: float
+    frechet: float | None
+    alignment: float | None
+    family: float
+    colour: float
+    saturation: float
+    diversity: float
+    seconds: float
+
+
+def row(method: str, made: dict[str, Tensor], truth: dict[str, Tensor], seconds: float, judge, agreement, scorer=None) -> Row:
+    """Judge a method's pictures, by prompt, (n, 3, S, S) each, against true renders (m, 3, S, S) of the same prompts.
+
+    judge(images) -> features (B, D); agreement(images, prompt) -> {"family_agreement", "colour_agreement"};
+    scorer: a `prior.scorer.Scorer`, or None.
+    """
+    features = {prompt: (judge(made[prompt]), judge(truth[prompt])) for prompt in made}
+    ours, true = (torch.cat([pair[k] for pair in features.values()]) for k in (0, 1))
+    agreed = [agreement(images, prompt) for prompt, images in made.items()]
+    spread = [(pairwise_distance(a), pairwise_distance(b)) for a, b in features.values()]
+    count = sum(len(images) for images in made.values())
+    return Row(
+        method=method,
+        images=count,
+        kid=kernel_distance(ours, true),
+        frechet=frechet_distance(ours, true) if count >= ENOUGH_FOR_FRECHET else None,
+        alignment=_mean([float(scorer.similarity(images, [prompt]).mean()) for prompt, images in made.items()]) if scorer else None,
+        family=_mean([shares["family_agreement"] for shares in agreed]),
+        colour=_mean([shares["colour_agreement"] for shares in agreed]),
+        saturation=saturation(torch.cat(list(made.values()))) / saturation(torch.cat(list(truth.values()))),
+        diversity=sum(a for a, _ in spread) / sum(b for _, b in spread),
+        seconds=seconds / count,
+    )
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
