@@ -104,7 +104,7 @@ def _add_adapter(unet: nn.Module, config: ScoreConfig, generator: torch.Generato
 
     active = {name: list(m.active_adapters) for name, m in unet.named_modules() if isinstance(m, BaseTunerLayer)}
     settings = LoraConfig(r=config.rank, lora_alpha=config.rank, target_modules=_targets(unet, config, active), bias="none")
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is another adapter is what we are here for
         inject_adapter_in_model(settings, unet, adapter_name=ADAPTER)
     layers = {}

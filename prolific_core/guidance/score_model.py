@@ -40,13 +40,14 @@ class ScoreModel:
     def __init__(self, base: LatentDiffusion, config: ScoreConfig, *, generator: torch.Generator):
         self.base, self.schedule = base, base.schedule
         own = config.kind == "unet"
-        self._network = (own_unet.OwnUnet if own else Lora)(base.unet, config, generator)
+        with torch.random.fork_rng(devices=[]):  # new layers draw from the global generator, before ours fills them
+            self._network = (own_unet.OwnUnet if own else Lora)(base.unet, config, generator)
+            embedding = self._network.unet.time_embedding
+            self.camera = CameraEmbedding(embedding.linear_2.out_features, generator)
+        self.camera.to(base.device, torch.promote_types(torch.float32, base.dtype))
         self._dtype = self._network.unet.dtype
         self._output = own_unet.PREDICTION if own else self.schedule.prediction
         self.prediction = config.prediction or self._output
-        embedding = self._network.unet.time_embedding
-        kind = torch.promote_types(torch.float32, base.dtype)
-        self.camera = CameraEmbedding(embedding.linear_2.out_features, generator).to(base.device, kind)
         self._shift: Tensor | None = None  # of the time embedding, by the camera of the call under way
         embedding.register_forward_hook(lambda module, arguments, out: out + self._shift.to(out.dtype))
         named = {f"camera.{name}": parameter for name, parameter in self.camera.named_parameters()}
