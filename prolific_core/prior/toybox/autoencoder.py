@@ -18,6 +18,8 @@ from .params import SIZE, Autoencoder
 from .shards import Shards, heldout_images, to_unit
 from .training import Training, run, warm_up_and_fall
 
+CHANNELS = (16, 32, 32)  # codec_init is written for these
+
 
 def build(latent: int, channels: tuple[int, ...]):
     """A small AutoencoderKL: 64 x 64 x 3 -> 16 x 16 x latent."""
@@ -82,7 +84,7 @@ def train(shards: Path, config: Autoencoder, state: Path, observe=lambda step, v
     if config.initial:
         return load(config.initial)
     torch.manual_seed(seed)  # initial weights only; every draw below is seeded by its step
-    vae, data = build(config.latent, tuple(config.channels)), Shards(shards, ("train",))
+    vae, data = build(config.latent, CHANNELS), Shards(shards, ("train",))
     if not state.exists():
         first = np.asarray(data.images[0][:1024])
         codec_init.start_encoder(vae, first)

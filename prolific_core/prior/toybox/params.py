@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from prolific_core.config import Fraction, Rate, Section, Steps, SystemConfig
 
@@ -14,8 +14,15 @@ SIZE = 64  # side of every image, in pixels
 HELD_OUT_SEED = 90001  # of renders that no training uses, for every measurement
 
 Batch = Annotated[int, Field(ge=2, le=4096)]
-Channels = list[Annotated[int, Field(ge=4, le=2048)]]
 Folder = Annotated[str | None, Field(max_length=1000)]  # of a published model to continue from, with a fresh optimizer
+
+
+def _divide(heads: int, name: str, info: ValidationInfo) -> int:
+    """The heads, where they divide the width of that name."""
+    width = info.data.get(name, heads)  # a width that is wrong itself is told by its own bounds
+    if width % heads:
+        raise ValueError(f"does not divide {name} = {width}")
+    return heads
 
 
 class Mix(Section):
@@ -25,6 +32,12 @@ class Mix(Section):
     normals: Fraction = 0.20
     pair: Fraction = 0.17
     room: Fraction = 0.04
+
+    @model_validator(mode="after")
+    def _some(self):
+        if not self.colour + self.normals + self.pair + self.room > 0:
+            raise ValueError("a mix of nothing: one of its shares must be above 0")
+        return self
 
 
 class Data(Section):
@@ -43,8 +56,7 @@ class Autoencoder(Section):
     """AutoencoderKL, 64 x 64 -> 16 x 16 x `latent`."""
 
     initial: Folder = None  # its encoder stays as it is and is not trained: latents keep their meaning
-    channels: Channels = [16, 32, 32]
-    latent: int = Field(6, ge=1, le=64)
+    latent: int = Field(6, ge=1, le=12)  # the linear decoder that training begins at has room for 12
     linear_steps: Steps = 160  # to fit the linear decoder that training begins at
     steps: Steps = 20_000
     batch: Batch = 8
@@ -56,7 +68,8 @@ class Diffusion(Section):
     """The U-Net of 16 x 16 latents and its text encoder."""
 
     initial: Folder = None
-    channels: Channels = [48, 80, 128]
+    # Of its three levels; a norm's groups are 16.
+    channels: list[Annotated[int, Field(ge=16, le=2048, multiple_of=16)]] = Field([48, 80, 128], min_length=3, max_length=3)
     text_width: int = Field(128, ge=8, le=4096)
     text_layers: int = Field(3, ge=1, le=48)
     text_heads: int = Field(4, ge=1, le=64)
@@ -68,6 +81,11 @@ class Diffusion(Section):
     ema: Fraction = 0.999
     drop_caption: Fraction = 0.1
     sample_every: Steps = 2000  # a sheet of samples
+
+    @field_validator("text_heads")
+    @classmethod
+    def _heads_fit(cls, heads: int, info: ValidationInfo) -> int:
+        return _divide(heads, "text_width", info)
 
 
 class Scorer(Section):
@@ -84,11 +102,17 @@ class Scorer(Section):
     batch: Batch = 128
     learning_rate: Rate = 8e-4
 
+    @field_validator("heads")
+    @classmethod
+    def _heads_fit(cls, heads: int, info: ValidationInfo) -> int:
+        return _divide(heads, "width", info)
+
 
 class Judge(Section):
     """The classifier."""
 
-    channels: Channels = [40, 80, 128, 160]
+    # Of its four levels, each of half the side of the one before.
+    channels: list[Annotated[int, Field(ge=4, le=2048)]] = Field([40, 80, 128, 160], min_length=4, max_length=4)
     features: int = Field(64, ge=4, le=4096)
     steps: Steps = 6000
     batch: Batch = 64
