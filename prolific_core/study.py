@@ -113,7 +113,7 @@ def make(
 class Row:
     """A method's measures over all prompts; what is a ratio is over the truth's.
 
-    kid, frechet: to true renders, in the judge's features; family, colour: share in which the judge
+    kid, frechet: to true renders, in the judge's features, each in units of its deviation; family, colour: share in which the judge
     agrees; alignment: the scorer's cosine; seconds: per picture.
     """
 
@@ -137,6 +137,8 @@ def row(method: str, made: dict[str, Tensor], truth: dict[str, Tensor], seconds:
     """
     features = {prompt: (judge(made[prompt]), judge(truth[prompt])) for prompt in made}
     ours, true = (torch.cat([pair[k] for pair in features.values()]) for k in (0, 1))
+    scale = true.std(0).clamp(min=1e-6)  # a judge's features have no unit
+    ours, true = ours / scale, true / scale
     agreed = [agreement(images, prompt) for prompt, images in made.items()]
     spread = [(pairwise_distance(a), pairwise_distance(b)) for a, b in features.values()]
     count = sum(len(images) for images in made.values())

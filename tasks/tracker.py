@@ -122,11 +122,23 @@ class Tracker:
 
     def files(self, paths: list[Path]) -> None:
         """Keep final files with the parent run."""
-        self._guarded(lambda: [self._client.log_artifact(self.parent(), str(path)) for path in paths if path.is_file()])
+
+        def work() -> None:
+            parent = self.parent()
+            for path in paths:
+                if path.is_file():
+                    self._client.log_artifact(parent, str(path))
+
+        self._guarded(work)
 
     def summarise(self, **values) -> None:
         """The prompt's own measures, on the parent run."""
-        self._guarded(lambda: _log(self._client, self.parent(), [(k, v, 0, 0) for k, v in values.items()]))
+
+        def work() -> None:
+            parent = self.parent()
+            _log(self._client, parent, [(k, v, 0, 0) for k, v in values.items()])
+
+        self._guarded(work)
 
     def address(self, port: int = 5000) -> str | None:
         """The parent run's page in the UI that `prolific ui` opens."""

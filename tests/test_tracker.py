@@ -130,3 +130,16 @@ def test_a_server_that_is_away_costs_one_warning_and_its_records_arrive_later(pr
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     tracker.sync(project, "a-red-mug", ["initialise"])
     assert runs(project)["initialise"].data.metrics["quality"] == 0.5
+
+
+def test_a_run_on_its_own_is_found_again_by_its_key(project, tmp_path):
+    """Of a study: nothing was sent before its measures, and a second time it is the same run."""
+    from mlflow import MlflowClient
+
+    (tmp_path / "table.md").write_text("| a |")
+    for value in (1.0, 2.0):
+        tracker.remember(project, "study", "some key", {"steps": 3}, {"vsd 7.5, n = 1 kid": value}, [tmp_path / "table.md"])
+    client = MlflowClient(tracker.uri(project))
+    found = client.search_runs([client.get_experiment_by_name("study").experiment_id])
+    assert len(found) == 1 and found[0].data.metrics == {"vsd 7.5 n  1 kid": 2.0} and found[0].data.params == {"steps": "3"}
+    assert [file.path for file in client.list_artifacts(found[0].info.run_id)] == ["table.md"]
