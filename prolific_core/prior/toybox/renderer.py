@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import warp as wp
+
+from prolific_core.render.native import warp
 
 from .scene import Scene
 
-wp.config.quiet = True
-wp.init()
+wp = warp()
 wp.set_module_options({"enable_backward": False})
 
 
