@@ -105,6 +105,8 @@ def _watch(process: subprocess.Popen, path: Path, before, follow, console: Conso
 def _show(record: dict, console: Console) -> None:
     if record["kind"] == "measures":
         console.values(record["values"])
+    elif record["kind"] == "note":
+        console.note(record["text"])
     elif record["kind"] == "progress":
         console.step(record["step"], record["steps"], record["left"])
 

@@ -31,7 +31,8 @@ class Problem:
 
     render(particle, cameras, resolution, generator) -> Render of training views;
     losses(particle, render, progress) -> weighted regularisers by name;
-    before_step(particle, step, generator) e.g. refreshes an occupancy grid.
+    before_step(particle, step, generator) e.g. refreshes an occupancy grid;
+    pixel_bytes: what a render keeps per pixel for its backward pass, roughly (for `memory.estimate`).
     """
 
     particles: list[nn.Module]
@@ -39,6 +40,7 @@ class Problem:
     render: Callable[[nn.Module, Cameras, int, torch.Generator], Render]
     losses: Callable[[nn.Module, Render, float], dict[str, Tensor]] = lambda particle, render, progress: {}
     before_step: Callable[[nn.Module, int, torch.Generator], None] = lambda particle, step, generator: None
+    pixel_bytes: float = 256.0  # of a surface: position, normal, coverage, colour
 
 
 @dataclass

@@ -18,6 +18,13 @@ class Console:
     def values(self, values: dict) -> None:
         self._values = values
 
+    def note(self, text: str) -> None:
+        """A line that stays, above the bar where there is one."""
+        if self._bar is not None:
+            self._bar.console.print(f"{self.title}: {text}", markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(f"{self.title}: {text}", file=sys.stderr, flush=True)
+
     def step(self, step: int, steps: int, left: float | None) -> None:
         if sys.stderr.isatty():
             self._show(step, steps, left)

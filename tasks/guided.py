@@ -5,10 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from prolific_core import cameras, optimise
+from prolific_core import cameras, memory, optimise
 from prolific_core.cameras import Cameras
-from prolific_core.config import StageConfig
+from prolific_core.config import GuidanceConfig, StageConfig
 from prolific_core.guidance import distillation
+from prolific_core.guidance.gain import GainWatch
 from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.seeding import generator
 from tasks.stage import Stage
@@ -23,14 +24,20 @@ def distil(stage: Stage, config: StageConfig, problem: optimise.Problem, show: S
     records, not results).
     """
     seed = stage.prompt.seed
-    prior = LatentDiffusion.load(stage.config.prior.path, device=stage.device, dtype=stage.config.prior.dtype)
+    prior = LatentDiffusion.load(**stage.config.prior.model_dump(), device=stage.device)
     guidance = distillation.make(
-        prior, config.guidance, stage.prompt.text, generator=generator(seed, stage.name, "score model")
+        prior, _guidance(stage, config), stage.prompt.text, generator=generator(seed, stage.name, "score model")
     )
     config = config.model_copy(update={"steps": config.steps * len(problem.particles)})
+    side = max(side for _, side in config.resolution)
+    amounts = memory.estimate(guidance, problem.particles, views=config.views, side=side, pixel_bytes=problem.pixel_bytes)
+    stage.note(f"expects about {memory.shown(amounts)} on {stage.device.type}")
+    watch = GainWatch(config.steps)
 
     def observe(step: int, measures: dict, particle: nn.Module) -> None:
         stage.progress(step, config.steps, **measures)
+        if warning := watch.see(step, measures):
+            stage.note(warning)
         if step % stage.config.logging.preview_every == 0 or step == config.steps:
             stage.picture("views", strip(particle, show, config), step)
 
@@ -45,6 +52,13 @@ def distil(stage: Stage, config: StageConfig, problem: optimise.Problem, show: S
         observe=observe,
     )
     stage.shares(clock.shares())
+
+
+def _guidance(stage: Stage, config: StageConfig) -> GuidanceConfig:
+    """The stage's; without view words in a 360-degree scene, which has no front that cameras look at."""
+    if stage.config.initialise.field.scene == "scene":
+        return config.guidance.model_copy(update={"view_words": False})
+    return config.guidance
 
 
 @torch.no_grad()

@@ -125,6 +125,12 @@ class Job:
         if self._console:
             self._console.step(step, steps, left)
 
+    def note(self, text: str) -> None:
+        """One line for whoever watches: what to expect, or a warning. Never part of the result."""
+        self._record("note", text=text)
+        if self._console:
+            self._console.note(text)
+
     def shares(self, shares: dict[str, float]) -> None:
         """How the time was spent, as shares of it by name; shown and recorded, never part of the result."""
         self._shares = shares

@@ -2,6 +2,7 @@
 
 import torch
 
+from prolific_core import memory
 from prolific_core.cameras import orbit
 from prolific_core.optimise import Problem
 from prolific_core.scenes import regularisers, store
@@ -44,6 +45,7 @@ def run(stage: Stage) -> dict:
         render=render,
         losses=losses,
         before_step=lambda field, step, generator: field.update_occupancy(step, generator),
+        pixel_bytes=memory.field_pixel_bytes(fields[0].config),
     )
 
     def show(field, cameras, resolution):

@@ -2,6 +2,7 @@
 
 import torch
 
+from prolific_core import memory
 from prolific_core.optimise import Problem
 from prolific_core.scenes import store
 from prolific_core.scenes.colour_field import ColourField
@@ -27,7 +28,10 @@ def run(stage: Stage) -> dict:
         return scene.render(cameras, resolution, background.to(stage.device), supersampling=config.supersampling)
 
     problem = Problem(
-        particles=scenes, parameter_groups=lambda scene: scene.colour.parameter_groups(rates), render=render
+        particles=scenes,
+        parameter_groups=lambda scene: scene.colour.parameter_groups(rates),
+        render=render,
+        pixel_bytes=memory.point_bytes(fields[0].config) * config.supersampling**2,
     )
 
     def show(scene, cameras, resolution):

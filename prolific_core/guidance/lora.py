@@ -48,6 +48,7 @@ class Lora:
         whole = unet.dtype in (torch.float32, torch.float64)
         self.unet = twin(unet) if whole else self.adapted
         self._merged = [Merged(self.unet, name, layer) for name, layer in self.layers.items()] if whole else []
+        self.merged = [layer.weight for layer in self._merged]
         self.changed()
 
     def changed(self) -> None:

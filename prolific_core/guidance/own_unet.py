@@ -39,6 +39,7 @@ class OwnUnet:
             unet.enable_gradient_checkpointing()
         # torch's own `to`: that of diffusers warns of layers to be kept in float32, of which there are none.
         self.unet = nn.Module.to(unet, base.device, torch.promote_types(torch.float32, base.dtype))
+        self.merged: list[torch.Tensor] = []
         self.parameters = {f"unet.{name}": parameter for name, parameter in self.unet.named_parameters()}
 
     def changed(self) -> None:

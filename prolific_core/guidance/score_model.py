@@ -95,6 +95,15 @@ class ScoreModel:
         noise = self.schedule.noise_from(output, noisy, t, prediction)
         return self.schedule.output_from(noise, noisy, t, self.prediction)
 
+    @property
+    def unet(self) -> nn.Module:
+        """The U-Net that is called."""
+        return self._network.unet
+
+    def merged(self) -> list[Tensor]:
+        """What is kept beside the parameters: weights with LoRA written in."""
+        return self._network.merged
+
     def changed(self) -> None:
         """To be called after every change of the parameters."""
         self._network.changed()
