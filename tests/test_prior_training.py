@@ -11,7 +11,7 @@ import time
 import pytest
 import yaml
 
-from tests.conftest import ROOT, Clone, copy_project
+from conftest import ROOT, Clone, copy_project
 
 TINY = {
     "render": {"images": 48, "heldout": 16, "shard": 16},

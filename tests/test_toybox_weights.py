@@ -45,22 +45,12 @@ def judged(pipeline, prompt: str):
     return [seen.names["family"][i] for i in seen.family], [seen.names["colour"][i] for i in seen.colour]
 
 
-@pytest.mark.parametrize("prompt", ["a red mushroom", "a green cone"])
+@pytest.mark.parametrize("prompt", ["a red mushroom", "a green cone", "a red mug"])
 def test_samples_are_what_the_prompt_says(pipeline, prompt):
     _, colour, family = prompt.split()
     families, colours = judged(pipeline, prompt)
     assert families.count(family) >= 5, families
     assert colours.count(colour) >= 6, colours
-
-
-def test_a_red_mug_is_red(pipeline):
-    assert judged(pipeline, "a red mug")[1].count("red") >= 6
-
-
-@pytest.mark.xfail(reason="the first version has not learned mugs: it draws red cylinders and cubes; trained longer, it will")
-def test_a_red_mug_is_a_mug(pipeline):
-    families, _ = judged(pipeline, "a red mug")
-    assert families.count("mug") >= 5, families
 
 
 def test_autoencoder_reconstructs():
@@ -110,4 +100,4 @@ def test_scorer_retrieves():
     model = CLIPModel.from_pretrained(WEIGHTS / "scorer").eval()
     tok = CLIPTokenizer.from_pretrained(WEIGHTS / "scorer")
     images, labels = heldout_images(count=96)
-    assert retrieval(model, tok, images, labels) > 0.5  # chance is 1 in 32; the first version measured .63 on 512
+    assert retrieval(model, tok, images, labels) > 0.8  # chance is 1 in 32
