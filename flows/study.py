@@ -104,12 +104,12 @@ def run(project: Project, form: str, *, texts: list[str] | None, methods: list[s
     settings = study.Settings(**{**asdict(settings), **changed})
     if settings.particles < 2:
         raise InputError(f"--particles {settings.particles}: at least 2, or there is no diversity to measure")
-    known = {method.name: method for method in study.METHODS}
+    known = {method.name: method for method in study.METHODS + study.SAVINGS}
     for name in methods or []:
         if name not in known:
             raise InputError(f"no method {name!r}; known: {', '.join(known)}")
     texts = texts or list(PROMPTS[:count])
-    work = Study(project, texts, [known[name] for name in methods or known], settings)
+    work = Study(project, texts, [known[name] for name in methods] if methods else list(study.METHODS), settings)
     rows, pictures = work.run()
     out.mkdir(parents=True, exist_ok=True)
     files = [out / "study.md", out / "study.json", out / "study.png"]

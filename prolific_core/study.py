@@ -25,12 +25,18 @@ ENOUGH_FOR_FRECHET = 128  # images: twice the features' width
 
 @dataclass(frozen=True)
 class Method:
-    """A way from a prompt to pictures. `shared`: all particles have one score model; else each its own."""
+    """A way from a prompt to pictures.
+
+    kind: "ancestral", or an estimator in guidance/; shared: all particles have one score model, else each
+    its own; share_pass, interval: as in the configuration of guidance and score model.
+    """
 
     name: str
-    kind: str  # "ancestral", or an estimator in guidance/
+    kind: str
     scale: float
     shared: bool = True
+    share_pass: bool = False
+    interval: tuple[float, float] | None = None
 
 
 METHODS = (
@@ -42,6 +48,11 @@ METHODS = (
     Method("vsd 3", "vsd", 3.0),
     Method("vsd 7.5", "vsd", 7.5),
     Method("vsd 7.5, n = 1", "vsd", 7.5, shared=False),
+)
+# What saves calls of the networks: run by name only.
+SAVINGS = (
+    Method("vsd 7.5, shared pass", "vsd", 7.5, share_pass=True),
+    Method("vsd 7.5, interval", "vsd", 7.5, interval=(0.15, 0.85)),
 )
 
 
@@ -66,9 +77,10 @@ def stage_config(method: Method, settings: Settings, particles: int) -> StageCon
         guidance=GuidanceConfig(
             method=method.kind,
             scale=method.scale,
+            interval=method.interval,
             view_words=False,
             time=TimeConfig(anneal="sqrt", final=0.3),
-            score=ScoreConfig(rank=8, targets="all", learning_rate=1e-3),
+            score=ScoreConfig(rank=8, targets="all", learning_rate=1e-3, share_pass=method.share_pass),
         ),
     )
 
