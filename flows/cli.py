@@ -95,9 +95,10 @@ def _parser() -> argparse.ArgumentParser:
     size.add_argument("--full", dest="form", action="store_const", const="full", help="8 prompts x 16 particles: hours")
     size.add_argument("--quick", dest="form", action="store_const", const="quick", help="2 prompts x 2 particles: minutes")
     study.add_argument("--prompt", action="append", help="instead of the fixed ones; may be repeated")
-    study.add_argument("--method", action="append", help='for example "vsd 7.5"; may be repeated (default: all eight)')
+    study.add_argument("--method", action="append", help='for example "vsd 7.5"; may be repeated (default: the eight of the comparison)')
     study.add_argument("--particles", type=int, help="pictures per prompt and method")
     study.add_argument("--steps", type=int, help="of optimisation, per particle")
+    study.add_argument("--pixels", action="store_true", help="optimise pixels, through the encoder, in place of latents")
     study.add_argument("--out", default="study", help="the folder for study.md, study.json, study.png (default study)")
     study.add_argument("--json", action="store_true", help="the last line is one JSON object, a row per method")
     study.set_defaults(run=_study, form="default")
@@ -223,7 +224,7 @@ def _study(options: argparse.Namespace) -> None:
     for name in ("particles", "steps"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise InputError(f"--{name} {getattr(options, name)}: at least 1")
-    settings = {name: getattr(options, name) for name in ("particles", "steps")}
+    settings = {name: getattr(options, name) for name in ("particles", "steps")} | {"pixels": options.pixels or None}
     out = Path(options.out).resolve()
     rows = study.run(Project.find(), options.form, texts=options.prompt, methods=options.method, out=out, **settings)
     print(study.table(rows))

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -97,11 +97,13 @@ def true_renders(text: str, count: int) -> Tensor:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
 
 
-def run(project: Project, form: str, *, texts: list[str] | None, methods: list[str] | None, particles: int | None, steps: int | None, out: Path):
-    """Run a study and write study.md, study.json and study.png into `out`; its rows."""
+def run(project: Project, form: str, *, texts: list[str] | None, methods: list[str] | None, out: Path, **changed) -> list[study.Row]:
+    """Run a study and write study.md, study.json and study.png into `out`; its rows.
+
+    changed: what of the form's `study.Settings` is other than None.
+    """
     count, settings = FORMS[form]
-    changed = {name: value for name, value in (("particles", particles), ("steps", steps)) if value is not None}
-    settings = study.Settings(**{**asdict(settings), **changed})
+    settings = replace(settings, **{name: value for name, value in changed.items() if value is not None})
     if settings.particles < 2:
         raise InputError(f"--particles {settings.particles}: at least 2, or there is no diversity to measure")
     known = {method.name: method for method in study.METHODS + study.SAVINGS}

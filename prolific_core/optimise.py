@@ -19,6 +19,7 @@ from prolific_core.cameras import Cameras
 from prolific_core.config import LoggingConfig, StageConfig
 from prolific_core.errors import ProlificError
 from prolific_core.guidance.distillation import Guidance
+from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.render.result import Render
 from prolific_core.seeding import generator
 
@@ -32,6 +33,7 @@ class Problem:
     render(particle, cameras, resolution, generator) -> Render of training views;
     losses(particle, render, progress) -> weighted regularisers by name;
     before_step(particle, step, generator) e.g. refreshes an occupancy grid;
+    encode(prior, render) -> latents (B, C, h, w) that the guidance is asked about;
     pixel_bytes: what a render keeps per pixel for its backward pass, roughly (for `memory.estimate`).
     """
 
@@ -40,6 +42,7 @@ class Problem:
     render: Callable[[nn.Module, Cameras, int, torch.Generator], Render]
     losses: Callable[[nn.Module, Render, float], dict[str, Tensor]] = lambda particle, render, progress: {}
     before_step: Callable[[nn.Module, int, torch.Generator], None] = lambda particle, step, generator: None
+    encode: Callable[[LatentDiffusion, Render], Tensor] = lambda prior, render: prior.encode(render.rgb)
     pixel_bytes: float = 256.0  # of a surface: position, normal, coverage, colour
 
 
@@ -104,7 +107,7 @@ def optimise(
         views = camera_sampling.sample(config.views, config.cameras, draw("cameras")).to(guidance.prior.device)
         render = problem.render(particle, views, resolution_at(config.resolution, progress), draw("render"))
         clock.lap("render")
-        latents = guidance.prior.encode(render.rgb)
+        latents = problem.encode(guidance.prior, render)
         clock.lap("encode")
         distillation = guidance.loss(latents, views, progress, draw("guidance"))
         clock.lap("guidance")

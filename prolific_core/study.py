@@ -17,7 +17,7 @@ from prolific_core.metrics.diversity import pairwise_distance, saturation
 from prolific_core.metrics.fidelity import frechet_distance, kernel_distance
 from prolific_core.optimise import Problem, optimise
 from prolific_core.prior.latent_diffusion import LatentDiffusion
-from prolific_core.scenes.image import ImageScene
+from prolific_core.scenes.image import ImageScene, LatentScene
 from prolific_core.seeding import generator
 
 ENOUGH_FOR_FRECHET = 128  # images: twice the features' width
@@ -58,13 +58,18 @@ SAVINGS = (
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides a cell beside its method, prompt and prior. steps: per particle, or of the sampler."""
+    """What decides a cell beside its method, prompt and prior. steps: per particle, or of the sampler.
+
+    pixels: the particles are images, which the guidance sees through the prior's encoder, as those of a
+    3D stage are; else latents, so that what is seen is the estimator's doing alone.
+    """
 
     particles: int = 8
     steps: int = 150
     sampler_steps: int = 50
-    learning_rate: float = 0.05  # Adam's, on the pixels' logits
+    learning_rate: float = 0.05  # Adam's, on latents, or on the pixels' logits
     seed: int = 0
+    pixels: bool = False
 
 
 def stage_config(method: Method, settings: Settings, particles: int) -> StageConfig:
@@ -96,16 +101,17 @@ def make(
         noise = generator(settings.seed, "study", prompt)
         texts = [prompt] * settings.particles
         return prior.sample(texts, scale=method.scale, steps=settings.sampler_steps, eta=1.0, generator=noise)
-    images = [ImageScene(prior.resolution, generator=generator(settings.seed, "particle", k)) for k in range(settings.particles)]
-    groups = [images] if method.shared else [[image] for image in images]
+    scenes = [_scene(prior, settings, k) for k in range(settings.particles)]
+    groups = [scenes] if method.shared else [[scene] for scene in scenes]
     done, total = 0, settings.steps * settings.particles
     for k, group in enumerate(groups):
         config = stage_config(method, settings, len(group))
         guidance = distillation.make(prior, config.guidance, prompt, generator=generator(settings.seed, "score model", k))
         problem = Problem(
             particles=group,
-            parameter_groups=lambda image: [{"params": list(image.parameters()), "lr": settings.learning_rate}],
-            render=lambda image, cameras, resolution, generator: image.render(len(cameras)),
+            parameter_groups=lambda scene: [{"params": list(scene.parameters()), "lr": settings.learning_rate}],
+            render=lambda scene, cameras, resolution, generator: scene.render(len(cameras)),
+            encode=Problem.encode if settings.pixels else lambda prior, render: render.rgb,
         )
         optimise(
             problem,
@@ -118,7 +124,15 @@ def make(
             observe=lambda step, measures, image, done=done: progress(done + step, total),
         )
         done += config.steps
-    return torch.cat([image.image().detach() for image in images])
+    return torch.cat([scene.image() if settings.pixels else prior.decode(scene.latents) for scene in scenes]).detach()
+
+
+def _scene(prior: LatentDiffusion, settings: Settings, k: int) -> ImageScene | LatentScene:
+    draw = generator(settings.seed, "particle", k)
+    if settings.pixels:
+        return ImageScene(prior.resolution, generator=draw)
+    side = prior.unet.config.sample_size
+    return LatentScene((prior.unet.config.in_channels, side, side), generator=draw)
 
 
 @dataclass(frozen=True)
