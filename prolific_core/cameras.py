@@ -82,6 +82,26 @@ def orbit(views: int, *, elevation: float, distance: float, fov: float) -> Camer
     return from_angles(azimuth, full * math.radians(elevation), full * distance, full * math.radians(fov))
 
 
+def around(views: int, *, fov: float) -> Cameras:
+    """Evenly spaced views from the origin outwards, each to the right of the one before. fov in degrees.
+
+    Azimuth is, as everywhere, on which side of the origin the camera stands: here a hair's breadth.
+    """
+    return orbit(views, elevation=0, distance=1e-3, fov=fov)[torch.arange(views).neg() % views]
+
+
+def panorama(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Origins and unit directions (1, H, W, 3) of a 360-degree strip from the origin, on a cylinder.
+
+    What is before +x is in the middle; left is to the left; pixels are square at the horizon.
+    """
+    azimuth = math.pi - (torch.arange(width) + 0.5) * (2 * math.pi / width)
+    rise = (height / 2 - 0.5 - torch.arange(height)) * (2 * math.pi / width)
+    z, a = torch.meshgrid(rise, azimuth, indexing="ij")
+    directions = torch.nn.functional.normalize(torch.stack([a.cos(), a.sin(), z], dim=-1), dim=-1)[None]
+    return torch.zeros_like(directions), directions
+
+
 def sample(views: int, config, generator: torch.Generator) -> Cameras:
     """Random training cameras by a `config.CameraConfig` (its ranges are in degrees).
 

@@ -252,6 +252,7 @@ class LoggingConfig(Section):
     """What is shown and saved while it runs; no result depends on it, so no stage does either."""
 
     preview_every: int = Field(50, ge=1, le=1_000_000)  # steps
+    turntable_frames: int = Field(48, ge=2, le=1000)  # of the field, when its stage ends
     checkpoint_every: int = Field(100, ge=1, le=1_000_000)  # steps
     measure_every: int = Field(5, ge=1, le=1_000_000)  # steps
 

@@ -6,7 +6,7 @@ from prolific_core.cameras import orbit
 from prolific_core.optimise import Problem
 from prolific_core.scenes import store
 from prolific_core.scenes.surface import TetrahedralSurface, matching_threshold
-from tasks.guided import distil
+from tasks.guided import distil, four_views
 from tasks.stage import Stage
 
 
@@ -31,7 +31,7 @@ def run(stage: Stage) -> dict:
     def show(surface, cameras, resolution):
         return surface.render(cameras.to(stage.device), resolution).rgb
 
-    distil(stage, config, problem, show)
+    distil(stage, config, problem, four_views(show, config))
     faces = 0
     for index, surface in enumerate(surfaces):
         vertices, triangles = surface.extract()

@@ -15,10 +15,11 @@ from prolific_core.seeding import generator
 from tasks.stage import Stage
 
 Show = Callable[[nn.Module, Cameras, int], torch.Tensor]  # -> (B, 3, H, W)
+Strip = Callable[[nn.Module], torch.Tensor]  # a particle's picture (3, H, W)
 
 
-def distil(stage: Stage, config: StageConfig, problem: optimise.Problem, show: Show) -> None:
-    """Optimise the problem's particles by the stage's guidance, showing `show`'s pictures on the way.
+def distil(stage: Stage, config: StageConfig, problem: optimise.Problem, strip: Strip) -> None:
+    """Optimise the problem's particles by the stage's guidance, showing a strip of each on the way.
 
     Steps are per particle: n particles take n times as many. Measures how the time was spent (as
     records, not results).
@@ -39,7 +40,7 @@ def distil(stage: Stage, config: StageConfig, problem: optimise.Problem, show: S
         if warning := watch.see(step, measures):
             stage.note(warning)
         if step % stage.config.logging.preview_every == 0 or step == config.steps:
-            stage.picture("views", strip(particle, show, config), step)
+            stage.picture("views", pictures(problem.particles, strip), step)
 
     clock = optimise.optimise(
         problem,
@@ -62,9 +63,18 @@ def _guidance(stage: Stage, config: StageConfig) -> GuidanceConfig:
 
 
 @torch.no_grad()
-def strip(particle: nn.Module, show: Show, config: StageConfig) -> torch.Tensor:
-    """Four views side by side (3, S, 4 S), from the middle of the stage's camera ranges."""
+def pictures(particles: list[nn.Module], strip: Strip) -> torch.Tensor:
+    """The particles' strips, one below another (3, H, W)."""
+    return torch.cat([strip(particle) for particle in particles], dim=-2)
+
+
+def picture_side(config: StageConfig) -> int:
+    """Of previews, in pixels: the training renders', within reason."""
+    return max(64, min(256, max(side for _, side in config.resolution)))
+
+
+def four_views(show: Show, config: StageConfig) -> Strip:
+    """Four of `show`'s views side by side, from the middle of the stage's camera ranges."""
     middle = {key: sum(getattr(config.cameras, key)) / 2 for key in ("distance", "fov")}
-    side = max(64, min(256, max(side for _, side in config.resolution)))
     views = cameras.orbit(4, elevation=20, **middle)
-    return torch.cat(list(show(particle, views, side)), dim=-1)
+    return lambda particle: torch.cat(list(show(particle, views, picture_side(config))), dim=-1)

@@ -148,6 +148,16 @@ class Job:
         self._record("picture", name=name, step=step, file=f"preview/{path.name}")
         return path
 
+    def video(self, name: str, frames) -> Path:
+        """Save frames (N, 3, S, S) in [0, 1] as a video beside the previews."""
+        from prolific_core.metrics.pictures import write_video
+
+        path = self.state / "preview" / f"{name}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_video(path, frames)
+        self._record("file", file=f"preview/{path.name}")
+        return path
+
     @cached_property
     def device(self):
         """Where to compute (torch.device); setting it up fixes threads and determinism."""

@@ -2,11 +2,11 @@
 
 import torch
 
-from prolific_core import memory
-from prolific_core.cameras import orbit
+from prolific_core import cameras, memory
+from prolific_core.metrics.pictures import layers
 from prolific_core.optimise import Problem
 from prolific_core.scenes import regularisers, store
-from tasks.guided import distil
+from tasks.guided import Strip, distil, four_views, picture_side
 from tasks.stage import Stage
 
 
@@ -48,12 +48,41 @@ def run(stage: Stage) -> dict:
         pixel_bytes=memory.field_pixel_bytes(fields[0].config),
     )
 
-    def show(field, cameras, resolution):
-        return field.render(*cameras.to(stage.device).rays(resolution), background="white").rgb
-
-    distil(stage, config, problem, show)
+    distil(stage, config, problem, _strip(stage, fields[0]))
     store.save_fields(stage.output, fields[0].config, fields)
-    views = orbit(4, elevation=15, distance=1.6, fov=45).to(stage.device)
+    _turntables(stage, fields)
+    views = cameras.orbit(4, elevation=15, distance=1.6, fov=45).to(stage.device)
     with torch.no_grad():
         opacity = [float(field.render(*views.rays(64)).opacity.mean()) for field in fields]
     return {"opacity": sum(opacity) / len(opacity)}
+
+
+def _inside(field) -> bool:
+    """Whether cameras stand inside: a 360-degree scene."""
+    return field.config.scene == "scene"
+
+
+def _strip(stage: Stage, field) -> Strip:
+    """All that a field renders: from four sides over white, or all around from inside."""
+    config = stage.config.nerf
+    if not _inside(field):
+        return four_views(lambda field, views, side: _look(stage, field, views, side, normals=True), config)
+    side = picture_side(config)
+    rays = [part.to(stage.device) for part in cameras.panorama(side, 6 * side)]
+    return lambda field: layers(field.render(*rays, normals=True))[0]
+
+
+def _look(stage: Stage, field, views: cameras.Cameras, side: int, normals: bool = False) -> torch.Tensor:
+    picture = field.render(*views.to(stage.device).rays(side), background=None if _inside(field) else "white", normals=normals)
+    return layers(picture) if normals else picture.rgb
+
+
+@torch.no_grad()
+def _turntables(stage: Stage, fields: list) -> None:
+    config, frames = stage.config.nerf.cameras, stage.config.logging.turntable_frames
+    middle = {key: sum(getattr(config, key)) / 2 for key in ("distance", "fov")}
+    views = cameras.around(frames, fov=70) if _inside(fields[0]) else cameras.orbit(frames, elevation=20, **middle)
+    side = picture_side(stage.config.nerf)
+    for index, field in enumerate(fields):
+        pictures = torch.cat([_look(stage, field, views[i], side).cpu() for i in range(frames)])
+        stage.video("turntable" if index == 0 else f"turntable_{index}", pictures)

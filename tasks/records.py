@@ -6,6 +6,7 @@ One line per event, each with the time it was written:
     {"kind": "progress", "step": 40, "steps": 600, "left": 93.1, "time": ...}          the bar
     {"kind": "measures", "step": 40, "values": {"loss": 0.31}, "time": ...}            the curves
     {"kind": "picture", "name": "view", "step": 50, "file": "preview/view-000050.png", "time": ...}
+    {"kind": "file", "file": "preview/turntable.mp4", "time": ...}
     {"kind": "note", "text": "expects about 0.7 GB on cpu", "time": ...}                 a line that stays
     {"kind": "end", "seconds": 61.0, "peak_memory_mb": 900.0, "measures": {...},
      "manifest": "<digest of the output's>", "device": "cpu", "time": ...}

@@ -7,7 +7,7 @@ from prolific_core.optimise import Problem
 from prolific_core.scenes import store
 from prolific_core.scenes.colour_field import ColourField
 from prolific_core.scenes.textured_mesh import TexturedMesh
-from tasks.guided import distil
+from tasks.guided import distil, four_views
 from tasks.stage import Stage
 
 
@@ -37,6 +37,6 @@ def run(stage: Stage) -> dict:
     def show(scene, cameras, resolution):
         return scene.render(cameras.to(stage.device), resolution, 1.0).rgb
 
-    distil(stage, config, problem, show)
+    distil(stage, config, problem, four_views(show, config))
     store.save_fields(stage.output, fields[0].config, [scene.colour.field for scene in scenes])
     return {}

@@ -286,6 +286,8 @@ class _StageRun:
                 points += [(name, value, record["step"], time) for name, value in record["values"].items()]
             elif record["kind"] == "picture":
                 self._picture(record, time)
+            elif record["kind"] == "file" and (self.state / record["file"]).is_file():
+                self.tracker._client.log_artifact(self.run, str(self.state / record["file"]))
         _log(self.tracker._client, self.run, points)
 
     def _picture(self, record: dict, time: int) -> None:

@@ -68,3 +68,20 @@ def test_sampled_ranges():
 def test_view_words(azimuth, elevation, words):
     angle = [torch.tensor([math.radians(x)]) for x in (azimuth, elevation)]
     assert cameras.view_words(cameras.from_angles(*angle, torch.ones(1), torch.ones(1))) == [words]
+
+
+def test_a_panorama_goes_all_around_with_the_front_in_the_middle():
+    origins, directions = cameras.panorama(4, 8)
+    assert origins.shape == directions.shape == (1, 4, 8, 3) and not origins.any()
+    torch.testing.assert_close(directions.norm(dim=-1), torch.ones(1, 4, 8))
+    middle = directions[0, :, 3:5].mean((0, 1))
+    torch.testing.assert_close(middle / middle.norm(), torch.tensor([1.0, 0, 0]), atol=1e-6, rtol=0)
+    assert directions[0, 0, :, 2].min() > 0 > directions[0, -1, :, 2].max()  # the top is up
+    assert directions[0, 1, 2, 1] > 0.5 and directions[0, 1, 5, 1] < -0.5  # +y is to the left of +x
+
+
+def test_around_looks_outwards_and_turns_to_the_right():
+    views = cameras.around(4, fov=70)
+    look = -views.c2w[:, :3, 2]
+    torch.testing.assert_close(look, torch.tensor([[-1.0, 0, 0], [0, 1, 0], [1, 0, 0], [0, -1, 0]]), atol=1e-5, rtol=0)
+    assert views.c2w[:, :3, 3].norm(dim=-1).max() < 0.01

@@ -64,6 +64,7 @@ def test_its_curves_pictures_and_files_are_in_mlflow(made):
         assert len(client.get_metric_history(runs[stage].info.run_id, "loss")) >= 2
         assert client.list_artifacts(runs[stage].info.run_id, "images")
         assert runs[stage].data.metrics["seconds"] > 0
+    assert "turntable.mp4" in {file.path for file in client.list_artifacts(runs["nerf"].info.run_id)}
 
 
 def test_a_second_time_nothing_runs(made):

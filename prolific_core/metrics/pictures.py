@@ -1,9 +1,25 @@
-"""Pictures for people: a contact sheet and a turntable."""
+"""Pictures for people: what a render holds, a contact sheet, a turntable."""
 
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from prolific_core.render.result import Render
+
+
+def layers(render: Render) -> Tensor:
+    """Colours, normals, opacity and depth, those that are there, one below another: (B, 3, k H, W) in [0, 1].
+
+    Depth is bright where it is near, by the batch's own range, and black where nothing is.
+    """
+    shown = [render.rgb] + ([] if render.normal is None else [render.normal]) + [render.opacity.expand_as(render.rgb)]
+    if render.depth is not None:
+        hit = render.opacity > 0.5
+        near, far = (render.depth[hit].min(), render.depth[hit].max()) if hit.any() else (0.0, 1.0)
+        bright = 1 - 0.9 * (render.depth - near) / (far - near + 1e-6)
+        shown.append((bright * hit).clamp(0, 1).expand_as(render.rgb))
+    return torch.cat(shown, dim=-2)
 
 
 def contact_sheet(views: Tensor, columns: int = 4) -> Tensor:
