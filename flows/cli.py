@@ -75,10 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("name", nargs="?", default="toybox", help="a folder in priors/ (default toybox)")
     train.set_defaults(run=_train)
 
-    bench = commands.add_parser("bench", help="measure: quality")
+    bench = commands.add_parser("bench", help="measure: quality, guidance")
     benches = bench.add_subparsers(dest="what", required=True, metavar="WHAT")
     quality = benches.add_parser("quality", help="fixed prompts and seeds, judged by a classifier of true renders")
-    quality.add_argument("--prompt", action="append", help="instead of the fixed three; may be repeated")
+    quality.add_argument("--prompt", action="append", help="instead of the fixed twelve; may be repeated")
     quality.add_argument("--seeds", type=int, default=3, help="0 to this many (default 3)")
     quality.add_argument("--method", action="append", choices=("initial", "sds", "vsd"), help="default: all three")
     quality.add_argument("--preset", default="demo")

@@ -12,20 +12,37 @@ from flows.generate import generate
 from prolific_core.errors import InputError
 from tasks.project import Project
 
-PROMPTS = ("a red mushroom", "a blue cube", "a green cone")
+# Half of them with parts; those with a front are of families whose front the judge finds on true renders.
+PROMPTS = (
+    "a red mushroom", "a blue cube", "a green cone", "a purple ball", "a pink ring", "a green cylinder",
+    "a red mug", "a blue chair", "a yellow house", "a white snowman", "a green car", "an orange rocket",
+)  # fmt: skip
 METHODS = ("initial", "sds", "vsd")
 
 
 @dataclass(frozen=True)
 class Row:
-    """Shares of orbit views in which the judge agrees, over the runs of one prompt and method."""
+    """Means over the runs of one prompt and method, of what `tasks/evaluate.py` measures.
+
+    one_front: the share of runs with at most one front, for families that have one.
+    """
 
     prompt: str
     method: str
     runs: int
     family_agreement: float
     colour_agreement: float
+    occupied_ratio: float | None = None
+    saturation_ratio: float | None = None
+    kernel_distance: float | None = None
+    one_front: float | None = None
     alignment: float | None = None
+
+
+COLUMNS = {
+    "family_agreement": "family", "colour_agreement": "colour", "occupied_ratio": "occupied", "saturation_ratio": "saturation",
+    "kernel_distance": "kernel distance", "one_front": "one front",
+}  # fmt: skip
 
 
 def quality(project: Project, *, prompts: list[str], seeds: int, methods: list[str], preset: str) -> list[Row]:
@@ -34,6 +51,7 @@ def quality(project: Project, *, prompts: list[str], seeds: int, methods: list[s
     for text in prompts:
         for method in methods:
             runs = [_measures(project, text, method, seed, preset) for seed in range(seeds)]
+            runs = [run | ({"one_front": float(run["fronts"] <= 1)} if "fronts" in run else {}) for run in runs]
             names = set.intersection(*(set(run) for run in runs))
             if "family_agreement" not in names:
                 raise InputError(f"{text!r} cannot be judged: the Toybox's world has no such family and colour")
@@ -45,7 +63,7 @@ def quality(project: Project, *, prompts: list[str], seeds: int, methods: list[s
 
 def table(rows: list[Row]) -> str:
     """The rows and their means as a Markdown table."""
-    lines = ["| prompt | method | runs | family | colour |", "|---|---|---|---|---|"]
+    lines = ["| prompt | method | runs | " + " | ".join(COLUMNS.values()) + " |", "|---" * (3 + len(COLUMNS)) + "|"]
     lines += [_line(row.prompt, row.method, [row]) for row in rows]
     for method in dict.fromkeys(row.method for row in rows):
         lines.append(_line("all", method, [row for row in rows if row.method == method]))
@@ -53,9 +71,12 @@ def table(rows: list[Row]) -> str:
 
 
 def _line(prompt: str, method: str, rows: list[Row]) -> str:
-    family = sum(row.family_agreement for row in rows) / len(rows)
-    colour = sum(row.colour_agreement for row in rows) / len(rows)
-    return f"| {prompt} | {method} | {sum(row.runs for row in rows)} | {family:.2f} | {colour:.2f} |"
+    cells = [_mean([getattr(row, name) for row in rows if getattr(row, name) is not None]) for name in COLUMNS]
+    return f"| {prompt} | {method} | {sum(row.runs for row in rows)} | " + " | ".join(cells) + " |"
+
+
+def _mean(values: list[float]) -> str:
+    return f"{sum(values) / len(values):.2f}" if values else ""
 
 
 def _measures(project: Project, text: str, method: str, seed: int, preset: str) -> dict:
@@ -71,6 +92,7 @@ def _initial(project: Project, prompt) -> dict:
 
     from prolific_core import cameras
     from prolific_core.metrics.agreement import agreement
+    from prolific_core.metrics.truth import Views, against_truth, fronts, true_views
     from prolific_core.scenes.radiance_field import RadianceField
     from prolific_core.seeding import generator
 
@@ -81,7 +103,9 @@ def _initial(project: Project, prompt) -> dict:
     with torch.no_grad():
         field.update_occupancy(0, generator(prompt.seed, "occupancy", 0))
         picture = field.render(*views.rays(look.resolution), background="white")
-    return agreement(picture.rgb, prompt.text)
+    made, truth = Views(picture.rgb, picture.opacity), true_views(prompt.text, views)
+    found = agreement(made.rgb, prompt.text) | fronts(prompt.text, made.rgb)
+    return found | ({} if truth is None else against_truth(made, truth))
 
 
 def as_json(rows: list[Row]) -> str:
