@@ -184,6 +184,8 @@ class StageConfig(Section):
 
     steps: Steps
     views: int = Field(1, ge=1, le=64)  # cameras per step
+    # The particles' learning rates fall, as half a cosine, to this share of themselves. 1: constant, as in the paper.
+    learning_rate_final: Fraction = 1.0
     # (fraction of the run from which it holds, side of the square render in pixels)
     resolution: list[tuple[Fraction, Annotated[int, Field(ge=8, le=4096)]]] = Field([(0.0, 512)], min_length=1)
     cameras: CameraConfig = CameraConfig()

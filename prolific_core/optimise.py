@@ -5,6 +5,7 @@ by (seed, stage, step, purpose), and a checkpoint holds everything that changes,
 killed and resumed makes the same bytes as one that was not.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -72,6 +73,11 @@ def resolution_at(schedule: list[tuple[float, int]], progress: float) -> int:
     return begun[-1] if begun else min(schedule)[1]
 
 
+def rate_at(final: float, progress: float) -> float:
+    """The share of the learning rates at `progress` in [0, 1]: from 1 to `final`, as half a cosine."""
+    return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
+
+
 def optimise(
     problem: Problem,
     guidance: Guidance,
@@ -91,6 +97,7 @@ def optimise(
     optimizers = [
         torch.optim.Adam(problem.parameter_groups(particle), betas=(0.9, 0.99), eps=1e-15) for particle in problem.particles
     ]
+    rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     state = _State(problem.particles, optimizers, guidance)
     first = state.load(state_file) if state_file.exists() else 0
     clock = Clock()
@@ -115,6 +122,8 @@ def optimise(
         total = distillation + sum(losses.values())
         if not torch.isfinite(total):
             raise ProlificError(f"{name}: the loss is not a number at step {step + 1}; lower its learning rates or guidance scale")
+        for group, rate in zip(optimizer.param_groups, rates[index], strict=True):
+            group["lr"] = rate * rate_at(config.learning_rate_final, progress)
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         optimizer.step()

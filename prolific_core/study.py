@@ -67,7 +67,7 @@ class Settings:
     particles: int = 8
     steps: int = 150
     sampler_steps: int = 50
-    learning_rate: float = 0.05  # Adam's, on latents, or on the pixels' logits
+    learning_rate: float = 0.1  # Adam's, on latents, or on the pixels' logits; it falls to a twentieth
     seed: int = 0
     pixels: bool = False
 
@@ -77,6 +77,7 @@ def stage_config(method: Method, settings: Settings, particles: int) -> StageCon
     return StageConfig(
         steps=settings.steps * particles,
         views=1,
+        learning_rate_final=0.05,
         resolution=[(0.0, 64)],
         cameras=CameraConfig(distance=(1.5, 1.5), fov=(45, 45), elevation=(0, 0), uniform_probability=0),
         guidance=GuidanceConfig(

@@ -8,7 +8,7 @@ from prolific_core import checkpoint
 from prolific_core.config import GuidanceConfig, LoggingConfig, NerfConfig, ScoreConfig
 from prolific_core.errors import ProlificError
 from prolific_core.guidance import distillation
-from prolific_core.optimise import Problem, optimise, resolution_at
+from prolific_core.optimise import Problem, optimise, rate_at, resolution_at
 from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.scenes.image import ImageScene
 from prolific_core.seeding import generator
@@ -25,7 +25,7 @@ class Killed(Exception):
     pass
 
 
-def run(folder, tmp_path, *, steps=6, kill_at=None, method="vsd", particles=2):
+def run(folder, tmp_path, *, steps=6, kill_at=None, method="vsd", particles=2, final=1.0):
     prior = LatentDiffusion.load(folder)
     guidance = distillation.make(
         prior, GuidanceConfig(method=method, score=ScoreConfig(learning_rate=1e-2)), "a red mug", generator=generator(0, "s")
@@ -36,7 +36,7 @@ def run(folder, tmp_path, *, steps=6, kill_at=None, method="vsd", particles=2):
         parameter_groups=lambda image: [{"params": image.parameters(), "lr": 0.05}],
         render=lambda image, views, resolution, g: image.render(len(views)),
     )
-    config = NerfConfig(steps=steps, resolution=[(0.0, 32)])
+    config = NerfConfig(steps=steps, resolution=[(0.0, 32)], learning_rate_final=final)
     seen = []
 
     def observe(step, measures, particle):
@@ -51,15 +51,26 @@ def run(folder, tmp_path, *, steps=6, kill_at=None, method="vsd", particles=2):
     return images, seen
 
 
-def test_a_killed_run_resumes_to_the_same_bytes(folder, tmp_path):
-    whole, seen = run(folder, tmp_path / "whole")
-    first, before = run(folder, tmp_path / "cut", kill_at=5)
+@pytest.mark.parametrize("final", [1.0, 0.1])
+def test_a_killed_run_resumes_to_the_same_bytes(folder, tmp_path, final):
+    whole, seen = run(folder, tmp_path / "whole", final=final)
+    first, before = run(folder, tmp_path / "cut", kill_at=5, final=final)
     assert not torch.equal(first[0].pixels, whole[0].pixels) or not torch.equal(first[1].pixels, whole[1].pixels)
-    again, after = run(folder, tmp_path / "cut")
+    again, after = run(folder, tmp_path / "cut", final=final)
     assert [step for step, _ in after] == [5, 6]  # from the checkpoint of step 4, to exactly the step asked for
     assert before[:4] + after == seen
     for a, b in zip(whole, again, strict=True):
         assert torch.equal(a.pixels, b.pixels)
+
+
+def test_learning_rates_fall_to_their_final_share(folder, tmp_path):
+    assert rate_at(0.1, 0) == 1 and rate_at(0.1, 1) == pytest.approx(0.1) and rate_at(0.1, 0.5) == pytest.approx(0.55)
+    start = ImageScene(32, generator=generator(0, 0)).pixels.detach()
+    moved = {
+        final: (run(folder, tmp_path / str(final), steps=8, method="sds", particles=1, final=final)[0][0].pixels - start).abs().max()
+        for final in (1.0, 0.0)
+    }
+    assert moved[0.0] < 0.75 * moved[1.0] and moved[0.0] > 0.1  # half the sum of the rates
 
 
 def test_seeds_and_particles_differ(folder, tmp_path):
