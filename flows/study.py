@@ -29,7 +29,7 @@ from tasks.tracker import remember
 PROMPTS = ("a red mushroom", "a blue cube", "a yellow house", "a green cone", "a red mug", "a blue chair", "a white snowman", "a purple ball")
 TRUTH = 64  # true renders of each prompt
 FORMS = {  # prompts, settings
-    "default": (4, study.Settings(particles=8, steps=150)),
+    "default": (4, study.Settings(particles=8, steps=200)),
     "full": (8, study.Settings(particles=16, steps=300)),
     "quick": (2, study.Settings(particles=2, steps=30, sampler_steps=20)),
 }

@@ -65,7 +65,7 @@ class Settings:
     """
 
     particles: int = 8
-    steps: int = 150
+    steps: int = 200
     sampler_steps: int = 50
     learning_rate: float = 0.1  # Adam's, on latents, or on the pixels' logits; it falls to a twentieth
     seed: int = 0
