@@ -4,6 +4,7 @@ For prompts of one thing in the Toybox's world; the judge's features are the onl
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ def true_views(text: str, cameras: Cameras, count: int = 8) -> Views | None:
 
 
 def against_truth(made: Views, truth: Views) -> dict[str, float]:
-    """occupied_ratio and saturation_ratio, made over true; kernel_distance, in units of the true features' deviation.
+    """occupied_ratio and saturation_ratio, made over true; kernel_distance, see `features`.
 
     Empty in an installation without the judge's weights.
     """
@@ -53,12 +54,24 @@ def against_truth(made: Views, truth: Views) -> dict[str, float]:
     }
     if not (TOYBOX / "classifier").is_dir():
         return measures
+    return measures | {"kernel_distance": kernel_distance(features(made.rgb), features(truth.rgb))}
+
+
+def features(rgb: Tensor) -> Tensor:
+    """The judge's features (B, D) of pictures (B, 3, S, S), each in units of its deviation over the whole world."""
     from prolific_core.prior.toybox.classifier import load_classifier
 
-    judge = load_classifier()
-    ours, true = (judge.judge(views.rgb).features for views in (made, truth))
-    scale = true.std(0).clamp(min=1e-6)
-    return measures | {"kernel_distance": kernel_distance(ours / scale, true / scale)}
+    return load_classifier().judge(rgb).features / _deviation()
+
+
+@cache
+def _deviation() -> Tensor:
+    """(D,), over 256 true renders of anything."""
+    from prolific_core.prior.toybox import world
+    from prolific_core.prior.toybox.classifier import load_classifier
+
+    drawn = torch.stack([torch.from_numpy(world.draw(90_018, k, kind="colour").image) for k in range(256)])
+    return load_classifier().judge(drawn.permute(0, 3, 1, 2).float() / 255).features.std(0).clamp(min=1e-6)
 
 
 def saturation_of(views: Views) -> float:
