@@ -29,6 +29,7 @@ def run(stage: Stage) -> dict:
             training=True,
             random_background_probability=config.random_background,
             normals=weights.orientation > 0,
+            patch=config.patch,
         )
         if weights.orientation > 0:
             picture.losses["orientation"] = regularisers.orientation(picture, directions)
@@ -45,7 +46,7 @@ def run(stage: Stage) -> dict:
         render=render,
         losses=losses,
         before_step=lambda field, step, generator: field.update_occupancy(step, generator),
-        pixel_bytes=memory.field_pixel_bytes(fields[0].config),
+        pixel_bytes=memory.field_pixel_bytes(fields[0].config, _share(config)),
     )
 
     def show(field, cameras, resolution):
@@ -57,3 +58,9 @@ def run(stage: Stage) -> dict:
     with torch.no_grad():
         opacity = [float(field.render(*views.rays(64)).opacity.mean()) for field in fields]
     return {"opacity": sum(opacity) / len(opacity)}
+
+
+def _share(config) -> float:
+    """Of the largest training render's rays, how many have their graph held at once."""
+    pixels = config.views * max(side for _, side in config.resolution) ** 2
+    return 1.0 if config.patch is None else min(1.0, config.patch / pixels)

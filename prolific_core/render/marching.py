@@ -55,6 +55,12 @@ class Samples:
         """(M,) length of each step."""
         return self.end - self.start
 
+    def of_rays(self, first: int, last: int) -> "Samples":
+        """Those of rays first to last (exclusive), counted from `first`."""
+        low, high = int(self.offsets[first]), int(self.offsets[last])
+        offsets = self.offsets[first : last + 1] - low
+        return Samples(self.ray_index[low:high] - first, self.start[low:high], self.end[low:high], offsets)
+
     def positions(self, origins: Tensor, directions: Tensor) -> Tensor:
         """(M, 3) midpoints in the world, for rays (R, 3)."""
         index = self.ray_index.long()
@@ -113,7 +119,8 @@ def march(
     return fill(origins, directions, enter, leave, shift, occupied, bound, step, max_samples)
 
 
-def _check(total: int, max_samples: int | None) -> None:
+def check_count(total: int, max_samples: int | None) -> None:
+    """Raises TooManySamples where `total` is more than allowed."""
     if max_samples is not None and total > max_samples:
         raise TooManySamples(
             f"{total} samples along the rays, at most {max_samples} allowed: "
@@ -134,7 +141,7 @@ def _march_twin(origins, directions, enter, leave, shift, occupied, bound, step,
     resolution = occupied.shape[0]
     cell = ((points / bound + 1) * (resolution / 2)).floor().long().clamp(0, resolution - 1)
     keep = (end > start) & occupied[cell[..., 0], cell[..., 1], cell[..., 2]]
-    _check(int(keep.sum()), max_samples)
+    check_count(int(keep.sum()), max_samples)
     offsets = torch.zeros(len(enter) + 1, dtype=torch.int32, device=enter.device)
     offsets[1:] = keep.sum(1).cumsum(0)
     return Samples(keep.nonzero()[:, 0].int(), start[keep], end[keep], offsets)
@@ -249,7 +256,7 @@ def _march_native(origins, directions, enter, leave, shift, occupied, bound, ste
     offsets = torch.zeros(rays + 1, dtype=torch.int32, device=device)
     offsets[1:] = counts.cumsum(0)
     total = int(offsets[-1])
-    _check(total, max_samples)
+    check_count(total, max_samples)
     ray_index = torch.empty(total, dtype=torch.int32, device=device)
     start, end = torch.empty(total, device=device), torch.empty(total, device=device)
     native.launch_split(kernels.write, rays, (), [*common, offsets, ray_index, start, end], device)
