@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("name", nargs="?", default="toybox", help="a folder in priors/ (default toybox)")
     train.set_defaults(run=_train)
 
-    bench = commands.add_parser("bench", help="measure: quality, guidance")
+    bench = commands.add_parser("bench", help="measure: quality, guidance, render")
     benches = bench.add_subparsers(dest="what", required=True, metavar="WHAT")
     quality = benches.add_parser("quality", help="fixed prompts and seeds, judged by a classifier of true renders")
     quality.add_argument("--prompt", action="append", help="instead of the fixed twelve; may be repeated")
@@ -89,6 +89,11 @@ def _parser() -> argparse.ArgumentParser:
     cost.add_argument("--repetitions", type=int, default=15, help="of every call, interleaved (default 15)")
     cost.add_argument("--json", action="store_true", help="the last line is one JSON object")
     cost.set_defaults(run=_cost)
+
+    drawing = benches.add_parser("render", help="the radiance field's kernels over PyTorch's and numba's; about three minutes")
+    drawing.add_argument("--repetitions", type=int, default=5, help="of every call (default 5)")
+    drawing.add_argument("--json", action="store_true", help="the last line is one JSON object")
+    drawing.set_defaults(run=_drawing)
 
     study = commands.add_parser("study", help="the paper's experiment in 2D: sampling, SDS and VSD on the same prior")
     size = study.add_mutually_exclusive_group()
@@ -213,6 +218,18 @@ def _cost(options: argparse.Namespace) -> None:
     print(bench_guidance.table(rows))
     if options.json:
         print(bench_guidance.as_json(rows))
+
+
+def _drawing(options: argparse.Namespace) -> None:
+    machine.threads(1)
+    from flows import bench_render
+
+    if not 1 <= options.repetitions <= 1000:
+        raise InputError("--repetitions goes from 1 to 1000")
+    numbers = bench_render.bench(options.repetitions)
+    print(bench_render.table(numbers))
+    if options.json:
+        print(bench_render.as_json(numbers))
 
 
 def _study(options: argparse.Namespace) -> None:

@@ -200,6 +200,9 @@ class NerfConfig(StageConfig):
     network_learning_rate: Rate = 1e-3
     background_learning_rate: Rate = 1e-3
     random_background: Fraction = 0.5  # probability of a plain random colour behind a training view
+    # Rays whose graph is held at once: the guidance sees the whole picture, and what it says of it is then
+    # carried into the field patch by patch, each rendered a second time. null: all at once, no second time.
+    patch: int | None = Field(None, ge=64, le=2**24)
     losses: LossWeights = LossWeights()
 
 

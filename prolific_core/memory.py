@@ -112,15 +112,19 @@ def point_bytes(field) -> float:
     return 4.0 * (field.levels * field.features + 2 * field.hidden_width * field.hidden_layers + 16)
 
 
-def field_pixel_bytes(field) -> float:
-    """What a radiance field's render keeps per pixel.
+#: Bytes that every sample of a picture keeps, graph or not: ray, start, end, noise, weight and its gradient.
+SAMPLE_BYTES = 24
+
+
+def field_pixel_bytes(field, share: float = 1.0) -> float:
+    """What a radiance field's render keeps per pixel, where `share` of the rays have their graph held at once.
 
     An object's ray meets its ball on 4/3 r (the mean chord), the rest is skipped as empty; in the other
     scenes half of the box's diagonal is taken.
     """
     diagonal = 2 * math.sqrt(3) * field.bound
     occupied = min(1.0, 4 / 3 * field.density_radius / diagonal) if field.scene == "object" else 0.5
-    return point_bytes(field) * field.samples_per_ray * occupied
+    return (share * point_bytes(field) + (SAMPLE_BYTES if share < 1 else 0)) * field.samples_per_ray * occupied
 
 
 def shown(amounts: dict[str, int]) -> str:

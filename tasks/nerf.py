@@ -29,6 +29,7 @@ def run(stage: Stage) -> dict:
             training=True,
             random_background_probability=config.random_background,
             normals=weights.orientation > 0,
+            patch=config.patch,
         )
         if weights.orientation > 0:
             picture.losses["orientation"] = regularisers.orientation(picture, directions)
@@ -45,7 +46,7 @@ def run(stage: Stage) -> dict:
         render=render,
         losses=losses,
         before_step=lambda field, step, generator: field.update_occupancy(step, generator),
-        pixel_bytes=memory.field_pixel_bytes(fields[0].config),
+        pixel_bytes=memory.field_pixel_bytes(fields[0].config, _share(config)),
     )
 
     distil(stage, config, problem, _strip(stage, fields[0]))
@@ -86,3 +87,9 @@ def _turntables(stage: Stage, fields: list) -> None:
     for index, field in enumerate(fields):
         pictures = torch.cat([_look(stage, field, views[i], side).cpu() for i in range(frames)])
         stage.video("turntable" if index == 0 else f"turntable_{index}", pictures)
+
+
+def _share(config) -> float:
+    """Of the largest training render's rays, how many have their graph held at once."""
+    pixels = config.views * max(side for _, side in config.resolution) ** 2
+    return 1.0 if config.patch is None else min(1.0, config.patch / pixels)

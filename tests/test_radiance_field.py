@@ -324,6 +324,67 @@ def test_it_learns_a_picture():
     assert losses[-1] < losses[0] / 10
 
 
+# -- patches
+
+
+def trained_once(patch, seed=4, **changes):
+    """A training render's picture, and every gradient of a loss on it that has all regularisers in it."""
+    made = rough(**changes)
+    made.update_occupancy(0, generator(9))
+    view = rays(12, views=2)
+    render = made.render(
+        *view, training=True, generator=generator(seed), random_background_probability=0.5, normals=True, patch=patch
+    )
+    target = torch.rand(render.rgb.shape, generator=generator(5))
+    loss = (render.rgb - target).square().sum() + render.depth.mean() + render.normal.square().mean()
+    for term in (regularisers.opacity, regularisers.sparsity, regularisers.opacity_bce, regularisers.entropy):
+        loss = loss + 3 * term(render)
+    (loss + 3 * regularisers.orientation(render, view[1])).backward()
+    return render, [parameter.grad for parameter in made.parameters()]
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("patch", [37, 100, 288, 1000])
+def test_patches_give_the_whole_picture_s_gradients(patch, backend):
+    whole, expected = trained_once(None, backend=backend)
+    pieces, found = trained_once(patch, backend=backend)
+    assert torch.allclose(whole.rgb, pieces.rgb, atol=1e-6) and len(whole.samples) == len(pieces.samples) > 1000
+    assert torch.allclose(whole.weights, pieces.weights, atol=1e-6)
+    for a, b in zip(expected, found, strict=True):
+        assert a.abs().max() > 0
+        assert (a - b).abs().max() <= 2e-5 * a.abs().max()
+    if patch >= 288:  # no second render: the very same bytes
+        assert all(torch.equal(a, b) for a, b in zip(expected, found))
+
+
+def test_the_graph_of_one_patch_at_a_time_is_held(monkeypatch):
+    """Backward, each patch is rendered again, last to first, and gone through before the next."""
+    made, log = rough(density_noise=0.0), []
+    made.update_occupancy(0, generator(9))
+    forward = made.network.forward
+
+    def logged(x):
+        out = forward(x)
+        log.append(("drawn", len(x)))
+        out.register_hook(lambda gradient: log.append(("gone through", len(gradient))))
+        return out
+
+    monkeypatch.setattr(made.network, "forward", logged)
+    picture = made.render(*rays(16), training=True, generator=generator(1), patch=64)
+    sizes = [count for _, count in log]
+    assert len(sizes) == 4 and sum(sizes) == len(picture.samples) and [name for name, _ in log] == ["drawn"] * 4
+    log.clear()
+    picture.rgb.sum().backward()
+    assert log == [(name, count) for count in sizes[::-1] for name in ("drawn", "gone through")]
+
+
+def test_a_patch_with_too_many_samples_is_refused():
+    made = RadianceField(config(), generator(), max_samples=8000)
+    view = rays(16)
+    with pytest.raises(TooManySamples, match="at most 8000"):
+        made.render(*view, patch=200)
+
+
 # -- regularisers
 
 

@@ -9,6 +9,12 @@ so dL/dtable[row(c)] += w_c dL/dy and dL/dx = scale * sum_c dw_c/df (table[row(c
 
 Both run level by level: a level's rows stay in cache, and since levels share no
 rows, each may run on its own thread.
+
+The inner loops of values and of the table's gradient are C++ snippets, which warp
+compiles for both devices. Some points at a time, they first find all corners, in
+vector instructions on a CPU, and ask for their rows; by the time the rows are
+read, they are there. A finer grid's rows are nowhere near each other, and
+waiting for them was half of the time.
 """
 
 from functools import lru_cache
@@ -20,6 +26,87 @@ from torch import Tensor
 from prolific_core.errors import InputError
 from prolific_core.render import native
 from prolific_core.render.hash_encoding import PRIMES, Level
+
+
+#: Corners of points first to stop of one level: rows and weights [corner][point], corner bits x, y, z.
+CORNERS = """
+#if defined(__CUDA_ARCH__)
+    constexpr int SOME = 1;
+#else
+    constexpr int SOME = 64;
+#endif
+    unsigned rows[8][SOME], cells[3][SOME];
+    float weights[8][SOME], high[3][SOME];
+    const float scale = grid.scale;
+    const unsigned side = grid.resolution, entries = grid.entries, mask = entries - 1u;
+    const unsigned offset = (unsigned)grid.offset;
+    const bool dense = grid.dense;
+    const float* from = (const float*)x.data;
+    for (int begin = first; begin < stop; begin += SOME) {
+        const int some = stop - begin < SOME ? stop - begin : SOME;
+        for (int axis = 0; axis < 3; ++axis) {
+            for (int k = 0; k < some; ++k) {
+                const float value = from[3 * (begin + k) + axis];
+                // Written so that NaN becomes 0 and no row is outside the table.
+                const float position = (value > 0.0f ? (value < 1.0f ? value : 1.0f) : 0.0f) * scale + 0.5f;
+                const int whole = (int)position;  // `int(...)` is a macro of warp's
+                const float f = position - (float)whole;
+                high[axis][k] = smooth ? f * f * (3.0f - 2.0f * f) : f;
+                cells[axis][k] = (unsigned)whole;
+            }
+        }
+        for (int c = 0; c < 8; ++c) {
+            const unsigned dx = c & 1, dy = c >> 1 & 1, dz = c >> 2;
+            for (int k = 0; k < some; ++k) {
+                const float wx = dx ? high[0][k] : 1.0f - high[0][k];
+                const float wy = dy ? high[1][k] : 1.0f - high[1][k];
+                const float wz = dz ? high[2][k] : 1.0f - high[2][k];
+                weights[c][k] = wx * (wy * wz);
+            }
+            if (dense) {
+                for (int k = 0; k < some; ++k) {
+                    const unsigned row = cells[0][k] + dx + side * (cells[1][k] + dy + side * (cells[2][k] + dz));
+                    // Modulo entries, for rows below 2 * entries: below 0, row - entries is huge.
+                    rows[c][k] = (row < row - entries ? row : row - entries) + offset;
+                }
+            } else {
+                for (int k = 0; k < some; ++k) {
+                    const unsigned row = (cells[0][k] + dx) ^ ((cells[1][k] + dy) * PRIME_Y) ^ ((cells[2][k] + dz) * PRIME_Z);
+                    rows[c][k] = (row & mask) + offset;
+                }
+            }
+        }
+#if !defined(__CUDA_ARCH__)
+        for (int c = 0; c < 8; ++c)
+            for (int k = 0; k < some; ++k)
+                __builtin_prefetch(&TABLE.data[rows[c][k]]);
+#endif
+""".replace("PRIME_Y", f"{PRIMES[1]}u").replace("PRIME_Z", f"{PRIMES[2]}u")
+
+#: out[i, level] = sum of weights times rows.
+VALUES = CORNERS.replace("TABLE", "table") + """
+        for (int k = 0; k < some; ++k) {
+            auto total = weights[0][k] * table.data[rows[0][k]];
+            for (int c = 1; c < 8; ++c)
+                total = total + weights[c][k] * table.data[rows[c][k]];
+            out.data[(begin + k) * levels + level] = total;
+        }
+    }
+"""
+
+#: gradient[rows] += weights times out_gradient[i, level]; points share corners: atomic on a GPU, in order on the CPU.
+GRADIENT = CORNERS.replace("TABLE", "gradient") + """
+        for (int k = 0; k < some; ++k) {
+            const auto incoming = out_gradient.data[(begin + k) * levels + level];
+            for (int c = 0; c < 8; ++c)
+#if defined(__CUDA_ARCH__)
+                wp::atomic_add(gradient, (int)rows[c][k], weights[c][k] * incoming);
+#else
+                gradient.data[rows[c][k]] += weights[c][k] * incoming;
+#endif
+        }
+    }
+"""
 
 
 @lru_cache(maxsize=None)
@@ -126,6 +213,39 @@ def _kernels(features: int) -> SimpleNamespace:
         # Derivative of `curve`; the clamp to [0, 1] is flat outside.
         return wp.where(x >= 0.0 and x <= 1.0, wp.where(smooth, 6.0 * f * (1.0 - f), 1.0), 0.0)
 
+    def snippet(code: str):
+        def named(stub):
+            stub.__qualname__ += f"_{features}"  # warp files snippets by name: one of each width
+            return wp.func_native(code)(stub)
+
+        return named
+
+    @snippet(VALUES)
+    def values(
+        x: wp.array(dtype=wp.vec3),
+        table: wp.array(dtype=Row),
+        grid: Grid,
+        smooth: wp.bool,
+        level: wp.int32,
+        levels: wp.int32,
+        first: wp.int32,
+        stop: wp.int32,
+        out: wp.array2d(dtype=Row),
+    ): ...
+
+    @snippet(GRADIENT)
+    def scatter(
+        x: wp.array(dtype=wp.vec3),
+        out_gradient: wp.array2d(dtype=Row),
+        grid: Grid,
+        smooth: wp.bool,
+        level: wp.int32,
+        levels: wp.int32,
+        first: wp.int32,
+        stop: wp.int32,
+        gradient: wp.array(dtype=Row),
+    ): ...
+
     @wp.kernel(module=module, enable_backward=False)
     def forward(
         first: wp.int32,
@@ -139,18 +259,8 @@ def _kernels(features: int) -> SimpleNamespace:
     ):
         piece, tile = wp.tid()
         level = first + piece
-        grid = grid_of(scales, grids, level)
-        for i in range(tile * block, wp.min((tile + 1) * block, x.shape[0])):
-            c = locate(x[i], grid)
-            sx = curve(c.f[0], smooth)
-            sy = curve(c.f[1], smooth)
-            sz = curve(c.f[2], smooth)
-            tx = 1.0 - sx
-            ty = 1.0 - sy
-            tz = 1.0 - sz
-            low = ty * (tx * table[c.r000] + sx * table[c.r100]) + sy * (tx * table[c.r010] + sx * table[c.r110])
-            high = ty * (tx * table[c.r001] + sx * table[c.r101]) + sy * (tx * table[c.r011] + sx * table[c.r111])
-            out[i, level] = tz * low + sz * high
+        stop = wp.min((tile + 1) * block, x.shape[0])
+        values(x, table, grid_of(scales, grids, level), smooth, level, scales.shape[0], tile * block, stop, out)
 
     @wp.kernel(module=module, enable_backward=False)
     def table_gradient(
@@ -165,27 +275,8 @@ def _kernels(features: int) -> SimpleNamespace:
     ):
         piece, tile = wp.tid()
         level = first + piece
-        grid = grid_of(scales, grids, level)
-        for i in range(tile * block, wp.min((tile + 1) * block, x.shape[0])):
-            c = locate(x[i], grid)
-            g = out_gradient[i, level]
-            sx = curve(c.f[0], smooth)
-            sy = curve(c.f[1], smooth)
-            sz = curve(c.f[2], smooth)
-            tx = 1.0 - sx
-            tt = (1.0 - sy) * (1.0 - sz)
-            st = sy * (1.0 - sz)
-            ts = (1.0 - sy) * sz
-            ss = sy * sz
-            # Points share corners: atomic on a GPU, a plain sum in order on the CPU.
-            wp.atomic_add(gradient, c.r000, (tx * tt) * g)
-            wp.atomic_add(gradient, c.r100, (sx * tt) * g)
-            wp.atomic_add(gradient, c.r010, (tx * st) * g)
-            wp.atomic_add(gradient, c.r110, (sx * st) * g)
-            wp.atomic_add(gradient, c.r001, (tx * ts) * g)
-            wp.atomic_add(gradient, c.r101, (sx * ts) * g)
-            wp.atomic_add(gradient, c.r011, (tx * ss) * g)
-            wp.atomic_add(gradient, c.r111, (sx * ss) * g)
+        stop = wp.min((tile + 1) * block, x.shape[0])
+        scatter(x, out_gradient, grid_of(scales, grids, level), smooth, level, scales.shape[0], tile * block, stop, gradient)
 
     @wp.kernel(module=module, enable_backward=False)
     def point_gradient(

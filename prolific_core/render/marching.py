@@ -55,6 +55,12 @@ class Samples:
         """(M,) length of each step."""
         return self.end - self.start
 
+    def of_rays(self, first: int, last: int) -> "Samples":
+        """Those of rays first to last (exclusive), counted from `first`."""
+        low, high = int(self.offsets[first]), int(self.offsets[last])
+        offsets = self.offsets[first : last + 1] - low
+        return Samples(self.ray_index[low:high] - first, self.start[low:high], self.end[low:high], offsets)
+
     def positions(self, origins: Tensor, directions: Tensor) -> Tensor:
         """(M, 3) midpoints in the world, for rays (R, 3)."""
         index = self.ray_index.long()
@@ -64,17 +70,22 @@ class Samples:
 def box_distances(origins: Tensor, directions: Tensor, bound: float, near: float, far: float) -> tuple[Tensor, Tensor]:
     """Distances (R,) at which rays (R, 3) enter and leave [-bound, bound]^3.
 
-    The slab method, limited to [near, far]; where a ray misses, both are 0.
+    Limited to [near, far]; where a ray misses, both are 0.
     """
-    # Parallel to a slab, 1 / 0 = inf is right; a ray inside its plane gives 0 * inf, hence the nudge.
-    safe = torch.where(directions.abs() < 1e-12, torch.full_like(directions, 1e-12), directions)
-    first, second = (-bound - origins) / safe, (bound - origins) / safe
-    enter = torch.minimum(first, second).amax(-1).clamp(min=near)
-    leave = torch.maximum(first, second).amin(-1).clamp(max=far)
+    enter, leave = _slabs(origins, directions, -bound, bound)
+    enter, leave = enter.clamp(min=near), leave.clamp(max=far)
     # Longer than the diagonal only where a direction is no unit vector: keeps the march finite.
     leave = torch.minimum(leave, enter + 2 * math.sqrt(3) * bound)
     hit = leave > enter  # false for NaN too
     return torch.where(hit, enter, 0.0), torch.where(hit, leave, 0.0)
+
+
+def _slabs(origins: Tensor, directions: Tensor, low: Tensor | float, high: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Distances (R,) at which the lines enter and leave the box of those corners; entering last where they miss."""
+    # Parallel to a slab, 1 / 0 = inf is right; a ray inside its plane gives 0 * inf, hence the nudge.
+    safe = torch.where(directions.abs() < 1e-12, torch.full_like(directions, 1e-12), directions)
+    first, second = (low - origins) / safe, (high - origins) / safe
+    return torch.minimum(first, second).amax(-1), torch.maximum(first, second).amin(-1)
 
 
 def march(
@@ -113,7 +124,8 @@ def march(
     return fill(origins, directions, enter, leave, shift, occupied, bound, step, max_samples)
 
 
-def _check(total: int, max_samples: int | None) -> None:
+def check_count(total: int, max_samples: int | None) -> None:
+    """Raises TooManySamples where `total` is more than allowed."""
     if max_samples is not None and total > max_samples:
         raise TooManySamples(
             f"{total} samples along the rays, at most {max_samples} allowed: "
@@ -134,7 +146,7 @@ def _march_twin(origins, directions, enter, leave, shift, occupied, bound, step,
     resolution = occupied.shape[0]
     cell = ((points / bound + 1) * (resolution / 2)).floor().long().clamp(0, resolution - 1)
     keep = (end > start) & occupied[cell[..., 0], cell[..., 1], cell[..., 2]]
-    _check(int(keep.sum()), max_samples)
+    check_count(int(keep.sum()), max_samples)
     offsets = torch.zeros(len(enter) + 1, dtype=torch.int32, device=enter.device)
     offsets[1:] = keep.sum(1).cumsum(0)
     return Samples(keep.nonzero()[:, 0].int(), start[keep], end[keep], offsets)
@@ -176,6 +188,8 @@ def _kernels() -> SimpleNamespace:
         occupied: wp.array3d(dtype=wp.bool),
         bound: wp.float32,
         step: wp.float32,
+        begin: wp.array(dtype=wp.int32),
+        until: wp.array(dtype=wp.float32),
         counts: wp.array(dtype=wp.int32),
     ):
         piece = wp.tid()
@@ -186,9 +200,10 @@ def _kernels() -> SimpleNamespace:
         far_end = leave[ray]
         jitter = shift[ray]
         total = wp.int32(0)
-        i = wp.int32(0)
-        start = near_end
-        while start < far_end:
+        i = begin[ray]
+        start = start_of(i, near_end, jitter, step)
+        last = until[ray]
+        while start < last:
             end = end_of(i, near_end, far_end, jitter, step)
             if end > start:
                 if is_occupied(origin, direction, (start + end) * 0.5, occupied, bound):
@@ -208,6 +223,8 @@ def _kernels() -> SimpleNamespace:
         occupied: wp.array3d(dtype=wp.bool),
         bound: wp.float32,
         step: wp.float32,
+        begin: wp.array(dtype=wp.int32),
+        until: wp.array(dtype=wp.float32),
         offsets: wp.array(dtype=wp.int32),
         ray_index: wp.array(dtype=wp.int32),
         starts: wp.array(dtype=wp.float32),
@@ -222,9 +239,10 @@ def _kernels() -> SimpleNamespace:
         jitter = shift[ray]
         row = offsets[ray]
         stop = offsets[ray + 1]
-        i = wp.int32(0)
-        start = near_end
-        while start < far_end and row < stop:
+        i = begin[ray]
+        start = start_of(i, near_end, jitter, step)
+        last = until[ray]
+        while start < last and row < stop:
             end = end_of(i, near_end, far_end, jitter, step)
             if end > start:
                 if is_occupied(origin, direction, (start + end) * 0.5, occupied, bound):
@@ -243,14 +261,33 @@ def _march_native(origins, directions, enter, leave, shift, occupied, bound, ste
     kernels, vec3, device = _kernels(), native.warp().vec3, origins.device
     rays = len(enter)
     origins, directions, occupied = origins.contiguous(), directions.contiguous(), occupied.contiguous()
-    common = [(origins, vec3), (directions, vec3), enter, leave, shift, occupied, bound, step]
+    reach = _reach(origins, directions, enter, leave, shift, occupied, bound, step)
+    common = [(origins, vec3), (directions, vec3), enter, leave, shift, occupied, bound, step, *reach]
     counts = torch.empty(rays, dtype=torch.int32, device=device)
     native.launch_split(kernels.count, rays, (), [*common, counts], device)
     offsets = torch.zeros(rays + 1, dtype=torch.int32, device=device)
     offsets[1:] = counts.cumsum(0)
     total = int(offsets[-1])
-    _check(total, max_samples)
+    check_count(total, max_samples)
     ray_index = torch.empty(total, dtype=torch.int32, device=device)
     start, end = torch.empty(total, device=device), torch.empty(total, device=device)
     native.launch_split(kernels.write, rays, (), [*common, offsets, ray_index, start, end], device)
     return Samples(ray_index, start, end, offsets)
+
+
+def _reach(origins, directions, enter, leave, shift, occupied, bound, step) -> tuple[Tensor, Tensor]:
+    """The first step (R,) int32 worth looking at, and the distance (R,) beyond which none is.
+
+    From the box around all occupied cells, with a cell to spare for rounding: most of a ray through an
+    object's box is far from the object.
+    """
+    cells = occupied.nonzero()
+    if len(cells) == 0:
+        return torch.zeros_like(enter, dtype=torch.int32), enter
+    side = 2 * bound / occupied.shape[0]
+    low, high = (cells.amin(0) - 1) * side - bound, (cells.amax(0) + 2) * side - bound
+    nearest, farthest = _slabs(origins, directions, low, high)
+    steps = (nearest - enter) / step - shift - 1
+    # Not a number where a ray is not: such rays have leave = enter = 0 and no steps.
+    begin = steps.nan_to_num(0.0, 0.0, 0.0).clamp(0, 2**30).int()
+    return begin, torch.minimum(leave, farthest.nan_to_num(0.0))

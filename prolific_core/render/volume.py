@@ -57,6 +57,11 @@ def render_volume(
         max_samples=max_samples,
         backend=backend,
     )
+    return shade(field, origins, directions, samples, backend)
+
+
+def shade(field: Field, origins: Tensor, directions: Tensor, samples: Samples, backend: str = "auto") -> VolumeRender:
+    """The picture that samples of rays (R, 3) make: ask the field, composite."""
     positions = samples.positions(origins, directions)
     density, colour = field(positions)
     result = composite(density, colour, samples, backend=backend)

@@ -1,18 +1,20 @@
 """The radiance field: a hash grid, one small network, an initial shape, a background."""
 
 import math
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from prolific_core.errors import InputError
 from prolific_core.render import Render
 from prolific_core.render.hash_encoding import HashEncoding
 from prolific_core.render.networks import Background, perceptron
+from prolific_core.render.marching import Samples, check_count, march
 from prolific_core.render.occupancy import OccupancyGrid
-from prolific_core.render.volume import VolumeRender, accumulate, render_volume
+from prolific_core.render.volume import accumulate, shade
 
 #: r of the initial density of a scene (arXiv 2305.16213, appendix; the object's r is a parameter).
 SCENE_RADIUS = 2.5
@@ -68,7 +70,8 @@ class RadianceField(nn.Module):
     config: anything with the attributes of `config.FieldConfig`.
     generator: draws the initial parameters; the same seed, the same bytes.
     backend: of all kernels, see `render.backends`.
-    max_samples: guard against running out of memory, see `marching.march`.
+    max_samples: guard against running out of memory, see `marching.march`;
+        per patch, where a render goes by patches.
 
     state_dict holds parameters and the occupancy grid: everything but the
     config that is needed to continue or to render.
@@ -151,6 +154,7 @@ class RadianceField(nn.Module):
         background: str | Tensor | None = None,
         random_background_probability: float = 0.0,
         normals: bool = False,
+        patch: int | None = None,
     ) -> Render:
         """Pictures along rays (B, H, W, 3); directions are unit vectors.
 
@@ -160,6 +164,11 @@ class RadianceField(nn.Module):
         random_background_probability: while training, the chance that an
             image gets a plain random colour behind it instead.
         normals: also render normals (six more evaluations a sample).
+        patch: rays whose graph is held at once. The picture is rendered
+            without a graph; the backward pass, once it knows the gradient on
+            the whole picture, renders patch after patch again and goes on
+            through each into the field. The draws are the same, so is the
+            result, but for the order of float32 sums; memory is a patch's.
 
         Without gradients, rays are rendered in chunks and samples, weights and
         sample_normals are None.
@@ -172,51 +181,75 @@ class RadianceField(nn.Module):
             behind = _some_random(behind, random_background_probability, generator)
         rays = origins.reshape(-1, 3), directions.reshape(-1, 3)
         if torch.is_grad_enabled():
-            parts = [self._render_rays(*rays, generator, training, normals)]
+            samples, noise = self._draw(*rays, generator, training, patch)
+            parts = self._patches(*rays, samples, noise, normals, patch)
         else:
-            pieces = zip(rays[0].split(CHUNK), rays[1].split(CHUNK))
-            parts = [self._render_rays(*piece, generator, training, normals) for piece in pieces]
+            pieces = list(zip(rays[0].split(CHUNK), rays[1].split(CHUNK)))
+            drawn = (self._draw(*piece, generator, training) for piece in pieces)
+            parts = [self._shade(*piece, *draw, normals) for piece, draw in zip(pieces, drawn)]
 
-        def image(values: list[Tensor]) -> Tensor:
+        def image(values: Sequence[Tensor]) -> Tensor:
             return torch.cat(values).reshape(batch, height, width, -1).permute(0, 3, 1, 2)
 
-        opacity = image([v.opacity for v, _ in parts])
-        result = Render(
-            rgb=image([v.colour for v, _ in parts]) + (1 - opacity) * behind,
-            opacity=opacity,
-            depth=image([v.depth for v, _ in parts]),
-        )
+        colour, opacity, depth, weights, sample_normals, normal = zip(*parts)
+        opacity = image(opacity)
+        result = Render(rgb=image(colour) + (1 - opacity) * behind, opacity=opacity, depth=image(depth))
         if normals:
-            total = image([accumulate(n, v.weights, v.samples) for v, n in parts])
-            result.normal = 0.5 + 0.5 * opacity * F.normalize(total, dim=1, eps=1e-6)
+            result.normal = 0.5 + 0.5 * opacity * F.normalize(image(normal), dim=1, eps=1e-6)
         if torch.is_grad_enabled():
-            (volume, sample_normals), = parts
-            result.samples, result.weights, result.sample_normals = volume.samples, volume.weights, sample_normals
+            result.samples, result.weights = samples, torch.cat(weights)
+            result.sample_normals = torch.cat(sample_normals) if normals else None
         return result
 
-    def _render_rays(
-        self, origins: Tensor, directions: Tensor, generator: torch.Generator | None, training: bool, normals: bool
-    ) -> tuple[VolumeRender, Tensor | None]:
-        """Rays (R, 3) without a background, and the samples' normals if asked."""
-
-        def field(x: Tensor) -> tuple[Tensor, Tensor]:
-            noise = None
-            if training and self.config.density_noise > 0:
-                noise = torch.randn(len(x), generator=generator).to(x) * self.config.density_noise
-            return self(x, noise)
-
-        volume = render_volume(
-            field,
+    def _draw(
+        self, origins: Tensor, directions: Tensor, generator: torch.Generator | None, training: bool, patch: int | None = None
+    ) -> tuple[Samples, Tensor | None]:
+        """Where the field is asked along rays (R, 3), and the noise (M,) on its density there: all that is random."""
+        patches = 1 if patch is None else max(1, -(-len(origins) // patch))
+        samples = march(
             origins,
             directions,
             self.occupancy.occupied,
             bound=self.config.bound,
             step=self.step,
             generator=generator if training else None,
-            max_samples=self.max_samples,
+            max_samples=self.max_samples * patches,
             backend=self.backend,
         )
-        return volume, self.normals(volume.positions) if normals else None
+        noise = None
+        if training and self.config.density_noise > 0:
+            noise = torch.randn(len(samples), generator=generator).to(origins) * self.config.density_noise
+        return samples, noise
+
+    def _patches(
+        self, origins: Tensor, directions: Tensor, samples: Samples, noise: Tensor | None, normals: bool, patch: int | None
+    ) -> list[tuple]:
+        """`_shade` of all rays at once, or of patches whose graphs are made when the backward pass asks for them."""
+        rays = len(origins)
+        if patch is None or patch >= rays:
+            return [self._shade(origins, directions, samples, noise, normals)]
+        parts = []
+        for first in range(0, rays, patch):
+            last = min(first + patch, rays)
+            piece = samples.of_rays(first, last)
+            check_count(len(piece), self.max_samples)
+            rows = slice(int(samples.offsets[first]), int(samples.offsets[last]))
+            given = (origins[first:last], directions[first:last], piece, None if noise is None else noise[rows], normals)
+            # Nothing in there draws: the global generators need no keeping.
+            parts.append(checkpoint(self._shade, *given, use_reentrant=False, preserve_rng_state=False))
+        return parts
+
+    def _shade(
+        self, origins: Tensor, directions: Tensor, samples: Samples, noise: Tensor | None, normals: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Of rays (R, 3), without a background: colour (R, 3), opacity and depth (R,), the samples' weights (M,)
+        and, if asked, the samples' normals (M, 3) and their weighted sums (R, 3)."""
+        volume = shade(lambda x: self(x, noise), origins, directions, samples, self.backend)
+        if not normals:
+            return volume.colour, volume.opacity, volume.depth, volume.weights, None, None
+        found = self.normals(volume.positions)
+        total = accumulate(found, volume.weights, samples)
+        return volume.colour, volume.opacity, volume.depth, volume.weights, found, total
 
     def background_colour(self, directions: Tensor, background: str | Tensor | None = None) -> Tensor:
         """What is behind the object, (B, 3, H, W), for unit directions (B, H, W, 3).
