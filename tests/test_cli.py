@@ -22,7 +22,7 @@ def test_help_is_quick_because_nothing_heavy_is_imported(clone):
         (["generate", ""], "the prompt is empty"),
         (["generate", "x" * 10_000], "10000 characters; at most 1000"),
         (["generate", "a\nmug"], "control character"),
-        (["generate", "a mug", "--preset", "../demo"], "no preset '../demo'; known: demo, paper, tiny"),
+        (["generate", "a mug", "--preset", "../demo"], "no preset '../demo'; known: demo, paper, room, tiny"),
         (["generate", "a mug", "--seed", "-1"], "seed = -1"),
         (["generate", "a mug", "--particles", "0"], "initialise.particles = 0"),
         (["generate", "a mug", "--id", "../../x"], "not usable"),
