@@ -1,5 +1,7 @@
 """The study in 2D: measures against closed forms, cells that are made once and resume to the same bytes."""
 
+from dataclasses import replace
+
 import pytest
 import tiny_pipeline
 import torch
@@ -74,6 +76,26 @@ def test_an_interrupted_cell_ends_in_the_same_pictures(prior, name, tmp_path, mo
 
 def test_a_shared_score_model_is_not_one_each(prior, tmp_path):
     assert not torch.equal(make(prior, "vsd 7.5", tmp_path / "a"), make(prior, "vsd 7.5, n = 1", tmp_path / "b"))
+
+
+def test_pixels_go_through_the_encoder_and_latents_do_not(prior, tmp_path, monkeypatch):
+    seen = []
+    encode = type(prior).encode
+    monkeypatch.setattr(type(prior), "encode", lambda self, images: seen.append(images.shape) or encode(self, images))
+    latents = make(prior, "sds 7.5", tmp_path / "latents")
+    assert not seen
+    pixels = replace(SETTINGS, pixels=True)
+    (tmp_path / "pixels").mkdir()
+    images = study.make(prior, method("sds 7.5"), "a red mug", pixels, tmp_path / "pixels", lambda step, steps: None)
+    assert seen == [(1, 3, 32, 32)] * 12 and images.shape == latents.shape
+    assert 0 < images.min() and images.max() < 1 and images.grad_fn is None
+
+
+def test_what_saves_calls_is_what_its_name_says():
+    shared, interval = (study.stage_config(one, SETTINGS, 2).guidance for one in study.SAVINGS)
+    plain = study.stage_config(method("vsd 7.5"), SETTINGS, 2).guidance
+    assert shared.score.share_pass and shared.interval is None and not plain.score.share_pass
+    assert interval.interval == (0.15, 0.85) and interval.model_copy(update={"interval": None}) == plain
 
 
 def test_a_row_compares_with_the_truth():
