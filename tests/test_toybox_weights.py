@@ -101,3 +101,17 @@ def test_scorer_retrieves():
     tok = CLIPTokenizer.from_pretrained(WEIGHTS / "scorer")
     images, labels = heldout_images(count=96)
     assert retrieval(model, tok, images, labels) > 0.8  # chance is 1 in 32
+
+
+def test_samples_are_made_without_a_word_too_many(tmp_path):
+    import subprocess
+    import sys
+
+    from PIL import Image
+
+    out = tmp_path / "mugs.png"
+    command = [sys.executable, "-m", "flows.cli", "prior", "sample", "a red mug", "-n", "2", "--steps", "2", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr, done.stdout.strip()) == (0, "", str(out))
+    with Image.open(out) as picture:
+        assert picture.size == (128, 64)
