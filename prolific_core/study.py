@@ -65,6 +65,7 @@ class Settings:
     """
 
     particles: int = 8
+    batch: int = 8  # particles of one score model that are stepped together, at most: they come out even
     steps: int = 200
     sampler_steps: int = 50
     learning_rate: float = 0.1  # Adam's, on latents, or on the pixels' logits; it falls to a twentieth
@@ -72,11 +73,11 @@ class Settings:
     pixels: bool = False
 
 
-def stage_config(method: Method, settings: Settings, particles: int) -> StageConfig:
-    """The same for every estimator: views words off, t from U(.02, .98) falling to U(.02, .3)."""
+def stage_config(method: Method, settings: Settings, *, steps: int, batch: int) -> StageConfig:
+    """The same for every estimator: view words off, t from U(.02, .98) falling to U(.02, .3)."""
     return StageConfig(
-        steps=settings.steps * particles,
-        views=1,
+        steps=steps,
+        views=batch,
         learning_rate_final=0.05,
         resolution=[(0.0, 64)],
         cameras=CameraConfig(distance=(1.5, 1.5), fov=(45, 45), elevation=(0, 0), uniform_probability=0),
@@ -102,11 +103,12 @@ def make(
         noise = generator(settings.seed, "study", prompt)
         texts = [prompt] * settings.particles
         return prior.sample(texts, scale=method.scale, steps=settings.sampler_steps, eta=1.0, generator=noise)
-    scenes = [_scene(prior, settings, k) for k in range(settings.particles)]
+    batch = max(k for k in range(1, settings.batch + 1) if settings.particles % k == 0) if method.shared else 1
+    scenes = [_scene(prior, settings, k, batch) for k in range(settings.particles // batch)]
     groups = [scenes] if method.shared else [[scene] for scene in scenes]
-    done, total = 0, settings.steps * settings.particles
+    done, total = 0, settings.steps * len(scenes)
     for k, group in enumerate(groups):
-        config = stage_config(method, settings, len(group))
+        config = stage_config(method, settings, steps=settings.steps * len(group), batch=batch)
         guidance = distillation.make(prior, config.guidance, prompt, generator=generator(settings.seed, "score model", k))
         problem = Problem(
             particles=group,
@@ -128,12 +130,13 @@ def make(
     return torch.cat([scene.image() if settings.pixels else prior.decode(scene.latents) for scene in scenes]).detach()
 
 
-def _scene(prior: LatentDiffusion, settings: Settings, k: int) -> ImageScene | LatentScene:
+def _scene(prior: LatentDiffusion, settings: Settings, k: int, batch: int) -> ImageScene | LatentScene:
+    """The k-th `batch` of particles."""
     draw = generator(settings.seed, "particle", k)
     if settings.pixels:
-        return ImageScene(prior.resolution, generator=draw)
+        return ImageScene(prior.resolution, count=batch, generator=draw)
     side = prior.unet.config.sample_size
-    return LatentScene((prior.unet.config.in_channels, side, side), generator=draw)
+    return LatentScene((prior.unet.config.in_channels, side, side), count=batch, generator=draw)
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,8 @@ def test_an_interrupted_cell_ends_in_the_same_pictures(prior, name, tmp_path, mo
     monkeypatch.setattr(study, "LoggingConfig", lambda: often)
     seen = []
     whole = make(prior, name, tmp_path / "whole", lambda step, steps: seen.append((step, steps)))
-    assert whole.shape == (2, 3, 32, 32) and seen[-1] == (12, 12)
+    steps = 12 if "n = 1" in name else 6  # those of one score model are stepped together
+    assert whole.shape == (2, 3, 32, 32) and seen[-1] == (steps, steps)
 
     def die(step, steps):
         if step == 5:
@@ -78,6 +79,18 @@ def test_a_shared_score_model_is_not_one_each(prior, tmp_path):
     assert not torch.equal(make(prior, "vsd 7.5", tmp_path / "a"), make(prior, "vsd 7.5, n = 1", tmp_path / "b"))
 
 
+@pytest.mark.parametrize("particles, batch, seen", [(4, 8, (4, 4)), (6, 4, (2, 2)), (3, 8, (3, 3)), (4, 1, (1, 1))])
+def test_particles_are_stepped_in_even_batches(prior, tmp_path, monkeypatch, particles, batch, seen):
+    rows = []
+    loss = study.distillation.Guidance.loss
+    watch = lambda self, latents, views, *rest: rows.append((len(latents), len(views))) or loss(self, latents, views, *rest)  # noqa: E731
+    monkeypatch.setattr(study.distillation.Guidance, "loss", watch)
+    settings = replace(SETTINGS, particles=particles, batch=batch, steps=2)
+    images = study.make(prior, method("sds 7.5"), "a red mug", settings, tmp_path, lambda step, steps: None)
+    assert rows == [seen] * (2 * particles // seen[0]) and len(images) == particles
+    assert len({image.sum().item() for image in images}) == particles
+
+
 def test_pixels_go_through_the_encoder_and_latents_do_not(prior, tmp_path, monkeypatch):
     seen = []
     encode = type(prior).encode
@@ -87,13 +100,13 @@ def test_pixels_go_through_the_encoder_and_latents_do_not(prior, tmp_path, monke
     pixels = replace(SETTINGS, pixels=True)
     (tmp_path / "pixels").mkdir()
     images = study.make(prior, method("sds 7.5"), "a red mug", pixels, tmp_path / "pixels", lambda step, steps: None)
-    assert seen == [(1, 3, 32, 32)] * 12 and images.shape == latents.shape
+    assert seen == [(2, 3, 32, 32)] * 6 and images.shape == latents.shape
     assert 0 < images.min() and images.max() < 1 and images.grad_fn is None
 
 
 def test_what_saves_calls_is_what_its_name_says():
-    shared, interval = (study.stage_config(one, SETTINGS, 2).guidance for one in study.SAVINGS)
-    plain = study.stage_config(method("vsd 7.5"), SETTINGS, 2).guidance
+    shared, interval = (study.stage_config(one, SETTINGS, steps=6, batch=2).guidance for one in study.SAVINGS)
+    plain = study.stage_config(method("vsd 7.5"), SETTINGS, steps=6, batch=2).guidance
     assert shared.score.share_pass and shared.interval is None and not plain.score.share_pass
     assert interval.interval == (0.15, 0.85) and interval.model_copy(update={"interval": None}) == plain
 

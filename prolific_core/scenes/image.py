@@ -1,4 +1,7 @@
-"""The simplest scenes: one image as the particle, no 3D (the paper's controlled experiment)."""
+"""The simplest scenes: images as the particles, no 3D (the paper's controlled experiment).
+
+One scene can hold several, which are then rendered, and so optimised, together.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -7,11 +10,11 @@ from prolific_core.render.result import Render
 
 
 class ImageScene(nn.Module):
-    """A picture (1, 3, S, S) in [0, 1] that every camera sees; starts as noise around grey."""
+    """Pictures (count, 3, S, S) in [0, 1]; they start as noise around grey. Each camera sees its own, or all see the one."""
 
-    def __init__(self, side: int, *, generator: torch.Generator):
+    def __init__(self, side: int, *, count: int = 1, generator: torch.Generator):
         super().__init__()
-        self.pixels = nn.Parameter(torch.randn(1, 3, side, side, generator=generator) * 0.1)
+        self.pixels = nn.Parameter(torch.randn(count, 3, side, side, generator=generator) * 0.1)
 
     def image(self) -> Tensor:
         return self.pixels.sigmoid()
@@ -22,15 +25,15 @@ class ImageScene(nn.Module):
 
 
 class LatentScene(nn.Module):
-    """A picture's latents (1, C, h, w), to be decoded by who looks at it; starts as noise N(0, I).
+    """Pictures' latents (count, C, h, w), to be decoded by who looks at them; they start as noise N(0, I).
 
     Between the estimator and these particles there is no encoder, whose gradient is fond of patterns
     that only it sees.
     """
 
-    def __init__(self, shape: tuple[int, int, int], *, generator: torch.Generator):
+    def __init__(self, shape: tuple[int, int, int], *, count: int = 1, generator: torch.Generator):
         super().__init__()
-        self.latents = nn.Parameter(torch.randn(1, *shape, generator=generator))
+        self.latents = nn.Parameter(torch.randn(count, *shape, generator=generator))
 
     def render(self, views: int) -> Render:
         latents = self.latents.expand(views, -1, -1, -1)
