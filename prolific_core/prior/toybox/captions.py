@@ -92,6 +92,10 @@ def with_view(text: str, view: str | None) -> str:
     return f"{text}, {view} view" if view else text
 
 
+def without_view(text: str) -> str:
+    return re.sub(rf", ({'|'.join(VIEWS)}) view$", "", text)
+
+
 def known_words() -> list[str]:
     """Every word of the world's language, sorted."""
     words = set(FAMILIES) | set(COLOURS) | set(VIEWS) | set(SPARE) | set(GLUE)

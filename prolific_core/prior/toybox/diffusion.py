@@ -12,7 +12,8 @@ import numpy as np
 
 from prolific_core.prior.latent_diffusion import LatentDiffusion
 
-from . import text
+from . import captions, text
+from .families import WITH_FRONT
 from .params import Diffusion
 from .shards import Shards
 from .training import Training, run, warm_up_and_fall
@@ -50,20 +51,37 @@ def build_scheduler():
 
 
 class Latents:
-    """Cached latents and captions' tokens of the training shards, in memory."""
+    """Cached latents and captions' tokens of the training shards, in memory.
 
-    def __init__(self, shards: Path, latents: Path, tok):
+    The view word is worth a hundredth of the loss of a coloured thing, and the sides of things are
+    four views of six: what a front and a back look like is not learned from even draws. So
+    `config.fronts` of a batch are those views, and `config.named_views` of the captions of things that
+    have a front say where they are seen from.
+    """
+
+    def __init__(self, shards: Path, latents: Path, tok, config: Diffusion):
         data = Shards(shards, ("train",))
+        self.config = config
         self.latents = np.concatenate([np.load(latents / f"{name}.npy", allow_pickle=False) for name in data.names])
-        captions = [label["caption"] for labels in data.labels for label in labels]
-        self.tokens = text.encode(tok, captions).numpy().astype(np.int16)
+        labels = [label for part in data.labels for label in part]
+        plain = [captions.without_view(label["caption"]) for label in labels]
+        viewed = [captions.with_view(text, label["view"]) for text, label in zip(plain, labels, strict=True)]
+        self.plain, self.viewed = (text.encode(tok, texts).numpy().astype(np.int16) for texts in (plain, viewed))
+        faced = np.array([label["family"] in WITH_FRONT and label["kind"] in ("colour", "normals") for label in labels])
+        self.naming = np.where(faced, config.named_views, 0.5)
+        ends = [label["kind"] == "colour" and label["view"] in ("front", "back") for label in labels]
+        self.fronts = np.flatnonzero(faced & np.array(ends))
 
     def batch(self, g: np.random.Generator, size: int):
         """((B, latent, 16, 16) float32, (B, L) int64)."""
         import torch
 
         rows = g.integers(0, len(self.latents), size)
-        return torch.from_numpy(self.latents[rows].astype(np.float32)), torch.from_numpy(self.tokens[rows].astype(np.int64))
+        fronts = round(self.config.fronts * size) if len(self.fronts) else 0
+        rows[:fronts] = g.choice(self.fronts, fronts) if fronts else rows[:0]
+        named = g.random(size) < self.naming[rows]
+        ids = np.where(named[:, None], self.viewed[rows], self.plain[rows])
+        return torch.from_numpy(self.latents[rows].astype(np.float32)), torch.from_numpy(ids.astype(np.int64))
 
 
 def build(config: Diffusion, latent: int, tok):
@@ -78,6 +96,11 @@ def build(config: Diffusion, latent: int, tok):
     return models
 
 
+def towards_noise(u: np.ndarray, shift: float) -> np.ndarray:
+    """Times in [0, 1), drawn more often where there is more noise: s u / (1 + (s - 1) u) (2403.03206, eq. 23)."""
+    return shift * u / (1 + (shift - 1) * u)
+
+
 def train(shards: Path, latents: Path, vae, config: Diffusion, state: Path, observe=lambda step, values: None,
           picture=lambda views, step: None, seed: int = 5) -> LatentDiffusion:
     """The averaged weights as a prior; resumes from the checkpoint `state`.
@@ -89,7 +112,7 @@ def train(shards: Path, latents: Path, vae, config: Diffusion, state: Path, obse
 
     torch.manual_seed(seed)  # initial weights only; every draw below is seeded by its step
     tok, channels = text.tokenizer(), vae.config.latent_channels
-    data, models, average = Latents(shards, latents, tok), build(config, channels, tok), build(config, channels, tok)
+    data, models, average = Latents(shards, latents, tok, config), build(config, channels, tok), build(config, channels, tok)
     average.load_state_dict(models.state_dict())
     prior = LatentDiffusion(average["unet"], vae, average["text_encoder"], tok, build_scheduler())
     bars, empty = prior.schedule.alphas_cumprod, text.encode(tok, [""])[0]
@@ -100,7 +123,7 @@ def train(shards: Path, latents: Path, vae, config: Diffusion, state: Path, obse
         ids[torch.from_numpy(g.random(len(ids)) < config.drop_caption)] = empty
         noise = torch.from_numpy(g.standard_normal(z.shape, dtype=np.float32))
         # Stratified over the batch: the same distribution, a steadier loss.
-        t = torch.from_numpy(((np.arange(len(z)) + g.random()) / len(z) * len(bars)).astype(np.int64) % len(bars))
+        t = torch.from_numpy((towards_noise((np.arange(len(z)) + g.random()) / len(z), config.time_shift) * len(bars)).astype(np.int64))
         noisy, target = prior.schedule.add_noise(z, noise, t), prior.schedule.target(z, noise, t)
         v = models["unet"](noisy, t, models["text_encoder"](ids)[0]).sample
         return (v - target).square().mean()
