@@ -154,6 +154,7 @@ class FieldConfig(Section):
     occupancy_resolution: int = Field(32, ge=4, le=512)
     occupancy_threshold: Weight = 0.01
     samples_per_ray: int = Field(512, ge=4, le=4096)  # along the box's diagonal, before skipping
+    importance_samples: int = Field(0, ge=0, le=1024)  # more, where the first ones found something (the paper: 64 + 32)
 
 
 class InitialiseConfig(Section):

@@ -38,6 +38,7 @@ def config(**changes):
         occupancy_resolution=16,
         occupancy_threshold=0.01,
         samples_per_ray=96,
+        importance_samples=0,
     )
     return SimpleNamespace(**{**values, **changes})
 

@@ -10,10 +10,12 @@ from torch.utils.checkpoint import checkpoint
 
 from prolific_core.errors import InputError
 from prolific_core.render import Render
+from prolific_core.render.compositing import composite
 from prolific_core.render.hash_encoding import HashEncoding
 from prolific_core.render.networks import Background, perceptron
 from prolific_core.render.marching import Samples, check_count, march
 from prolific_core.render.occupancy import OccupancyGrid
+from prolific_core.render.resampling import resample
 from prolific_core.render.volume import accumulate, shade
 
 #: r of the initial density of a scene (arXiv 2305.16213, appendix; the object's r is a parameter).
@@ -23,6 +25,9 @@ PLAIN = {"white": 1.0, "grey": 0.5, "black": 0.0}
 
 #: Rays rendered at once when no gradient is wanted.
 CHUNK = 2**13
+
+#: Positions looked at at once before importance resampling.
+LOOK = 2**18
 
 
 def object_bias(x: Tensor, scale: float, radius: float) -> Tensor:
@@ -216,10 +221,21 @@ class RadianceField(nn.Module):
             max_samples=self.max_samples * patches,
             backend=self.backend,
         )
+        if self.config.importance_samples > 0:
+            samples = self._resample(origins, directions, samples, generator if training else None)
+            check_count(len(samples), self.max_samples * patches)
         noise = None
         if training and self.config.density_noise > 0:
             noise = torch.randn(len(samples), generator=generator).to(origins) * self.config.density_noise
         return samples, noise
+
+    @torch.no_grad()
+    def _resample(self, origins: Tensor, directions: Tensor, samples: Samples, generator: torch.Generator | None) -> Samples:
+        """More samples of rays (R, 3) where a first look at the densities finds weight; they are constants of the picture."""
+        positions = samples.positions(origins, directions)
+        density = torch.cat([self.density(part) for part in positions.split(LOOK)] or [positions[:, 0]])
+        weights = composite(density, torch.zeros_like(positions), samples, self.backend).weights
+        return resample(samples, weights, self.config.importance_samples, generator)
 
     def _patches(
         self, origins: Tensor, directions: Tensor, samples: Samples, noise: Tensor | None, normals: bool, patch: int | None
