@@ -11,19 +11,20 @@ from typing import Any
 import torch
 
 from prolific_core.errors import ProlificError
-from prolific_core.files import write_atomically
+from prolific_core.files import atomically
 
 _TENSOR = "__tensor__"
 
 
 def save(path: Path, state: Any) -> None:
     """Write nested dicts and lists of tensors, numbers, strings, booleans and None."""
-    from safetensors.torch import save as serialise
+    from safetensors.torch import save_file
 
     tensors: dict[str, torch.Tensor] = {}
     skeleton = _strip(state, tensors)
-    data = serialise(tensors, metadata={"state": json.dumps(skeleton)})
-    write_atomically(path, data)
+    _separate(tensors)
+    with atomically(path) as temporary:  # from where the tensors lie: a copy of everything would double the memory
+        save_file(tensors, temporary, metadata={"state": json.dumps(skeleton)})
 
 
 def load(path: Path) -> Any:
@@ -46,8 +47,7 @@ def _strip(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     """The same nesting with every tensor replaced by its name in `tensors`."""
     if isinstance(value, torch.Tensor):
         name = str(len(tensors))
-        # Its own storage: safetensors refuses tensors that share one.
-        tensors[name] = value.detach().cpu().contiguous().clone()
+        tensors[name] = value.detach().cpu().contiguous()
         return {_TENSOR: name}
     if isinstance(value, dict):
         # JSON keys are strings; optimizer states are keyed by numbers.
@@ -57,6 +57,16 @@ def _strip(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(f"a checkpoint holds tensors, numbers, strings and None, not {type(value).__name__}")
+
+
+def _separate(tensors: dict[str, torch.Tensor]) -> None:
+    """Give each its own storage where it shares one, which safetensors refuses."""
+    seen = set()
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage()
+        if storage.nbytes() != tensor.nbytes or storage.data_ptr() in seen:
+            tensors[name] = tensor.clone()
+        seen.add(storage.data_ptr())
 
 
 def _fill(value: Any, tensor) -> Any:

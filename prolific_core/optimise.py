@@ -124,9 +124,9 @@ def optimise(
             raise ProlificError(f"{name}: the loss is not a number at step {step + 1}; lower its learning rates or guidance scale")
         for group, rate in zip(optimizer.param_groups, rates[index], strict=True):
             group["lr"] = rate * rate_at(config.learning_rate_final, progress)
-        optimizer.zero_grad(set_to_none=True)
         total.backward()
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)  # of n particles, one at a time has gradients
         clock.lap("backward")
         measure = step == 0 or (step + 1) % MEASURE_SCORE_EVERY == 0
         measures = guidance.follow(latents, views, draw, measure=measure)

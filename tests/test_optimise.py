@@ -61,6 +61,46 @@ def test_a_killed_run_resumes_to_the_same_bytes(folder, tmp_path, final):
     assert before[:4] + after == seen
     for a, b in zip(whole, again, strict=True):
         assert torch.equal(a.pixels, b.pixels)
+        assert a.pixels.grad is None  # of n particles, one at a time has gradients
+
+
+@pytest.mark.parametrize("patch", [None, 300])
+def test_a_killed_field_resumes_to_the_same_bytes(folder, tmp_path, patch):
+    """Occupancy, importance samples, noise and patches and all."""
+    from prolific_core.config import FieldConfig
+    from prolific_core.scenes.radiance_field import RadianceField
+
+    small = FieldConfig(
+        levels=2, log2_entries=10, base_resolution=4, max_resolution=8, hidden_width=8, samples_per_ray=24, importance_samples=4,
+        occupancy_resolution=8,
+    )  # fmt: skip
+
+    def run(where, kill_at=None):
+        guidance = distillation.make(
+            LatentDiffusion.load(folder), GuidanceConfig(score=ScoreConfig(learning_rate=1e-2)), "a red mug", generator=generator(0, "s")
+        )
+        problem = Problem(
+            particles=[RadianceField(small, generator(0, "field", k)) for k in range(2)],
+            parameter_groups=lambda field: field.parameter_groups({"grid": 1e-2, "networks": 1e-3, "background": 1e-3}),
+            render=lambda field, views, side, g: field.render(*views.rays(side), generator=g, training=True, patch=patch),
+            before_step=lambda field, step, g: field.update_occupancy(step, g),
+        )
+
+        def observe(step, measures, particle):
+            if step == kill_at:
+                raise Killed
+
+        config = NerfConfig(steps=7, resolution=[(0.0, 32)])
+        try:
+            optimise(problem, guidance, config, LOGGING, seed=3, name="nerf", state_file=where / "s.safetensors", observe=observe)
+        except Killed:
+            pass
+        return [field.state_dict() for field in problem.particles]
+
+    whole, cut = run(tmp_path / "whole"), run(tmp_path / "cut", kill_at=5)
+    assert any(not torch.equal(a, b) for a, b in zip(whole[0].values(), cut[0].values(), strict=True))
+    for a, b in zip(whole, run(tmp_path / "cut"), strict=True):
+        assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_learning_rates_fall_to_their_final_share(folder, tmp_path):
@@ -80,10 +120,19 @@ def test_seeds_and_particles_differ(folder, tmp_path):
 
 def test_checkpoint_keeps_nested_state(tmp_path):
     shared = torch.arange(6.0)
-    state = {"a": [shared, shared.view(2, 3)], 3: {"x": None, "y": True, "z": 0.1}, "t": torch.tensor(2, dtype=torch.int64)}
+    state = {"a": [shared, shared.view(2, 3), shared[2:4]], 3: {"x": None, "y": True, "z": 0.1}, "t": torch.tensor(2, dtype=torch.int64)}
     checkpoint.save(tmp_path / "c", state)
     back = checkpoint.load(tmp_path / "c")
-    assert torch.equal(back["a"][1], shared.view(2, 3)) and back[3] == state[3] and back["t"].dtype == torch.int64
+    assert torch.equal(back["a"][1], shared.view(2, 3)) and back["a"][2].tolist() == [2.0, 3.0]
+    assert back[3] == state[3] and back["t"].dtype == torch.int64
+
+
+def test_a_checkpoint_is_written_from_where_its_tensors_lie():
+    own, shared = torch.arange(6.0), torch.arange(4.0)
+    tensors = {"own": own, "view": shared[1:], "again": own}
+    checkpoint._separate(tensors)
+    assert tensors["own"] is own and tensors["view"].tolist() == [1.0, 2.0, 3.0]
+    assert len({tensor.untyped_storage().data_ptr() for tensor in tensors.values()}) == 3
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
