@@ -15,6 +15,7 @@ def atomically(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
+        os.chmod(temporary, _mode())  # safetensors makes its files for one user only
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -24,3 +25,10 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Bytes as a file, by `atomically`."""
     with atomically(path) as temporary:
         temporary.write_bytes(data)
+
+
+def _mode() -> int:
+    """Of a new file of this process."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return 0o666 & ~umask

@@ -122,6 +122,8 @@ def test_checkpoint_keeps_nested_state(tmp_path):
     shared = torch.arange(6.0)
     state = {"a": [shared, shared.view(2, 3), shared[2:4]], 3: {"x": None, "y": True, "z": 0.1}, "t": torch.tensor(2, dtype=torch.int64)}
     checkpoint.save(tmp_path / "c", state)
+    (tmp_path / "other").touch()
+    assert (tmp_path / "c").stat().st_mode == (tmp_path / "other").stat().st_mode
     back = checkpoint.load(tmp_path / "c")
     assert torch.equal(back["a"][1], shared.view(2, 3)) and back["a"][2].tolist() == [2.0, 3.0]
     assert back[3] == state[3] and back["t"].dtype == torch.int64
