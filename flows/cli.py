@@ -5,6 +5,7 @@ import json
 import signal
 import sys
 
+from flows.commands import prompts
 from prolific_core.errors import InputError
 from prolific_core.guidance import estimators
 from tasks import machine
@@ -13,7 +14,8 @@ from tasks.failures import reported
 EXAMPLES = """\
   prolific generate "a red mug"            a model, its turntable and a report, from one sentence
   prolific generate "a red mug" --seed 1   another one
-  prolific sweep                           every prompt on file
+  prolific prompts import animals.txt      many prompts, and a set of them
+  prolific sweep animals                   all of a set (without a name: every prompt)
   prolific ui                              the runs, in MLflow
 """
 
@@ -44,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--id", help="file it under this name (default: made from the sentence)")
     generate.add_argument("--json", action="store_true", help="the last line is one JSON object")
     generate.set_defaults(run=_generate)
+
+    prompts.add_to(commands)
 
     stage = commands.add_parser("stage", help="run one stage of a prompt on file, now, without DVC")
     stage.add_argument("name", help="initialise, nerf, geometry, texture, export or evaluate")

@@ -115,8 +115,12 @@ class Clone:
 
 @pytest.fixture
 def clone(tmp_path) -> Clone:
+    return clone_with_fakes(tmp_path / "a clone")
+
+
+def clone_with_fakes(folder: Path) -> Clone:
     """A project whose stages are fakes, in a folder with a space in its name."""
-    root = copy_project(tmp_path / "a clone")
+    root = copy_project(folder)
     from tasks.project import STAGES, Project
 
     for name in STAGES:
