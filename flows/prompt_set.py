@@ -163,17 +163,19 @@ def remove(project: Project, id: str) -> None:
 
     What DVC cached of it stays until `dvc gc`, so that adding it again runs nothing.
     """
+    from flows import outcome
     from flows.report import path_of
 
     project.prompt(id)
-    for name in sets(project):
-        file = _set_file(project, name)
-        lines = file.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if line.strip() != id]
-        if kept != lines:
-            write_atomically(file, "".join(kept).encode())
-    for folder in (project.root / "runs" / id, project.state / id, project.prompt_folder(id)):
-        shutil.rmtree(folder, ignore_errors=True)
+    with outcome.alone(project, id, None):
+        for name in sets(project):
+            file = _set_file(project, name)
+            lines = file.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if line.strip() != id]
+            if kept != lines:
+                write_atomically(file, "".join(kept).encode())
+        for folder in (project.root / "runs" / id, project.state / id, project.prompt_folder(id)):
+            shutil.rmtree(folder, ignore_errors=True)
     path_of(project, id).unlink(missing_ok=True)
 
 

@@ -3,11 +3,10 @@
 import json
 
 import pytest
-from conftest import clone_with_fakes
 
 from flows import cli, prompt_set
 from prolific_core.errors import InputError
-from tasks.project import STAGES, Project
+from tasks.project import Project
 
 
 @pytest.fixture
@@ -127,14 +126,6 @@ def test_list_shows_what_is_made(prolific, project):
     assert prolific("prompts", "list")[1].splitlines()[1].split() == ["1/6", "demo", "0", "a-red-mug", "a", "red", "mug"]
     (found,) = json.loads(prolific("prompts", "list", "--json")[1])
     assert found == {"id": "a-red-mug", "text": "a red mug", "seed": 0, "preset": "demo", "stages": 1}
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A clone whose prompt was made once, for the tests below."""
-    clone = clone_with_fakes(tmp_path_factory.mktemp("made") / "a clone")
-    assert clone.repro() == list(STAGES)
-    return clone
 
 
 def test_a_number_reruns_what_reads_it_and_what_depends_on_that(made):
