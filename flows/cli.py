@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _stop(*_) -> None:
-    print("prolific: stopped; the same command goes on where this one was", file=sys.stderr, flush=True)
+    print("prolific: stopped", file=sys.stderr, flush=True)
     sys.exit(143)
 
 
