@@ -100,3 +100,37 @@ def test_a_lost_machine_is_noticed_by_its_silence_and_its_prompt_made_elsewhere(
     finally:
         other.terminate()
         other.communicate(timeout=60)
+
+
+def test_a_pool_makes_prompts_and_a_crashed_run_is_started_again(clone, project, prefect_server):
+    clone.trouble("nerf", "import time; time.sleep(3)")
+    environment = {**prefect_server, "PREFECT_LOGGING_LEVEL": "ERROR"}
+    done = clone.prolific("deploy", **environment)
+    assert done.returncode == 0, done.stderr
+    (automation,) = ask(prefect_server, "automations/filter")
+    assert automation["name"] == "prolific: lost runs" and automation["trigger"]["within"] == 90
+    deployments = {one["name"]: one for one in ask(prefect_server, "deployments/filter")}
+    assert {name: one["work_queue_name"] for name, one in deployments.items()} == {"gpu": "default", "nightly": "head"}
+    assert deployments["nightly"]["schedules"][0]["schedule"]["cron"] == "0 2 * * *"
+    assert all(one["job_variables"]["env"] == {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"} for one in deployments.values())
+
+    worker = clone.start("flows.cli", "worker", "--gpus", "3", **environment)
+    sweeping = clone.start("flows.cli", "sweep", "--pool", "gpu", **environment)
+    try:
+        until(lambda: clone.ran()[-1:] == ["nerf"])
+        stage = next(process for process in psutil.Process(worker.pid).children(recursive=True) if "tasks.stage" in process.cmdline())
+        assert stage.environ()["CUDA_VISIBLE_DEVICES"] == "3"
+        # The process of the run: the worker's own child.
+        engine = next(process for process in stage.parents() if "prefect.engine" in process.cmdline())
+        engine.kill()
+        out, err = sweeping.communicate(timeout=120)
+        assert sweeping.returncode == 0 and "its run crashed; started again (1 of 2)" in err, out + err
+        assert clone.ran() == ["initialise", "nerf", *list(STAGES)[1:]]
+        started = psutil.Process(worker.pid).children(recursive=True)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(60) == 143
+        assert not psutil.wait_procs(started, timeout=20)[1]
+    finally:
+        for process in (worker, sweeping):
+            process.kill()
+            process.communicate()

@@ -227,35 +227,35 @@ def test_bad_input_is_one_line_and_status_2(project, monkeypatch, capsys, argume
     assert err.startswith("prolific: ") and err.count("\n") == 1 and said in err
 
 
-def test_a_pool_makes_prompts_and_a_crashed_run_is_started_again(clone, project, prefect_server):
-    clone.trouble("nerf", "import time; time.sleep(3)")
-    environment = {**prefect_server, "PREFECT_LOGGING_LEVEL": "ERROR"}
-    done = clone.prolific("deploy", **environment)
-    assert done.returncode == 0, done.stderr
-    (automation,) = ask(prefect_server, "automations/filter")
-    assert automation["name"] == "prolific: lost runs" and automation["trigger"]["within"] == 90
-    deployments = {one["name"]: one for one in ask(prefect_server, "deployments/filter")}
-    assert {name: one["work_queue_name"] for name, one in deployments.items()} == {"gpu": "default", "nightly": "head"}
-    assert deployments["nightly"]["schedules"][0]["schedule"]["cron"] == "0 2 * * *"
-    assert all(one["job_variables"]["env"] == {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"} for one in deployments.values())
+def test_a_worker_per_gpu_sees_that_one_only_and_sweeps_see_none(project, prefect_server, monkeypatch):
+    """How they run is for `make test-faults`."""
+    from flows import deploy
 
-    worker = clone.start("flows.cli", "worker", "--gpus", "3", **environment)
-    sweeping = clone.start("flows.cli", "sweep", "--pool", "gpu", **environment)
-    try:
-        until(lambda: clone.ran()[-1:] == ["nerf"])
-        stage = next(process for process in psutil.Process(worker.pid).children(recursive=True) if "tasks.stage" in process.cmdline())
-        assert stage.environ()["CUDA_VISIBLE_DEVICES"] == "3"
-        # The process of the run: the worker's own child.
-        engine = next(process for process in stage.parents() if "prefect.engine" in process.cmdline())
-        engine.kill()
-        out, err = sweeping.communicate(timeout=120)
-        assert sweeping.returncode == 0 and "its run crashed; started again (1 of 2)" in err, out + err
-        assert clone.ran() == ["initialise", "nerf", *list(STAGES)[1:]]
-        started = psutil.Process(worker.pid).children(recursive=True)
-        worker.send_signal(signal.SIGTERM)
-        assert worker.wait(60) == 143
-        assert not psutil.wait_procs(started, timeout=20)[1]
-    finally:
-        for process in (worker, sweeping):
-            process.kill()
-            process.communicate()
+    started = {}
+
+    def start(command, **options):
+        environment = options["env"]
+        started[command[command.index("--name") + 1].rpartition("-")[2]] = (
+            environment["CUDA_VISIBLE_DEVICES"], command[command.index("--work-queue") + 1], command[command.index("--limit") + 1],
+        )  # fmt: skip
+        assert environment["PROLIFIC_ROOT"] == str(project.root)
+        return type("Process", (), {"poll": lambda self: None if command[-1].endswith("gpu0") else 1, "send_signal": lambda *_: None, "wait": lambda *_: 0})()
+
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server["PREFECT_API_URL"])
+    monkeypatch.setattr(deploy.subprocess, "Popen", start)
+    with pytest.raises(ProlificError, match="worker gpu3 ended with status 1; the others are stopped too"):
+        deploy.work(project, "gpu", [0, 3], 1)
+    assert started == {"gpu0": ("0", "default", "1"), "gpu3": ("3", "default", "1"), "head": ("", "head", "4")}
+
+
+def test_the_deployments_name_flows_that_exist_and_a_night(project):
+    import yaml
+
+    found = {one["name"]: one for one in yaml.safe_load((project.root / "prefect.yaml").read_text())["deployments"]}
+    assert {name: one["work_pool"]["work_queue_name"] for name, one in found.items()} == {"gpu": "default", "nightly": "head"}
+    assert found["nightly"]["schedules"] == [{"cron": "0 2 * * *", "timezone": "UTC"}]
+    source = (project.root / "flows/deployed.py").read_text()
+    for one in found.values():
+        path, _, name = one["entrypoint"].partition(":")
+        assert path == "flows/deployed.py" and f"def {name}(" in source
+        assert one["work_pool"]["job_variables"]["env"] == {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
