@@ -1,5 +1,6 @@
 # make demo [PROMPT="a blue chair"]   a model from a sentence
 # make test                           the tests
+# make test-faults                    a hundred kills, and crashes of servers and workers: minutes
 # make setup                          only .venv, with everything in it
 #
 # PYTHON picks the interpreter that .venv is made from (3.11 to 3.13); TORCH the torch that is
@@ -8,7 +9,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test clean
+.PHONY: help setup demo test test-faults clean
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13,$(shell command -v $(name))) python3.11)
 TORCH ?= torch==2.13.0
@@ -50,6 +51,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@.venv/bin/python -m pytest "$$TESTS" $(ARGUMENTS)
+
+test-faults: $(STAMP)
+	@.venv/bin/python -m pytest "$$TESTS" -m faults $(ARGUMENTS)
 
 # Outputs that DVC holds and everything under .state are kept; this is for a broken .venv.
 clean:

@@ -5,6 +5,7 @@ import json
 import signal
 import sys
 
+from flows.commands import prompts, sweep
 from prolific_core.errors import InputError
 from prolific_core.guidance import estimators
 from tasks import machine
@@ -13,7 +14,8 @@ from tasks.failures import reported
 EXAMPLES = """\
   prolific generate "a red mug"            a model, its turntable and a report, from one sentence
   prolific generate "a red mug" --seed 1   another one
-  prolific sweep                           every prompt on file
+  prolific prompts import animals.txt      many prompts, and a set of them
+  prolific sweep animals                   all of a set (without a name: every prompt)
   prolific ui                              the runs, in MLflow
 """
 
@@ -22,8 +24,13 @@ def main(arguments: list[str] | None = None) -> int:
     machine.quiet()
     options = _parser().parse_args(arguments)
     # Ended politely, Python's own clean-up runs; without it Prefect's embedded server lives on.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, _stop)
     return reported(lambda: options.run(options))
+
+
+def _stop(*_) -> None:
+    print("prolific: stopped", file=sys.stderr, flush=True)
+    sys.exit(143)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -45,14 +52,14 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--json", action="store_true", help="the last line is one JSON object")
     generate.set_defaults(run=_generate)
 
+    prompts.add_to(commands)
+
     stage = commands.add_parser("stage", help="run one stage of a prompt on file, now, without DVC")
     stage.add_argument("name", help="initialise, nerf, geometry, texture, export or evaluate")
     stage.add_argument("id", help="the prompt's name in prompts/")
     stage.set_defaults(run=_stage)
 
-    sweep = commands.add_parser("sweep", help="bring prompts on file up to date, one after another")
-    sweep.add_argument("ids", nargs="*", help="names in prompts/ (default: all)")
-    sweep.set_defaults(run=_sweep)
+    sweep.add_to(commands)
 
     prior = commands.add_parser("prior", help="the 2D model on its own")
     actions = prior.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -150,13 +157,6 @@ def _stage(options: argparse.Namespace) -> int:
     from tasks.stage import main as run
 
     return run([options.name, options.id])
-
-
-def _sweep(options: argparse.Namespace) -> int:
-    from flows.sweep import sweep
-    from tasks.project import Project
-
-    return sweep(Project.find(), options.ids)
 
 
 def _sample(options: argparse.Namespace) -> None:

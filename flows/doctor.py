@@ -3,13 +3,14 @@
 import platform
 from importlib import metadata
 
+from flows import preflight
 from prolific_core.errors import ProlificError
 from tasks import machine
 from tasks.project import Project
 
 
 def doctor(project: Project) -> None:
-    """Print it all; nothing is changed."""
+    """Print it all; nothing is changed but what flows/preflight.py repairs."""
     from prolific_core import config, prompts
 
     # As the stages run, but for the preset, which belongs to a prompt.
@@ -18,6 +19,11 @@ def doctor(project: Project) -> None:
     _head("project")
     _line("root", project.root)
     _line("prompts", len(project.prompt_ids()))
+    for id in project.prompt_ids():
+        try:
+            preflight.check(project, id)  # what a kill left behind, before a `dvc repro` by hand stumbles over it
+        except ProlificError as error:
+            _line(id, error)
     _head("versions")
     _line("python", f"{platform.python_version()} on {platform.platform()}")
     for name in _packages():

@@ -2,14 +2,19 @@
 
 import json
 import os
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flows import prefect_home, report, stages
+from flows import artifacts, outcome, preflight, prefect_home, report, stages
 from flows.chain import chain
+from flows.outcome import Outcome
 from prolific_core.prior.location import locate
 from tasks import pipeline
+from tasks.console import Console
+from tasks.failures import explain
 from tasks.project import STAGES, Project
 from tasks.tracker import Tracker
 
@@ -34,25 +39,55 @@ class Result:
         return json.dumps(values)
 
 
-def generate(project: Project, id: str) -> Result:
-    """Run a prompt that is on file, from text to report."""
-    began = time.monotonic()
-    os.chdir(project.root)  # where paths in the parameters start, wherever the command was given
-    # A mistake in a file, or a prior that is not there, is told before anything starts.
-    locate(project.config(project.prompt(id)).prior.path)
-    pipeline.refresh(project, id)
+def generate(project: Project, id: str, console: Callable[[str], Console] = Console) -> Result:
+    """Run a prompt that is on file, from text to report, as a run of the flow `generate`."""
+    check(project, id)
     prefect_home.set_up(project)
+    return prefect_home.as_flow("generate", id, lambda: make(project, id, console))
+
+
+def check(project: Project, id: str) -> None:
+    """A mistake in a file, a prior that is not there, or damage that needs a user is told before anything starts."""
+    os.chdir(project.root)  # where paths in the parameters start, wherever the command was given
+    locate(project.config(project.prompt(id)).prior.path)
+    preflight.check(project, id)
+
+
+def make(project: Project, id: str, console: Callable[[str], Console] = Console) -> Result:
+    """The body of the flow; what is finished costs about a second a stage."""
+    began = time.monotonic()
+    check(project, id)
+
+    def seconds() -> float:
+        return round(time.monotonic() - began, 1)
+
+    with outcome.alone(project, id, lambda text: print(f"prolific: {text}", file=sys.stderr, flush=True)):
+        outcome.write(project, id, Outcome("running"))
+        try:
+            result = _make(project, id, console, seconds)
+        except Exception as error:
+            told = (explain(error) or f"{type(error).__name__}: {error}").splitlines()[0]
+            log = str(error.log.relative_to(project.root)) if isinstance(error, stages.StageFailed) else ""
+            outcome.write(project, id, Outcome("failed", told, log, seconds()))
+            raise
+        outcome.write(project, id, Outcome("done", seconds=result.seconds))
+    return result
+
+
+def _make(project: Project, id: str, console: Callable[[str], Console], seconds: Callable[[], float]) -> Result:
+    pipeline.refresh(project, id)
     with Tracker(project, id) as tracker:
-        done = chain("generate", project, tracker, list(STAGES))
+        done = chain(project, tracker, list(STAGES), console)
         page = report.write(project, id)
         paths = final_files(project, id)
         metrics = json.loads((project.output(id, "evaluate") / "measures.json").read_text())
-        seconds = round(time.monotonic() - began, 1)
         tracker.summarise(**metrics)
         tracker.files([*paths, page])
         address = tracker.address()
+    if address:
+        artifacts.link(f"mlflow-{id}", address, f"{id} in MLflow (prolific ui)")
     peaks = [stage.peak_memory_mb for stage in done if stage.peak_memory_mb]
-    return Result(id, seconds, max(peaks, default=None), done, *paths, page, metrics, address)
+    return Result(id, seconds(), max(peaks, default=None), done, *paths, page, metrics, address)
 
 
 def final_files(project: Project, id: str) -> tuple[Path, Path]:

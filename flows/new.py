@@ -25,6 +25,22 @@ def file_prompt(
     """The prompt on file for these; made when there is none. Everything is checked before it is written."""
     text = prompts.check_text(text)
     sections = sections_of(particles, method)
+    if preset not in project.presets():
+        raise InputError(f"--preset: no preset '{preset}'; known: {', '.join(project.presets())}")
+    if id is not None:
+        prompts.check_id(id)
+    else:
+        id = id_for(project, text, seed=seed, preset=preset, particles=particles, method=method)
+    prompt = prompts.parse("prompt", {"id": id, "text": text, "seed": seed, "preset": preset, **sections})
+    if (project.prompt_folder(id) / "prompt.yaml").exists():
+        return _found(project, prompt)
+    project.config(prompt)
+    pipeline.write(project, prompt)
+    return prompt
+
+
+def id_for(project: Project, text: str, *, seed: int = 0, preset: str = DEFAULT_PRESET, particles: int = 1, method: str = "vsd") -> str:
+    """A readable id for a text and options; another one when it is taken by another text."""
     suffix = "".join(
         [
             f"-s{seed}" if seed else "",
@@ -33,20 +49,10 @@ def file_prompt(
             f"-{method}" if method != "vsd" else "",
         ]
     )
-    if preset not in project.presets():
-        raise InputError(f"--preset: no preset '{preset}'; known: {', '.join(project.presets())}")
-    if id is not None:
-        prompts.check_id(id)
-    else:
-        id = prompts.make_id(text, suffix=suffix)
-        if _taken(project, id, text):  # "a red mug!" and "a red mug?" have the same words
-            id = prompts.make_id(text, suffix=suffix, distinct=True)
-    prompt = prompts.parse("prompt", {"id": id, "text": text, "seed": seed, "preset": preset, **sections})
-    if (project.prompt_folder(id) / "prompt.yaml").exists():
-        return _found(project, prompt)
-    project.config(prompt)
-    pipeline.write(project, prompt)
-    return prompt
+    id = prompts.make_id(text, suffix=suffix)
+    if _taken(project, id, text):  # "a red mug!" and "a red mug?" have the same words
+        id = prompts.make_id(text, suffix=suffix, distinct=True)
+    return id
 
 
 def sections_of(particles: int, method: str) -> dict:

@@ -1,25 +1,103 @@
-"""Prefect's surroundings, set before it is imported: its own folder, quiet, nothing reported."""
+"""Prefect's surroundings, set before it is imported: its own folder, quiet, nothing reported; and work without it."""
 
 import os
+import sys
+from collections.abc import Callable
+from typing import TypeVar
 
+from flows import prefect_server
+from prolific_core.errors import ProlificError
 from tasks import machine
 from tasks.project import Project
 
+Result = TypeVar("Result")
+
+_away = False  # whether this process gave up on the server
+
 
 def set_up(project: Project) -> None:
-    """By default an embedded server with its database in .state/prefect; what the user set stays."""
+    """A server to tell: the user's ($PREFECT_API_URL), else one of our own with its database in .state/prefect.
+
+    What the user set stays. Where no server answers, one line says so and `as_flow` does without.
+    """
     machine.quiet()
-    if "PREFECT_HOME" not in os.environ:
-        (project.state / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect makes one level only, then hangs
     for name, value in {
         "PREFECT_HOME": str(project.state / "prefect"),
-        "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",  # a first start makes a database
+        "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
+        # 14 seconds, in which a server may be started again (by default a minute); ours never is.
+        "PREFECT_CLIENT_MAX_RETRIES": "3" if os.environ.get("PREFECT_API_URL") else "1",
         "PREFECT_LOGGING_LEVEL": "CRITICAL",  # failures are told by us, once
         "PREFECT_LOGGING_ROOT_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_SERVER_LEVEL": "CRITICAL",
+        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_TO_API_ENABLED": "false",
         "PREFECT_CLI_COLORS": "false",
         "PREFECT_SHOW_LOGO": "false",
     }.items():
         os.environ.setdefault(name, value)
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        (project.state / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect makes one level only, then hangs
+        started = prefect_server.start(project.state / "prefect" / "server.log")
+        if started is None:
+            give_up("the Prefect server did not start (see .state/prefect/server.log)")
+            return
+        os.environ["PREFECT_API_URL"] = started[0]
+    elif not away() and not prefect_server.answers(url):
+        give_up(f"no Prefect server answers at {url} (PREFECT_API_URL)")
+        return
+    from prefect.events.clients import PrefectEventsClient
+    from prefect.events.worker import EventsWorker
+
+    # An event that cannot be sent is kept and tried again with the next: no waiting for each of them.
+    EventsWorker.set_client_override(PrefectEventsClient, reconnection_attempts=2)
+
+
+def away() -> bool:
+    """Whether this process goes on without a server."""
+    return _away
+
+
+def give_up(why: str) -> None:
+    """Go on without a server, and say so once."""
+    global _away
+    if not _away:
+        _away = True
+        print(f"prolific: {why}; the work goes on without it", file=sys.stderr, flush=True)
+
+
+def lost(error: BaseException) -> bool:
+    """Whether this is Prefect's own failure, and not one of the work."""
+    if isinstance(error, ProlificError):
+        return False
+    import httpx
+    from prefect.exceptions import PrefectException
+
+    return isinstance(error, (httpx.HTTPError, PrefectException)) or "Failed to reach API" in str(error)
+
+
+def as_flow(name: str, id: str, work: Callable[[], Result]) -> Result:
+    """Do the work as a run of a flow, named by an id; without Prefect where its server is away or dies meanwhile.
+
+    The work may then be done twice, so it must be such that what is finished costs nothing.
+    """
+    if away():
+        return work()
+    from prefect import flow
+
+    results = []
+
+    # DVC is the only cache: a second one, local to a machine, would contradict it.
+    @flow(name=name, flow_run_name="{id}", persist_result=False)
+    def run(id: str) -> None:
+        results.append(work())
+
+    try:
+        run(id)
+    except Exception as error:
+        if not lost(error):
+            raise
+        give_up(f"the Prefect server at {os.environ['PREFECT_API_URL']} is gone")
+        if not results:
+            results.append(work())
+    return results[0]

@@ -1,10 +1,12 @@
 """One stage, from outside: DVC in a process of its own, followed by its records until it ends."""
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +23,23 @@ SEND = 2.0  # seconds between two messages to MLflow
 TAIL = 12  # last lines of the console shown with a failure
 
 
-class StageFailed(ProlificError):
-    """A stage ended badly; it keeps the stage's own exit status."""
+stopping = threading.Event()  # set, it stops the stages that run in any thread
 
-    def __init__(self, message: str, status: int = 1):
+
+class StageFailed(ProlificError):
+    """A stage ended badly, of which `log` tells more; it keeps the stage's own exit status."""
+
+    def __init__(self, message: str, log: Path, status: int = 1):
         super().__init__(message)
+        self.log = log
         self.exit_status = status
 
 
-class Busy(ProlificError):
+class Crashed(StageFailed):
+    """A stage's process ended without a word: killed, most likely; worth another try."""
+
+
+class Busy(StageFailed):
     """Another DVC holds a path; worth another try."""
 
 
@@ -41,6 +51,28 @@ class Done:
     cached: bool
     seconds: float
     peak_memory_mb: float | None
+
+
+def finished(project: Project, subject, names: list[str]) -> set[str]:
+    """Of these stages, in their order, the first ones that DVC has nothing to do for: one question for all of them.
+
+    Looking at each on its own costs a process, and so a second, each.
+    """
+    if not (project.root / subject.pipeline).with_name("dvc.lock").is_file():
+        return set()
+    asked = subprocess.run(
+        [sys.executable, "-m", "tasks.dvc", "status", "--json", subject.pipeline],
+        cwd=project.root,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+    )
+    try:
+        changed = {name.rpartition(":")[2] for name in json.loads(asked.stdout)}
+    except ValueError:
+        return set()  # whatever the matter is, the stages will tell
+    fresh = itertools.takewhile(lambda name: name not in changed, names)
+    return set(fresh) if asked.returncode == 0 else set()
 
 
 def run(project: Project, stage: str, tracker: Tracker, console: Console) -> Done:
@@ -63,7 +95,7 @@ def run(project: Project, stage: str, tracker: Tracker, console: Console) -> Don
     if process.returncode != 0:
         if ran:
             tracker.follow(stage, failed=True)
-        raise _failure(project, subject, stage)
+        raise _failure(project, subject, stage, ran)
     tracker.follow(stage, cached=not ran)
     usage = _read_json(state / "run.json") if ran else {}
     return Done(stage, not ran, round(time.monotonic() - began, 2), usage.get("peak_memory_mb"))
@@ -99,7 +131,8 @@ def _watch(process: subprocess.Popen, path: Path, before, follow, console: Conso
                 sent = time.monotonic()
         if not running:
             return
-        time.sleep(LOOK)
+        if stopping.wait(LOOK):
+            raise KeyboardInterrupt
 
 
 def _show(record: dict, console: Console) -> None:
@@ -124,17 +157,25 @@ def _stop(process: subprocess.Popen) -> None:
             continue
 
 
-def _failure(project: Project, subject, stage: str) -> ProlificError:
+def _failure(project: Project, subject, stage: str, ran: bool) -> StageFailed:
     id, log = subject.name, subject.state(stage) / "console.log"
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    if any("is busy" in line for line in lines):
-        return Busy(f"stage '{stage}' of '{id}': another dvc is using its files; run the same command again")
+    last = tail(log, TAIL)
+    if any("is busy" in line for line in last):
+        return Busy(f"stage '{stage}' of '{id}': another dvc is using its files; run the same command again", log)
     noted = _read_json(subject.state(stage) / "failure.json")
     if noted:
-        return StageFailed(f"stage '{stage}' of '{id}' failed: {noted['message']}", noted["status"])
-    shown = log.relative_to(project.root)
-    tail = "\n".join(f"  {line}" for line in lines[-TAIL:])
-    return StageFailed(f"stage '{stage}' of '{id}' failed; the end of {shown}:\n{tail}")
+        return StageFailed(f"stage '{stage}' of '{id}' failed: {noted['message']}", log, noted["status"])
+    message = "\n  ".join([f"stage '{stage}' of '{id}' {'was killed' if ran else 'failed'}; the end of {log.relative_to(project.root)}:", *last])
+    return (Crashed if ran else StageFailed)(message, log)
+
+
+def tail(log: Path, count: int) -> list[str]:
+    """The last lines of a log that say something."""
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    return [line.rstrip() for line in lines if line.strip()][-count:]
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -19,7 +19,7 @@ def train(project: Project, name: str) -> Path:
     prefect_home.set_up(project)
     began = time.monotonic()
     with Tracker(project, runs) as tracker:
-        chain("train", project, tracker, list(prior.STAGES))
+        prefect_home.as_flow("train", name, lambda: chain(project, tracker, list(prior.STAGES)))
         tracker.summarise(seconds=round(time.monotonic() - began, 1))
     return runs.output("model")
 

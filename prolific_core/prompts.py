@@ -126,4 +126,6 @@ def dump(prompt: Prompt) -> str:
     for section in SECTIONS:
         # JSON is YAML on one line; empty sections stay, for DVC.
         lines.append(f"{section}: {json.dumps(prompt.sections.get(section) or {})}")
+    if logging := prompt.sections.get("logging"):  # DVC watches it nowhere
+        lines.append(f"logging: {json.dumps(logging)}")
     return "\n".join(lines) + "\n"

@@ -39,6 +39,10 @@ class Console:
             self._task = self._bar.add_task(self.title, total=steps, detail="")
         self._bar.update(self._task, completed=step, total=steps, detail=detail(left, self._values))
 
+    def done(self, text: str, cached: bool) -> None:
+        """How a whole stage came out."""
+        print(f"{self.title:<11} {text}", file=sys.stderr, flush=True)
+
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()

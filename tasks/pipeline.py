@@ -58,9 +58,6 @@ def refresh(project: Project, id: str) -> None:
     """Bring a prompt's files to what DVC needs: the pipeline as it is today, and no section missing."""
     folder = project.prompt_folder(id)
     _replace(folder / "dvc.yaml", text(project))
-    lock = folder / "dvc.lock"
-    if lock.is_file() and not lock.read_text().strip():
-        lock.unlink()  # a kill while DVC wrote it; DVC makes it again from its run-cache
     prompt = project.prompt(id)
     missing = [section for section in SECTIONS if prompt.sections.get(section) is None]
     if missing:  # DVC calls a watched section that is absent an error; appended, so comments stay

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,19 @@ def prefect_home(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("prefect")
 
 
+@pytest.fixture(scope="session")
+def prefect_server(prefect_home, tmp_path_factory) -> Iterator[dict[str, str]]:
+    """A server for all tests that do not ask how one is started: the environment in which it is found."""
+    from flows import prefect_server
+
+    before = {name: os.environ.pop(name, None) for name in ("PREFECT_HOME", "PREFECT_API_URL")}
+    os.environ["PREFECT_HOME"] = str(prefect_home)
+    url, stop = prefect_server.start(tmp_path_factory.mktemp("server") / "log")
+    os.environ.update({name: value for name, value in before.items() if value is not None})
+    yield {"PREFECT_API_URL": url}
+    stop()
+
+
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch, prefect_home):
     """Tests send nothing anywhere, and see nothing of the user's own settings."""
@@ -59,7 +73,7 @@ def copy_project(folder: Path) -> Path:
     # One prompt: what the user of this clone has made besides is not the tests' business.
     for name in ("prolific_core", "tasks", "flows", "presets", "prompts/a-red-mug"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
-    for name in ("params.yaml", "dvc.yaml", ".dvcignore", ".gitignore"):
+    for name in ("params.yaml", "dvc.yaml", "prefect.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder / name)
     (folder / ".dvc").mkdir()
     for name in ("config", ".gitignore"):
@@ -88,6 +102,19 @@ class Clone:
     def prolific(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
         return self.run("flows.cli", *arguments, **environment)
 
+    def start(self, *command: str, **environment: str) -> subprocess.Popen:
+        """A command that goes on while the test does, in a process group of its own, as a shell starts it."""
+        return subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=self.root,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
     def stage(self, name: str, id: str = "a-red-mug", **environment: str) -> subprocess.CompletedProcess:
         return self.run("tasks.stage", name, id, **environment)
 
@@ -115,8 +142,12 @@ class Clone:
 
 @pytest.fixture
 def clone(tmp_path) -> Clone:
+    return clone_with_fakes(tmp_path / "a clone")
+
+
+def clone_with_fakes(folder: Path) -> Clone:
     """A project whose stages are fakes, in a folder with a space in its name."""
-    root = copy_project(tmp_path / "a clone")
+    root = copy_project(folder)
     from tasks.project import STAGES, Project
 
     for name in STAGES:
@@ -128,6 +159,24 @@ def clone(tmp_path) -> Clone:
     (weights / "model_index.json").write_text("{}")  # there, and nothing of it is read
     pipeline.refresh(Project(root), "a-red-mug")
     return Clone(root)
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory) -> Clone:
+    """A clone whose prompt DVC made; for `made`, which copies it."""
+    clone = clone_with_fakes(tmp_path_factory.mktemp("made once") / "a clone")
+    from tasks.project import STAGES
+
+    assert clone.repro() == list(STAGES)
+    return clone
+
+
+@pytest.fixture(scope="module")
+def made(made_once, tmp_path_factory) -> Clone:
+    """A clone whose prompt was made, for the tests of one file: each leaves it whole."""
+    folder = tmp_path_factory.mktemp("made") / "a clone"
+    shutil.copytree(made_once.root, folder)
+    return Clone(folder)
 
 
 @pytest.fixture

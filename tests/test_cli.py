@@ -115,24 +115,16 @@ def test_generate_makes_everything_once(clone):
     assert "mesh.glb" in again.stdout and "report" in again.stdout
 
 
-def test_a_failing_prompt_stops_neither_the_others_nor_loses_its_status(clone, project):
-    from flows.new import file_prompt
-
-    file_prompt(project, "a blue chair", preset="tiny")
-    clone.trouble("nerf", "from prolific_core.errors import InputError\nif 'red' in stage.prompt.text: raise InputError('prior.path: no such folder: /x')")
-    done = clone.prolific("sweep")
-    assert done.returncode == 1
-    assert "a-red-mug" in done.stdout and "prior.path: no such folder: /x" in done.stdout
-    assert (clone.root / "runs/a-blue-chair-tiny/evaluate/manifest.json").is_file()
-    assert "Traceback" not in done.stdout + done.stderr
-    assert not (clone.root / "runs/a-red-mug/nerf").exists()
-    one = clone.prolific("generate", "a red mug")
+def test_a_failed_stage_is_told_with_its_own_status_or_its_last_words(clone, prefect_server):
+    clone.trouble("nerf", "from prolific_core.errors import InputError\nraise InputError('prior.path: no such folder: /x')")
+    one = clone.prolific("generate", "a red mug", **prefect_server)
     assert one.returncode == 2 and "stage 'nerf' of 'a-red-mug' failed: prior.path" in one.stderr
-    assert "Traceback" not in one.stderr
+    assert "Traceback" not in one.stderr and not (clone.root / "runs/a-red-mug/nerf").exists()
 
     clone.trouble("nerf", "import os; print('last words', flush=True); os.kill(os.getpid(), 9)")
-    killed = clone.prolific("generate", "a red mug")
+    killed = clone.prolific("generate", "a red mug", **prefect_server)
     assert killed.returncode == 1 and "last words" in killed.stderr and "Traceback" not in killed.stderr
+    assert clone.ran() == ["initialise", "nerf", "nerf", "nerf"]  # what was killed got a second try
 
 
 def test_doctor_names_versions_device_kernels_and_prior(clone):

@@ -213,9 +213,8 @@ def test_root_repro_covers_every_prompt_and_the_gallery(clone, project):
     assert clone.repro("dvc.yaml") == list(STAGES)
 
 
-def test_files_that_dvc_would_stumble_over_are_mended(clone, project):
+def test_sections_that_dvc_would_miss_are_added(clone, project):
     folder = project.prompt_folder("a-red-mug")
-    (folder / "dvc.lock").write_text("")  # a kill while DVC wrote it
     (folder / "prompt.yaml").write_text("id: a-red-mug\ntext: a red mug # mine\nseed: 0\npreset: demo\nnerf:\n")
     pipeline.refresh(project, "a-red-mug")
     assert "# mine" in (folder / "prompt.yaml").read_text()

@@ -1,0 +1,78 @@
+"""Prefect's server for the time of one command: on the loopback, and gone when the command is.
+
+Prefect starts one by itself too, but as part of our process group: a signal to the group (Ctrl-C, a
+batch system's SIGTERM) ends it before the runs that it keeps are closed, and when we are killed it stays.
+"""
+
+import atexit
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from tasks import machine
+
+START = 300.0  # seconds; the first start makes a database
+
+
+def start(log: Path) -> tuple[str, Callable[[], None]] | None:
+    """Start one that ends with this process: the URL of its API, and what ends it before; None when it does not come up."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    # The socket is ours first: no other process takes the port in between.
+    with socket.create_server(("127.0.0.1", 0)) as listening, open(log, "wb") as file:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.prefect_server", str(listening.fileno())],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            pass_fds=[listening.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def stop() -> None:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+    atexit.register(stop)
+    end = time.monotonic() + START
+    while process.poll() is None and time.monotonic() < end:
+        if answers(url):
+            return url, stop
+        time.sleep(0.1)
+    return None
+
+
+def answers(url: str, seconds: float = 3.0) -> bool:
+    """Whether there is a server at an API's URL."""
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=seconds):
+            return True
+    except urllib.error.HTTPError:
+        return True  # it wants to know who asks, which Prefect will say
+    except (OSError, ValueError):
+        return False
+
+
+def main() -> None:
+    machine.die_with_parent()
+    os.environ["PREFECT_UI_ENABLED"] = "0"
+    import uvicorn
+    from prefect.server.api.server import create_app
+
+    app = create_app(ephemeral=True, final=True)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=2))
+    server.run(sockets=[socket.socket(fileno=int(sys.argv[1]))])
+
+
+if __name__ == "__main__":
+    main()
