@@ -59,7 +59,8 @@ def prefect_server(prefect_home, tmp_path_factory) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch, prefect_home):
-    """Tests send nothing anywhere, and see nothing of the user's own settings."""
+    """Tests send nothing anywhere, see nothing of the user's own settings, and leave the folder they are in."""
+    monkeypatch.chdir(ROOT)  # commands go into the project's folder, and a test may run one in this process
     for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PROLIFIC_ROOT", "DVC_STAGE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PREFECT_HOME", str(prefect_home))
