@@ -122,12 +122,8 @@ def sample(views: int, config, generator: torch.Generator) -> Cameras:
     return from_angles(azimuth, elevation, distance, fov)
 
 
-def view_words(cameras: Cameras, *, sided: bool = False) -> list[str]:
-    """What the paper appends to a prompt: overhead above 60 degrees, front and back within 30, else side.
-
-    sided: which side, the thing's own left being at positive azimuth. "Side" alone lets every view from
-    there choose its own mirror image.
-    """
+def view_words(cameras: Cameras) -> list[str]:
+    """What the paper appends to a prompt: overhead above 60 degrees, front and back within 30, else side."""
     words = []
     for azimuth, elevation in zip(cameras.azimuth.tolist(), cameras.elevation.tolist(), strict=True):
         off_front = abs(math.remainder(azimuth, 2 * math.pi))
@@ -138,6 +134,5 @@ def view_words(cameras: Cameras, *, sided: bool = False) -> list[str]:
         elif off_front >= math.radians(150):
             words.append("back view")
         else:
-            left = math.remainder(azimuth, 2 * math.pi) > 0
-            words.append(f"{'left' if left else 'right'} side view" if sided else "side view")
+            words.append("side view")
     return words

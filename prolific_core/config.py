@@ -120,7 +120,7 @@ class GuidanceConfig(Section):
     negative_prompt: str = Field("", max_length=500)
     # true: the paper's words by azimuth and elevation; interpolated: their embeddings mixed by azimuth
     # (DreamFusion). Never in 360-degree scenes, whose cameras stand inside.
-    view_words: bool | Literal["interpolated", "sided"] = True  # sided: left and right told apart
+    view_words: bool | Literal["interpolated"] = True
     time: TimeConfig = TimeConfig()
     score: ScoreConfig = ScoreConfig()
 

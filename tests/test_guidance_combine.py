@@ -145,15 +145,6 @@ def test_interpolated_view_words_mix_embeddings_by_azimuth(prior):
     assert torch.equal(estimator(prior, view_words="interpolated", method="sds").embed_views(eyes), mixed)
 
 
-def test_sided_view_words_tell_left_from_right(prior):
-    eyes = looking([0, 90, -90, 180, 10], [0, 0, 0, 0, 61])
-    words = ("front", "left side", "right side", "back", "overhead")
-    expected = prior.embed([f"{PROMPT}, {name} view" for name in words])
-    assert torch.equal(estimator(prior, view_words="sided", method="sds").embed_views(eyes), expected)
-    plain = prior.embed([f"{PROMPT}, {name.split()[-1]} view" for name in words])
-    assert torch.equal(estimator(prior, view_words=True, method="sds").embed_views(eyes), plain)
-
-
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -19,8 +19,7 @@ def shards(tmp_path_factory):
     for _ in range(600):
         view, family = str(g.choice(captions.VIEWS)), str(g.choice(list(world.FAMILIES)))
         said = view if g.random() < 0.5 else None
-        labels.append({"kind": str(g.choice(KINDS)), "family": family, "view": view, "azimuth": float(g.uniform(-np.pi, np.pi)),
-                       "caption": captions.with_view(f"a red {family}", said)})
+        labels.append({"kind": str(g.choice(KINDS)), "family": family, "view": view, "caption": captions.with_view(f"a red {family}", said)})
     save_array(folder / "train-0000.npy", np.zeros((600, 1, 1, 3), np.uint8))
     write_json(folder / "train-0000.json", labels)
     latents = np.arange(600, dtype=np.float32)[:, None, None, None].repeat(2, 1)
@@ -34,17 +33,15 @@ def draw(shards, batches=200, **config):
     folder, labels = shards
     tok = text.tokenizer()
     data = Latents(folder, folder / "latents", tok, Diffusion(**config))
-    rows, named, sided = [], [], []
+    rows, named = [], []
     for k in range(batches):
         z, ids = data.batch(np.random.default_rng(k), 10)
         for row, tokens in zip(z[:, 0, 0, 0].int().tolist(), ids.tolist(), strict=True):
-            words = " ".join(word for word in tok.decode(tokens, skip_special_tokens=True).split() if word in (*captions.VIEWS, "left", "right"))
-            label = labels[row]
-            assert words in ("", label["view"], captions.sided(label["view"], label["azimuth"]))
+            words = [word for word in tok.decode(tokens, skip_special_tokens=True).split() if word in captions.VIEWS]
+            assert words in ([], [labels[row]["view"]])
             rows.append(row)
             named.append(bool(words))
-            sided.append(words.endswith(" side"))
-    return rows, np.array(named), labels, np.array(sided)
+    return rows, np.array(named), labels
 
 
 def faced(label) -> bool:
@@ -52,26 +49,17 @@ def faced(label) -> bool:
 
 
 def test_a_share_of_a_batch_is_fronts_and_backs(shards):
-    rows, _, labels, _ = draw(shards, fronts=0.4, sides=0.3)
+    rows, _, labels = draw(shards, fronts=0.4)
     ends = [faced(labels[row]) and labels[row]["kind"] == "colour" and labels[row]["view"] in ("front", "back") for row in rows]
-    sides = [faced(labels[row]) and labels[row]["kind"] == "colour" and labels[row]["view"] == "side" for row in rows]
-    assert all(np.array(ends).reshape(-1, 10)[:, :4].all(1)) and 0.4 < np.mean(ends) < 0.5
-    assert all(np.array(sides).reshape(-1, 10)[:, 4:7].all(1))
-    even, *_ = draw(shards, fronts=0.0, sides=0.0)
+    assert all(np.array(ends).reshape(-1, 10)[:, :4].all(1)) and 0.4 < np.mean(ends) < 0.6
+    even, _, _ = draw(shards, fronts=0.0)
     assert len(set(even)) > 550
 
 
 def test_the_views_of_what_has_a_front_are_named(shards):
-    rows, named, labels, sided = draw(shards, fronts=0.3, sides=0.2, named_views=0.9, named_sides=0.7)
+    rows, named, labels = draw(shards, fronts=0.3, named_views=0.9)
     has = np.array([faced(labels[row]) for row in rows])
     assert abs(named[has].mean() - 0.9) < 0.04 and abs(named[~has].mean() - 0.5) < 0.05
-    side = named & np.array([labels[row]["view"] == "side" for row in rows])
-    assert abs(sided[side].mean() - 0.7) < 0.05 and not sided[~side].any()
-
-
-def test_a_thing_s_left_is_at_positive_azimuth():
-    assert captions.sided("side", np.radians(80)) == "left side" and captions.sided("side", np.radians(-80)) == "right side"
-    assert captions.sided("front", 0.2) == "front"
 
 
 def test_times_lean_towards_noise():
@@ -82,6 +70,6 @@ def test_times_lean_towards_noise():
 
 
 def test_a_view_can_be_taken_from_a_caption():
-    for view in (*captions.VIEWS, "left side", "right side"):
+    for view in captions.VIEWS:
         assert captions.without_view(captions.with_view("a red mug", view)) == "a red mug"
     assert captions.without_view("a front view") == "a front view"

@@ -99,7 +99,7 @@ class Guidance:
         if self.config.view_words == "interpolated":
             return views.interpolated(self.prior, self.prompt, cameras)
         if self.config.view_words:
-            return views.stepped(self.prior, self.prompt, cameras, sided=self.config.view_words == "sided")
+            return views.stepped(self.prior, self.prompt, cameras)
         return self.prior.embed([self.prompt] * len(cameras))
 
     # What is learned

@@ -19,9 +19,9 @@ def embed(prior: LatentDiffusion, prompt: str, words: list[str]) -> Tensor:
     return prior.embed([f"{prompt}, {word}" for word in words])
 
 
-def stepped(prior: LatentDiffusion, prompt: str, cameras: Cameras, *, sided: bool = False) -> Tensor:
-    """Embeddings (B, L, D) with the paper's words by azimuth and elevation; `sided` says which side."""
-    return embed(prior, prompt, view_words(cameras, sided=sided))
+def stepped(prior: LatentDiffusion, prompt: str, cameras: Cameras) -> Tensor:
+    """Embeddings (B, L, D) with the paper's words by azimuth and elevation."""
+    return embed(prior, prompt, view_words(cameras))
 
 
 def interpolated(prior: LatentDiffusion, prompt: str, cameras: Cameras) -> Tensor:

@@ -93,12 +93,7 @@ def with_view(text: str, view: str | None) -> str:
 
 
 def without_view(text: str) -> str:
-    return re.sub(rf", ((left|right) side|{'|'.join(VIEWS)}) view$", "", text)
-
-
-def sided(view: str, azimuth: float) -> str:
-    """Which side a side view is of: the thing's own left is at positive azimuth (radians)."""
-    return f"{'left' if np.sin(azimuth) > 0 else 'right'} {view}" if view == "side" else view
+    return re.sub(rf", ({'|'.join(VIEWS)}) view$", "", text)
 
 
 def known_words() -> list[str]:

@@ -55,9 +55,8 @@ class Latents:
 
     The view word is worth a hundredth of the loss of a coloured thing, and the sides of things are
     four views of six: what a front and a back look like is not learned from even draws. So
-    `config.fronts` of a batch are those views and `config.sides` sides, `config.named_views` of the
-    captions of things that have a front say where they are seen from, and `config.named_sides` of the
-    side views which side it is.
+    `config.fronts` of a batch are those views, and `config.named_views` of the captions of things that
+    have a front say where they are seen from.
     """
 
     def __init__(self, shards: Path, latents: Path, tok, config: Diffusion):
@@ -66,29 +65,22 @@ class Latents:
         self.latents = np.concatenate([np.load(latents / f"{name}.npy", allow_pickle=False) for name in data.names])
         labels = [label for part in data.labels for label in part]
         plain = [captions.without_view(label["caption"]) for label in labels]
-        told = lambda say: [captions.with_view(text, say(label)) for text, label in zip(plain, labels, strict=True)]  # noqa: E731
-        viewed, sided = told(lambda label: label["view"]), told(lambda label: captions.sided(label["view"], label["azimuth"]))
-        self.plain, self.viewed, self.sided = (text.encode(tok, texts).numpy().astype(np.int16) for texts in (plain, viewed, sided))
+        viewed = [captions.with_view(text, label["view"]) for text, label in zip(plain, labels, strict=True)]
+        self.plain, self.viewed = (text.encode(tok, texts).numpy().astype(np.int16) for texts in (plain, viewed))
         faced = np.array([label["family"] in WITH_FRONT and label["kind"] in ("colour", "normals") for label in labels])
         self.naming = np.where(faced, config.named_views, 0.5)
-        views = np.array([label["view"] if label["kind"] == "colour" else "" for label in labels])
-        self.often = [
-            (np.flatnonzero(faced & np.isin(views, seen)), share)
-            for seen, share in ((("front", "back"), config.fronts), (("side",), config.sides))
-        ]
+        ends = [label["kind"] == "colour" and label["view"] in ("front", "back") for label in labels]
+        self.fronts = np.flatnonzero(faced & np.array(ends))
 
     def batch(self, g: np.random.Generator, size: int):
         """((B, latent, 16, 16) float32, (B, L) int64)."""
         import torch
 
         rows = g.integers(0, len(self.latents), size)
-        first = 0
-        for chosen, share in self.often:
-            last = first + round(share * size) if len(chosen) else first
-            rows[first:last] = g.choice(chosen, last - first) if last > first else rows[:0]
-            first = last
-        named, which = g.random(size) < self.naming[rows], g.random(size) < self.config.named_sides
-        ids = np.where(named[:, None], np.where(which[:, None], self.sided[rows], self.viewed[rows]), self.plain[rows])
+        fronts = round(self.config.fronts * size) if len(self.fronts) else 0
+        rows[:fronts] = g.choice(self.fronts, fronts) if fronts else rows[:0]
+        named = g.random(size) < self.naming[rows]
+        ids = np.where(named[:, None], self.viewed[rows], self.plain[rows])
         return torch.from_numpy(self.latents[rows].astype(np.float32)), torch.from_numpy(ids.astype(np.int64))
 
 

@@ -81,9 +81,7 @@ class Diffusion(Section):
     ema: Fraction = 0.999
     drop_caption: Fraction = 0.1
     fronts: Fraction = 0.25  # of a batch: coloured things with a front, from in front of them or behind
-    sides: Fraction = 0.2  # of a batch: the same from their sides
     named_views: Fraction = 0.9  # of the captions of things with a front; of all others, half
-    named_sides: Fraction = 0.6  # of the side views that are named: which side
     time_shift: float = Field(1.3, ge=1, le=10)  # above 1: more steps where there is more noise and the view is decided
     sample_every: Steps = 2000  # a sheet of samples
 
