@@ -5,7 +5,7 @@ import json
 import signal
 import sys
 
-from flows.commands import prompts, sweep
+from flows.commands import bench, prompts, sweep
 from prolific_core.errors import InputError
 from prolific_core.guidance import estimators
 from tasks import machine
@@ -82,25 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("name", nargs="?", default="toybox", help="a folder in priors/ (default toybox)")
     train.set_defaults(run=_train)
 
-    bench = commands.add_parser("bench", help="measure: quality, guidance, render")
-    benches = bench.add_subparsers(dest="what", required=True, metavar="WHAT")
-    quality = benches.add_parser("quality", help="fixed prompts and seeds, judged by a classifier of true renders")
-    quality.add_argument("--prompt", action="append", help="instead of the fixed twelve; may be repeated")
-    quality.add_argument("--seeds", type=int, default=3, help="0 to this many (default 3)")
-    quality.add_argument("--method", action="append", choices=("initial", "sds", "vsd"), help="default: all three")
-    quality.add_argument("--preset", default="demo")
-    quality.add_argument("--json", action="store_true", help="the last line is one JSON object")
-    quality.set_defaults(run=_quality)
-
-    cost = benches.add_parser("guidance", help="what a VSD iteration costs over its bare network calls")
-    cost.add_argument("--repetitions", type=int, default=15, help="of every call, interleaved (default 15)")
-    cost.add_argument("--json", action="store_true", help="the last line is one JSON object")
-    cost.set_defaults(run=_cost)
-
-    drawing = benches.add_parser("render", help="the radiance field's kernels over PyTorch's and numba's; about three minutes")
-    drawing.add_argument("--repetitions", type=int, default=5, help="of every call (default 5)")
-    drawing.add_argument("--json", action="store_true", help="the last line is one JSON object")
-    drawing.set_defaults(run=_drawing)
+    bench.add_to(commands)
 
     study = commands.add_parser("study", help="the paper's experiment in 2D: sampling, SDS and VSD on the same prior")
     size = study.add_mutually_exclusive_group()
@@ -188,48 +170,6 @@ def _train(options: argparse.Namespace) -> None:
     from tasks.project import Project
 
     print(train(Project.find(), options.name))
-
-
-def _quality(options: argparse.Namespace) -> None:
-    from flows import quality
-    from tasks.project import Project
-
-    if options.seeds < 1:
-        raise InputError(f"--seeds {options.seeds}: at least one")
-    rows = quality.quality(
-        Project.find(),
-        prompts=options.prompt or list(quality.PROMPTS),
-        seeds=options.seeds,
-        methods=options.method or list(quality.METHODS),
-        preset=options.preset,
-    )
-    print(quality.table(rows))
-    if options.json:
-        print(quality.as_json(rows))
-
-
-def _cost(options: argparse.Namespace) -> None:
-    from flows import bench_guidance
-    from tasks.project import Project
-
-    if not 3 <= options.repetitions <= 1000:
-        raise InputError("--repetitions goes from 3 to 1000")
-    rows = bench_guidance.bench(Project.find(), options.repetitions)
-    print(bench_guidance.table(rows))
-    if options.json:
-        print(bench_guidance.as_json(rows))
-
-
-def _drawing(options: argparse.Namespace) -> None:
-    machine.threads(1)
-    from flows import bench_render
-
-    if not 1 <= options.repetitions <= 1000:
-        raise InputError("--repetitions goes from 1 to 1000")
-    numbers = bench_render.bench(options.repetitions)
-    print(bench_render.table(numbers))
-    if options.json:
-        print(bench_render.as_json(numbers))
 
 
 def _study(options: argparse.Namespace) -> None:

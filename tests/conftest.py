@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from flows import scratch_project
 from tasks import machine
 
 machine.threads(1)  # before torch is imported: tensors here are small, and two threads wait for each other
@@ -69,18 +70,8 @@ def quiet(monkeypatch, prefect_home):
 
 def copy_project(folder: Path) -> Path:
     """A copy of this clone's code, numbers and pipeline, without outputs, weights or history."""
-    folder.mkdir(parents=True, exist_ok=True)
-    ignore = shutil.ignore_patterns("__pycache__", "weights", "*.safetensors", "dvc.lock")
     # One prompt: what the user of this clone has made besides is not the tests' business.
-    for name in ("prolific_core", "tasks", "flows", "presets", "prompts/a-red-mug"):
-        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
-    for name in ("params.yaml", "dvc.yaml", "prefect.yaml", ".dvcignore", ".gitignore"):
-        shutil.copy(ROOT / name, folder / name)
-    (folder / ".dvc").mkdir()
-    for name in ("config", ".gitignore"):
-        shutil.copy(ROOT / ".dvc" / name, folder / ".dvc" / name)
-    subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
-    return folder
+    return scratch_project.copy(ROOT, folder, prompts=("a-red-mug",))
 
 
 class Clone:

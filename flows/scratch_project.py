@@ -1,0 +1,43 @@
+"""A copy of a project's code and numbers, to measure or to break: no prompts but those asked for, no outputs, no history."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+FOLDERS = ("prolific_core", "tasks", "flows", "presets")
+FILES = ("params.yaml", "dvc.yaml", "prefect.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
+# What a user's own settings would change about a command in the copy.
+OWN = ("PROLIFIC_ROOT", "PROLIFIC_TRACKER", "MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "DVC_STAGE")
+
+
+def copy(root: Path, folder: Path, *, prompts: tuple[str, ...] = (), weights: bool = False) -> Path:
+    """Copy the project at `root` into `folder`, made where it is missing; without `weights`, nothing can ask the prior."""
+    ignore = shutil.ignore_patterns("__pycache__", *(() if weights else ("weights", "*.safetensors")), "dvc.lock")
+    for name in (*FOLDERS, *(f"prompts/{id}" for id in prompts)):
+        shutil.copytree(root / name, folder / name, ignore=ignore)
+    for name in FILES:
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(root / name, folder / name)
+    (folder / "prompts").mkdir(exist_ok=True)
+    subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
+    return folder
+
+
+def environment() -> dict[str, str]:
+    """Ours, less the settings that would lead a command out of the copy."""
+    return {name: value for name, value in os.environ.items() if name not in OWN}
+
+
+def start(folder: Path, *command: str, **settings: str) -> subprocess.Popen:
+    """`python -m COMMAND` in the copy, whose modules are then the copy's own; quiet."""
+    return subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=folder,
+        env={**environment(), **settings},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
