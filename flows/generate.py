@@ -16,7 +16,7 @@ from tasks import pipeline
 from tasks.console import Console
 from tasks.failures import explain
 from tasks.project import STAGES, Project
-from tasks.tracker import Tracker
+from tasks.tracker import Tracker, prepare
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def make(project: Project, id: str, console: Callable[[str], Console] = Console)
 
 def _make(project: Project, id: str, console: Callable[[str], Console], seconds: Callable[[], float]) -> Result:
     pipeline.refresh(project, id)
+    prepare()
     with Tracker(project, id) as tracker:
         done = chain(project, tracker, list(STAGES), console)
         page = report.write(project, id)

@@ -8,11 +8,13 @@ run: a tracker that is away costs one warning, and what was not sent is sent the
 
 import fcntl
 import hashlib
+import importlib
 import json
 import os
 import shutil
 import sys
 import tempfile
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +32,13 @@ SENT = "prolific.sent"  # bytes of the records file that arrived
 def uri(project: Project) -> str:
     """$MLFLOW_TRACKING_URI, else an SQLite file in .state/ (absolute: the default follows the folder one is in)."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project.state / 'mlflow' / 'mlflow.db'}"
+
+
+def prepare() -> None:
+    """Import MLflow, two seconds of it, in a thread: while DVC is asked what there is to do."""
+    if os.environ.get("PROLIFIC_TRACKER") != "off":
+        module = "mlflow" if os.environ.get("MLFLOW_TRACKING_URI") else "mlflow.store.tracking.sqlalchemy_store"
+        threading.Thread(target=importlib.import_module, args=(module,)).start()
 
 
 def sync(project: Project, subject, stages: list[str]) -> None:
