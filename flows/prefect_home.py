@@ -38,11 +38,10 @@ def set_up(project: Project) -> None:
     url = os.environ.get("PREFECT_API_URL")
     if not url:
         (project.state / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect makes one level only, then hangs
-        started = prefect_server.start(project.state / "prefect" / "server.log")
-        if started is None:
+        if prefect_server.start(project.state / "prefect" / "server.log", meanwhile=_import) is None:
+            del os.environ["PREFECT_API_URL"]
             give_up("the Prefect server did not start (see .state/prefect/server.log)")
             return
-        os.environ["PREFECT_API_URL"] = started[0]
     elif not away() and not prefect_server.answers(url):
         give_up(f"no Prefect server answers at {url} (PREFECT_API_URL)")
         return
@@ -51,6 +50,12 @@ def set_up(project: Project) -> None:
 
     # An event that cannot be sent is kept and tried again with the next: no waiting for each of them.
     EventsWorker.set_client_override(PrefectEventsClient, reconnection_attempts=2)
+
+
+def _import(url: str) -> None:
+    """Load Prefect, a second and a half of it, for the server at a URL."""
+    os.environ["PREFECT_API_URL"] = url
+    import prefect.events.worker  # noqa: F401
 
 
 def away() -> bool:

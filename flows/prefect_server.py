@@ -20,15 +20,22 @@ from tasks import machine
 START = 300.0  # seconds; the first start makes a database
 
 
-def start(log: Path) -> tuple[str, Callable[[], None]] | None:
-    """Start one that ends with this process: the URL of its API, and what ends it before; None when it does not come up."""
+def start(log: Path, home: Path | None = None, meanwhile: Callable[[str], None] = lambda url: None) -> tuple[str, Callable[[], None]] | None:
+    """Start one that ends with this process: the URL of its API, and what ends it before; None when it does not come up.
+
+    home: of its database ($PREFECT_HOME, if None). `meanwhile` is called with the URL while it comes up.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment.pop("PREFECT_API_URL", None)  # of another server
+    if home:
+        environment["PREFECT_HOME"] = str(home)
     # The socket is ours first: no other process takes the port in between.
     with socket.create_server(("127.0.0.1", 0)) as listening, open(log, "wb") as file:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.prefect_server", str(listening.fileno())],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            env=environment,
             pass_fds=[listening.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=file,
@@ -44,6 +51,7 @@ def start(log: Path) -> tuple[str, Callable[[], None]] | None:
             process.kill()
 
     atexit.register(stop)
+    meanwhile(url)
     end = time.monotonic() + START
     while process.poll() is None and time.monotonic() < end:
         if answers(url):

@@ -50,10 +50,7 @@ def prefect_server(prefect_home, tmp_path_factory) -> Iterator[dict[str, str]]:
     """A server for all tests that do not ask how one is started: the environment in which it is found."""
     from flows import prefect_server
 
-    before = {name: os.environ.pop(name, None) for name in ("PREFECT_HOME", "PREFECT_API_URL")}
-    os.environ["PREFECT_HOME"] = str(prefect_home)
-    url, stop = prefect_server.start(tmp_path_factory.mktemp("server") / "log")
-    os.environ.update({name: value for name, value in before.items() if value is not None})
+    url, stop = prefect_server.start(tmp_path_factory.mktemp("server") / "log", home=prefect_home)
     yield {"PREFECT_API_URL": url}
     stop()
 
