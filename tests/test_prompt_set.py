@@ -141,6 +141,20 @@ def test_a_number_reruns_what_reads_it_and_what_depends_on_that(made):
         assert made.repro() == stages, setting
 
 
+def test_a_prompt_costs_the_others_nothing(made):
+    """DVC reads no other pipeline, of which there may be hundreds, when one prompt is brought up to date."""
+    other = made.root / "prompts" / "other" / "dvc.yaml"
+    other.parent.mkdir()
+    other.write_text("stages: [this is no pipeline]")
+    try:
+        assert made.repro() == [] and made.repro("prompts/a-red-mug/dvc.yaml:nerf") == []
+        assert made.run("tasks.dvc", "status", "prompts/a-red-mug/dvc.yaml").returncode == 0
+        assert "other/dvc.yaml" in made.run("tasks.dvc", "repro").stderr  # in the root everything is read
+    finally:
+        other.unlink()
+        other.parent.rmdir()
+
+
 def test_a_removed_prompt_is_gone_and_comes_back_from_the_cache(made, monkeypatch, capsys):
     project = Project(made.root)
     monkeypatch.chdir(made.root)
