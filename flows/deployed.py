@@ -5,7 +5,7 @@
 
 from prefect import flow, runtime
 
-from flows import new, prompt_set
+from flows import new
 from flows.generate import make
 from flows.sweep import choose, run, summary
 from prolific_core.errors import ProlificError
@@ -26,7 +26,7 @@ def generate(
     project = Project.find()
     if id is None:
         id = new.file_prompt(project, text or "", preset=preset, seed=seed).id
-    make(project, id, group=None if sweep is None else prompt_set.group(project, sweep))
+    make(project, id, sweep=sweep)
 
 
 @flow(name="sweep", persist_result=False)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flows import artifacts, outcome, preflight, prefect_home, report, stages
+from flows import artifacts, outcome, preflight, prefect_home, prompt_set, report, stages
 from flows.chain import chain
 from flows.outcome import Outcome
 from prolific_core.prior.location import locate
@@ -16,7 +16,7 @@ from tasks import pipeline
 from tasks.console import Console
 from tasks.failures import explain
 from tasks.project import STAGES, Project
-from tasks.prompt_runs import Group, PromptRuns
+from tasks.prompt_runs import PromptRuns
 from tasks.tracker import Tracker
 
 
@@ -40,14 +40,14 @@ class Result:
         return json.dumps(values)
 
 
-def generate(project: Project, id: str, console: Callable[[str], Console] = Console, group: Group | None = None) -> Result:
+def generate(project: Project, id: str, console: Callable[[str], Console] = Console, sweep: list[str] | None = None) -> Result:
     """Run a prompt that is on file, from text to report, as a run of the flow `generate`.
 
-    group: the sweep that it is of, to MLflow.
+    sweep: what the sweep that it is of names, if it is of one.
     """
     check(project, id)
     prefect_home.set_up(project)
-    return prefect_home.as_flow("generate", id, lambda: make(project, id, console, group))
+    return prefect_home.as_flow("generate", id, lambda: make(project, id, console, sweep), sweep)
 
 
 def check(project: Project, id: str) -> None:
@@ -57,7 +57,7 @@ def check(project: Project, id: str) -> None:
     preflight.check(project, id)
 
 
-def make(project: Project, id: str, console: Callable[[str], Console] = Console, group: Group | None = None) -> Result:
+def make(project: Project, id: str, console: Callable[[str], Console] = Console, sweep: list[str] | None = None) -> Result:
     """The body of the flow; what is finished costs about a second a stage."""
     began = time.monotonic()
     check(project, id)
@@ -68,6 +68,7 @@ def make(project: Project, id: str, console: Callable[[str], Console] = Console,
     with outcome.alone(project, id, lambda text: print(f"prolific: {text}", file=sys.stderr, flush=True)):
         outcome.write(project, id, Outcome("running"))
         try:
+            group = None if sweep is None else prompt_set.group(project, sweep)
             result = _make(PromptRuns(project, id, group), console, seconds)
         except Exception as error:
             told = (explain(error) or f"{type(error).__name__}: {error}").splitlines()[0]

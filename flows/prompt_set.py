@@ -19,7 +19,7 @@ from prolific_core.files import write_atomically
 from prolific_core.prompts import DEFAULT_PRESET, Prompt
 from tasks import pipeline
 from tasks.project import STAGES, Project
-from tasks.prompt_runs import EXPERIMENT, Group
+from tasks.prompt_runs import EXPERIMENT, Group, row
 
 EVERY = "every prompt"  # the experiment of a sweep that names nothing
 
@@ -158,10 +158,12 @@ def select(project: Project, names: list[str]) -> list[str]:
 
 def group(project: Project, names: list[str]) -> Group:
     """What a sweep over these names is to MLflow: an experiment of their name; a prompt alone is in the project's."""
-    ids = tuple(select(project, names))
-    if len(names) == 1 and ids == (names[0],):
-        return Group(EXPERIMENT, ids)
-    return Group(", ".join(names)[:200] or EVERY, ids)
+    try:
+        rows = [row(project.prompt(id)) for id in select(project, names)]
+    except InputError:  # a file was edited while the sweep runs: no reason to fail
+        rows = []
+    alone = len(names) == 1 and names[0] in project.prompt_ids()
+    return Group(EXPERIMENT if alone else ", ".join(names)[:200] or EVERY, rows)
 
 
 def sets(project: Project) -> list[str]:

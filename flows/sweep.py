@@ -73,8 +73,7 @@ def run(project: Project, names: list[str], ids: list[str], workers: int, pool: 
     """The body of the flow: all prompts `ids` of what was named, each started when there is room for it."""
     for id in ids:
         outcome.write(project, id, Outcome("waiting"))
-    group = prompt_set.group(project, names)
-    one: Run = lambda id, board: generate(project, id, board.console(id), group)  # noqa: E731
+    one: Run = lambda id, board: generate(project, id, board.console(id), names)  # noqa: E731
     if pool is not None:
         from flows import pool_runs
 

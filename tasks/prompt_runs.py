@@ -6,17 +6,17 @@ from pathlib import Path
 
 from prolific_core.config import Config
 from prolific_core.prompts import Prompt
-from tasks.project import STAGES, Project
+from tasks.project import Project
 
 EXPERIMENT = "prolific"
 
 
 @dataclass(frozen=True)
 class Group:
-    """Prompts that were asked for together: an experiment of MLflow, and a dataset."""
+    """Prompts that were asked for together: an experiment of MLflow, and its dataset (`row` of each)."""
 
     experiment: str
-    ids: tuple[str, ...]
+    prompts: list[dict]
 
 
 class PromptRuns:
@@ -24,9 +24,9 @@ class PromptRuns:
 
     def __init__(self, project: Project, id: str, group: Group | None = None):
         self.project, self.name = project, id
-        self.group = group or Group(EXPERIMENT, (id,))
-        self.experiment = self.group.experiment
         self.prompt: Prompt = project.prompt(id)
+        group = group or Group(EXPERIMENT, [row(self.prompt)])
+        self.experiment, self.prompts = group.experiment, group.prompts
         self.config: Config = project.config(self.prompt)
         values = self.config.model_dump(mode="json", exclude={"logging"})
         self.identity = [id, self.prompt.text, self.prompt.seed, values]
@@ -46,12 +46,6 @@ class PromptRuns:
         return {"seed": self.prompt.seed, **flat(self.config.model_dump(mode="json"))}
 
     @property
-    def prompts(self) -> list[dict]:
-        """The dataset: the prompts of the group, in its order."""
-        found = [self.project.prompt(id) for id in self.group.ids]
-        return [{"id": prompt.id, "text": prompt.text, "seed": prompt.seed, "preset": prompt.preset} for prompt in found]
-
-    @property
     def measures(self) -> dict:
         """Of the finished model: what `export` and `evaluate` measured."""
         found = [self.output(stage) / "measures.json" for stage in ("export", "evaluate")]
@@ -62,10 +56,6 @@ class PromptRuns:
         """The finished model, its turntable and its page."""
         turntable = self.output("evaluate") / "turntable.mp4"
         return [self.output("export") / "mesh.glb", turntable, self.project.root / "reports" / f"{self.name}.html"]
-
-    @property
-    def stages(self) -> list[str]:
-        return list(STAGES)
 
     def stage_tags(self, stage: str) -> dict:
         tags = {name: self.tags[name] for name in ("prompt", "prompt_id", "preset")}
@@ -84,6 +74,11 @@ class PromptRuns:
 
     def output(self, stage: str) -> Path:
         return self.project.output(self.name, stage)
+
+
+def row(prompt: Prompt) -> dict:
+    """A prompt as a dataset has it."""
+    return {"id": prompt.id, "text": prompt.text, "seed": prompt.seed, "preset": prompt.preset}
 
 
 def flat(values: dict, prefix: str = "") -> dict:

@@ -128,8 +128,8 @@ def plain(project, monkeypatch):
     ids = add(project, "a blue car", "a red car2", "a pink car3", "a green car4")
 
     def run(one, **options):
-        monkeypatch.setattr(sweep, "generate", lambda project, id, console: one(id))
-        rows = sweep.run(project, ids, options.get("workers", 1), None, options.get("max_failures"))
+        monkeypatch.setattr(sweep, "generate", lambda project, id, console, names: one(id))
+        rows = sweep.run(project, ids, ids, options.get("workers", 1), None, options.get("max_failures"))
         return {row.id: row.state for row in rows}
 
     return run
