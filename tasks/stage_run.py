@@ -10,6 +10,7 @@ from tasks import records
 
 SENT = "prolific.sent"  # bytes of the records file that arrived
 ATTEMPT = "prolific.attempt"  # the computation that its records or output are of
+FILES = ("*.json", "*.png", "*.mp4", "*.glb")  # of a stage's output
 FACTS = ("cached", "device", "seconds", "peak_memory_mb")
 
 
@@ -58,6 +59,7 @@ class StageRun:
         tracker, token = self.tracker, f"{self.tracker.token}:{self.stage}:{attempt}"
         self.attempt, self.offset, self.done = attempt, 0, False
         if found := tracker.find(token):
+            tracker.parameters(found, tracker.subject.stage_parameters(self.stage))
             self.run, told = found.info.run_id, {**found.data.tags, **found.data.metrics}
             self.facts = {name: told[name] for name in FACTS if name in told}
             self.offset = int(told.get(SENT, 0))
@@ -76,8 +78,9 @@ class StageRun:
         }
         if start and start.get("revision"):
             tags["revision"] = start["revision"]
-        self.run = tracker.make(token, tags, milliseconds(start or {}))
-        tracker.parameters(self.run, tracker.subject.stage_parameters(self.stage))
+        run = tracker.make(token, tags, milliseconds(start or {}))
+        self.run = run.info.run_id
+        tracker.parameters(run, tracker.subject.stage_parameters(self.stage))
 
     def _send(self, new: list[dict]) -> None:
         points = []
@@ -119,7 +122,7 @@ class StageRun:
         if "device" in end:
             self.facts["device"] = end["device"]
             client.set_tag(self.run, "device", end["device"])
-        for pattern in ("*.json", "*.png", "*.mp4", "*.glb"):
+        for pattern in FILES:
             for path in sorted(self.output.glob(pattern)):
                 client.log_artifact(self.run, str(path))
         client.set_terminated(self.run, end_time=milliseconds(end) or None)

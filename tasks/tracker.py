@@ -3,7 +3,8 @@
 Everything is read from what a stage left on disk (its records, its output), never from the stage
 itself, so that it can be sent at any time, again and again: a run is looked up by a tag that says
 what it is, points carry their own times, and pictures deterministic names. Nothing here may fail a
-run: a tracker that is away costs one warning, and what was not sent is sent the next time.
+run: a tracker that is away costs one warning, and what was not sent is put aside (tasks/outbox.py) and
+sent with whatever is sent next.
 """
 
 import fcntl
@@ -18,13 +19,14 @@ from types import SimpleNamespace
 
 import yaml
 
-from tasks import machine
+from tasks import machine, outbox
 from tasks.project import Project
 from tasks.prompt_runs import EXPERIMENT, PromptRuns, flat  # noqa: F401 (flat: for who takes it from here)
 from tasks.revision import revision
 from tasks.stage_run import FACTS, StageRun, log
 
 TOKEN = "prolific.token"
+WHOLE = ""  # among the stages of a lock
 
 
 def uri(project: Project) -> str:
@@ -62,53 +64,38 @@ class Tracker:
         self.token = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self.client = None
         self._off = os.environ.get("PROLIFIC_TRACKER") == "off"
+        self._lost = False  # the server, on the way
         self._parent: str | None = None
         self._status: str | None = None
         self._stages: dict[str, StageRun] = {}
+        self._followed: dict[str, dict] = {}
+        self._finished: dict | None = None
 
     def __enter__(self) -> "Tracker":
         return self
 
     def __exit__(self, error: type | None, *_) -> None:
-        status = "FAILED" if error else "FINISHED"
-        if self._parent and status != self._status:  # a run that ended well keeps its times
-            self._guarded(lambda: self.client.set_terminated(self._parent, status))
+        failed = error is not None
+        if self._parent:
+            self._guarded(lambda: self._end(failed))
+        if self._lost:
+            try:
+                outbox.keep(self.project, self.token, self.subject, self._followed, self._finished, failed)
+            except Exception as trouble:  # a full disk, most likely
+                print(f"prolific: what MLflow missed could not be kept ({trouble})", file=sys.stderr)
 
     def follow(self, stage: str, cached: bool = False, failed: bool = False) -> None:
         """Send a stage's new records; once it ended, its measures and files too. cached: DVC found nothing to do."""
-
-        def work() -> None:
-            parent = self.parent()
-            if stage not in self._stages:
-                self._stages[stage] = StageRun(self, stage)
-            self._stages[stage].send(parent, cached, failed)
-
-        self._guarded(work)
+        self._followed[stage] = {"cached": cached, "failed": failed}
+        self._guarded(lambda: self._follow(stage, cached, failed))
 
     def finish(self, measures: dict, files: list[Path]) -> None:
-        """The subject's own measures and final files, and with what it came about, on the parent run."""
-
-        def work() -> None:
-            parent = self.parent()
-            taken = {name: [run.facts[name] for run in self._stages.values() if name in run.facts] for name in FACTS}
-            values = dict(measures)
-            if self._stages and len(taken["seconds"]) == len(self._stages):
-                values |= {"seconds": sum(taken["seconds"]), "peak_memory_mb": max(taken["peak_memory_mb"])}
-            self._measure(parent, values)
-            for path in files:
-                if path.is_file():
-                    self.client.log_artifact(parent, str(path))
-            locks = self._locks()
-            self._tag(parent, {
-                "revision": revision(self.project.root),
-                "dvc_lock": locks.get(None),
-                "device": ", ".join(sorted(set(taken["device"]))),
-                "cached": str(set(taken["cached"]) == {"true"}).lower() if self._stages else None,
-            })  # fmt: skip
-            for name, run in self._stages.items():
-                self._tag(run.run, {"dvc_lock": locks.get(name)})
-
-        self._guarded(work)
+        """The subject's own measures and final files on the parent run, and of which code and lock all is."""
+        if self._off and not self._lost:
+            return
+        origin = {"revision": revision(self.project.root), "locks": self._locks()}
+        self._finished = {"measures": measures, "files": files, "origin": origin}
+        self._guarded(lambda: self._finish(**self._finished))
 
     def address(self, port: int = 5000) -> str | None:
         """The parent run's page in the UI that `prolific ui` opens."""
@@ -119,14 +106,15 @@ class Tracker:
     def parent(self) -> str:
         """The subject's run, found or made."""
         if self._parent is None:
-            self._connect()
-            if found := self.find(self.token):
-                self._parent, self._status = found.info.run_id, found.info.status
-            else:
-                self._parent = self.make(self.token, {"mlflow.runName": self.subject.name, **self.subject.tags})
-                self.parameters(self._parent, self.subject.parameters)
-                if prompts := getattr(self.subject, "prompts", None):
-                    self._dataset(self._parent, prompts)
+            if self.client is None:
+                self._connect()
+                self._send_kept()
+            self._experiment = self._find_experiment()
+            run = self.find(self.token) or self.make(self.token, {"mlflow.runName": self.subject.name, **self.subject.tags})
+            self.parameters(run, self.subject.parameters)
+            if not run.inputs.dataset_inputs and getattr(self.subject, "prompts", None):
+                self._dataset(run.info.run_id, self.subject.prompts)
+            self._parent, self._status = run.info.run_id, run.info.status
         return self._parent
 
     def find(self, value: str, tag: str = TOKEN, anywhere: bool = False):
@@ -135,17 +123,67 @@ class Tracker:
         found = self.client.search_runs(places, f"tags.`{tag}` = '{value}'", max_results=1)
         return found[0] if found else None
 
-    def make(self, token: str, tags: dict, began: int = 0) -> str:
+    def make(self, token: str, tags: dict, began: int = 0):
         """A new run, found again by its token. began: in milliseconds (0: now)."""
         tags = {TOKEN: token, "mlflow.source.name": "prolific", "mlflow.user": "prolific", **tags}
-        return self.client.create_run(self._experiment, start_time=began or None, tags=tags).info.run_id
+        return self.client.create_run(self._experiment, start_time=began or None, tags=tags)
 
-    def parameters(self, run: str, values: dict) -> None:
+    def parameters(self, run, values: dict) -> None:
+        """Those that the run has not got yet: the server may have gone between the run and its parameters."""
         from mlflow.entities import Param
 
-        items = [Param(name, str(value)[:6000]) for name, value in values.items()]
+        items = [Param(name, str(value)[:6000]) for name, value in values.items() if name not in run.data.params]
         for start in range(0, len(items), 100):
-            self.client.log_batch(run, params=items[start : start + 100])
+            self.client.log_batch(run.info.run_id, params=items[start : start + 100])
+
+    def _follow(self, stage: str, cached: bool, failed: bool) -> None:
+        parent = self.parent()
+        if stage not in self._stages:
+            self._stages[stage] = StageRun(self, stage)
+        self._stages[stage].send(parent, cached, failed)
+
+    def _finish(self, measures: dict, files: list[Path], origin: dict) -> None:
+        parent = self.parent()
+        stages = {name: run for name, run in self._stages.items() if run.run}
+        taken = {name: [run.facts[name] for run in stages.values() if name in run.facts] for name in FACTS}
+        values = dict(measures)
+        if stages and len(taken["seconds"]) == len(stages):
+            values |= {"seconds": sum(taken["seconds"]), "peak_memory_mb": max(taken["peak_memory_mb"])}
+        self._measure(parent, values)
+        for path in files:
+            if path.is_file():
+                self.client.log_artifact(parent, str(path))
+        self._tag(parent, {
+            "revision": origin["revision"],
+            "dvc_lock": origin["locks"].get(WHOLE),
+            "device": ", ".join(sorted(set(taken["device"]))),
+            "cached": str(set(taken["cached"]) == {"true"}).lower() if stages else None,
+        })  # fmt: skip
+        for name, run in stages.items():
+            self._tag(run.run, {"dvc_lock": origin["locks"].get(name)})
+
+    def _end(self, failed: bool) -> None:
+        status = "FAILED" if failed else "FINISHED"
+        if status != self._status:  # a run that ended well before keeps its times
+            self.client.set_terminated(self._parent, status)
+
+    def _send_kept(self) -> None:
+        """What was put aside while the server was away; it stays there when the server goes again."""
+        for kept in outbox.kept(self.project):
+            tracker = Tracker(self.project, kept)
+            tracker.client = self.client
+            try:
+                tracker.parent()
+                for stage, told in kept.stages.items():
+                    tracker._follow(stage, told["cached"], told["failed"])
+                if kept.finished:
+                    tracker._finish(kept.finished["measures"], kept.files, kept.finished["origin"])
+                tracker._end(kept.failed)
+            except Exception as error:
+                self.client.search_experiments(max_results=1)  # raises where the server is gone
+                print(f"prolific: {kept.folder} cannot be sent to MLflow; it stays there ({error})", file=sys.stderr)
+            else:
+                kept.forget()
 
     def _measure(self, run: str, values: dict) -> None:
         """Measures that may change from one day to the next: only what differs is sent, and the newest is shown."""
@@ -173,44 +211,48 @@ class Tracker:
         )
         self.client.log_inputs(run, [DatasetInput(dataset, [InputTag("mlflow.data.context", "prompts")])])
 
-    def _locks(self) -> dict[str | None, str]:
-        """Hashes of the subject's dvc.lock (None) and of each stage's entry there: parameters, inputs, code and outputs."""
+    def _locks(self) -> dict[str, str]:
+        """Hashes of the subject's dvc.lock (WHOLE) and of each stage's entry there: parameters, inputs, code and outputs."""
         path = (self.project.root / getattr(self.subject, "pipeline", "")).with_name("dvc.lock")
         if not hasattr(self.subject, "pipeline") or not path.is_file():
             return {}
         content = path.read_bytes()
         stages = yaml.safe_load(content).get("stages", {})
         entries = {name: json.dumps(entry, sort_keys=True).encode() for name, entry in stages.items()}
-        return {name: hashlib.sha256(entry).hexdigest()[:16] for name, entry in {None: content, **entries}.items()}
+        return {name: hashlib.sha256(entry).hexdigest()[:16] for name, entry in {WHOLE: content, **entries}.items()}
 
     def _connect(self) -> None:
         machine.quiet()
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
         import logging
 
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.ERROR)
         folder = self.project.state / "mlflow"
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder / "lock"):  # first opens at once by several processes crash
             from mlflow import MlflowClient
-            from mlflow.exceptions import MlflowException
 
-            where = uri(self.project)
-            self.client = MlflowClient(where)
-            experiment = self.subject.experiment
-            found = self.client.get_experiment_by_name(experiment)
-            if found is None:
-                local = where.startswith("sqlite:")
-                place = (folder / "artifacts").as_uri() if local else None
-                try:
-                    self._experiment = self.client.create_experiment(experiment, artifact_location=place)
-                except MlflowException:  # another machine made it meanwhile
-                    self._experiment = self.client.get_experiment_by_name(experiment).experiment_id
-            else:
-                self._experiment = found.experiment_id
-                if found.lifecycle_stage == "deleted":  # in the UI; its name stays taken
-                    self.client.restore_experiment(self._experiment)
+            client = MlflowClient(uri(self.project))
+            client.get_experiment_by_name(self.subject.experiment)
+        self.client = client
+
+    def _find_experiment(self) -> str:
+        """The id of the subject's experiment, found or made."""
+        from mlflow.exceptions import MlflowException
+
+        name = self.subject.experiment
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            local = uri(self.project).startswith("sqlite:")
+            place = (self.project.state / "mlflow" / "artifacts").as_uri() if local else None
+            try:
+                return self.client.create_experiment(name, artifact_location=place)
+            except MlflowException:  # another process or machine made it meanwhile
+                found = self.client.get_experiment_by_name(name)
+        if found.lifecycle_stage == "deleted":  # in the UI; its name stays taken
+            self.client.restore_experiment(found.experiment_id)
+        return found.experiment_id
 
     def _guarded(self, work) -> None:
         if self._off:
@@ -218,11 +260,11 @@ class Tracker:
         try:
             work()
         except Exception as error:  # whatever a server may do, the run goes on
-            self._off = True
+            self._off = self._lost = True
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             print(
                 f"prolific: MLflow at {uri(self.project)} is not reachable; the run goes on, and what it "
-                f"recorded is sent the next time ({reason})",
+                f"recorded is kept and sent the next time ({reason})",
                 file=sys.stderr,
             )
 

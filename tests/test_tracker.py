@@ -238,6 +238,47 @@ def test_a_server_that_is_away_costs_one_warning_and_its_records_arrive_later(pr
     assert runs(project)["initialise"].data.metrics["quality"] == 0.5
 
 
+def test_runs_made_while_the_server_was_away_all_arrive_though_the_last_one_overwrote_them(project, clone, monkeypatch):
+    """And once, though another prompt's run brings them, and the first try breaks off in the middle."""
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    for seed, quality in ((0, 0.125), (1, 0.375)):
+        run_stage(project)
+        for cached in (False, True):  # looked at twice
+            with Tracker(project, "a-red-mug") as follower:
+                follower.follow("initialise", cached=cached)
+                follower.finish({"quality": quality}, [project.output("a-red-mug", "initialise") / "contact.png"])
+        clone.edit("prompts/a-red-mug/prompt.yaml", f"seed: {seed}", f"seed: {seed + 1}")
+    assert len(list((project.state / "mlflow" / "outbox").glob("[!.]*"))) == 2
+    prompt_set.put(project, prompt_set.plan(project, Wanted("a blue chair")))
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    real = MlflowClient.log_artifact
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_artifact", lambda *a: real(*a) if "contact" in str(a[2]) else 1 / 0)
+        tracker.sync(project, "a-blue-chair", ["initialise"])
+        assert len(list((project.state / "mlflow" / "outbox").glob("[!.]*"))) == 2
+    tracker.sync(project, "a-blue-chair", ["initialise"])
+    assert not list((project.state / "mlflow" / "outbox").glob("[!.]*"))
+
+    client = MlflowClient(tracker.uri(project))
+    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    parents = client.search_runs([experiment], "tags.mlflow.runName = 'a-red-mug'")
+    assert {(run.data.params["seed"], run.data.metrics["quality"], run.info.status) for run in parents} == {
+        ("0", 0.125, "FINISHED"),
+        ("1", 0.375, "FINISHED"),
+    }
+    made = client.search_runs([experiment], "tags.stage = 'initialise'")
+    assert {run.data.tags["mlflow.parentRunId"] for run in made} == {run.info.run_id for run in parents} and len(made) == 2
+    for run in made:
+        assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [1, 5, 10, 15, 20]
+        assert run.info.status == "FINISHED" and run.data.tags["cached"] == "false" and run.data.metrics["quality"] == 0.5
+        assert {"contact.png", "manifest.json"} <= {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert len({run.data.tags["prolific.attempt"] for run in made}) == 2
+
+
 def test_a_run_on_its_own_is_found_again_by_its_key(project, tmp_path):
     """Of a study: nothing was sent before its measures, and a second time it is the same run."""
     from mlflow import MlflowClient
