@@ -41,14 +41,14 @@ class StageRun:
             return
         new, offset = records.read(path, self.offset) if start else ([], 0)
         self._send(new)
-        if offset != self.offset:
-            self.offset = offset
-            self.tracker.client.set_tag(self.run, SENT, str(offset))
         end = next((record for record in reversed(new) if record["kind"] == "end"), None)
         if end or not start:
             self._close(end)
         elif failed:
             self.tracker.client.set_terminated(self.run, "FAILED")
+        if offset != self.offset:  # last: what breaks off before is sent again, whole
+            self.offset = offset
+            self.tracker.client.set_tag(self.run, SENT, str(offset))
 
     def _recorded(self, path: Path) -> bool:
         """Whether the records are of the output that is there."""
