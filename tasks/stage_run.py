@@ -117,7 +117,10 @@ class StageRun:
         values = end.get("measures") or (json.loads(measures.read_text()) if measures.is_file() else {})
         usage = {name: end[name] for name in ("seconds", "peak_memory_mb") if name in end}
         shares = {f"share_{name.replace(' ', '_')}": share for name, share in end.get("shares", {}).items()}
-        log(client, self.run, [(name, value, 0, milliseconds(end)) for name, value in {**values, **usage, **shares}.items()])
+        # At the last step: where a curve has a result's name, the result is its end.
+        step = max((record["step"] for record in records.read(self.state / "records.jsonl")[0] if record["kind"] == "measures"), default=0)
+        step = step if end else 0  # records of another run say nothing of this output
+        log(client, self.run, [(name, value, step, milliseconds(end)) for name, value in {**values, **usage, **shares}.items()])
         self.facts |= usage
         if "device" in end:
             self.facts["device"] = end["device"]

@@ -226,7 +226,7 @@ def test_other_numbers_are_another_run(project, clone):
 
 def test_a_server_that_is_away_costs_one_warning_and_its_records_arrive_later(project, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     run_stage(project)
     with Tracker(project, "a-red-mug") as follower:
         for _ in range(3):
@@ -243,7 +243,7 @@ def test_runs_made_while_the_server_was_away_all_arrive_though_the_last_one_over
     from mlflow import MlflowClient
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     for seed, quality in ((0, 0.125), (1, 0.375)):
         run_stage(project)
         for cached in (False, True):  # looked at twice
