@@ -47,8 +47,8 @@ class PromptRuns:
 
     @property
     def measures(self) -> dict:
-        """Of the finished model: what `export` and `evaluate` measured."""
-        found = [self.output(stage) / "measures.json" for stage in ("export", "evaluate")]
+        """Of the finished model: what `evaluate` and `export` measured. (The first one is what MLflow plots first.)"""
+        found = [self.output(stage) / "measures.json" for stage in ("evaluate", "export")]
         return {name: value for path in found if path.is_file() for name, value in json.loads(path.read_text()).items()}
 
     @property
