@@ -199,6 +199,7 @@ class Tracker:
     def _dataset(self, run: str, prompts: list[dict]) -> None:
         """The prompts that were asked for together, as MLflow's dataset of the run."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.exceptions import MlflowException
 
         profile = json.dumps({"num_rows": len(prompts), "prompts": prompts}, ensure_ascii=False)
         dataset = Dataset(
@@ -209,7 +210,11 @@ class Tracker:
             schema=json.dumps({"mlflow_colspec": [{"name": name, "type": "long" if name == "seed" else "string"} for name in prompts[0]]}),
             profile=profile,
         )
-        self.client.log_inputs(run, [DatasetInput(dataset, [InputTag("mlflow.data.context", "prompts")])])
+        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "prompts")])]
+        try:
+            self.client.log_inputs(run, inputs)
+        except MlflowException:  # another prompt of the sweep brought it at the same moment; now it is known
+            self.client.log_inputs(run, inputs)
 
     def _locks(self) -> dict[str, str]:
         """Hashes of the subject's dvc.lock (WHOLE) and of each stage's entry there: parameters, inputs, code and outputs."""

@@ -150,6 +150,24 @@ def test_a_sweep_has_its_own_experiment_and_dataset_and_makes_no_second_copy(pro
     assert len(found) == 2 and {run.data.tags["cached"] for run in found} == {"true"}
 
 
+def test_two_prompts_may_bring_their_dataset_at_once(project, monkeypatch, capsys):
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    real, calls = MlflowClient.log_inputs, []
+
+    def log_inputs(*arguments):
+        calls.append(1)
+        if len(calls) == 1:
+            raise MlflowException("UNIQUE constraint failed")  # what MLflow says to the one who is late
+        real(*arguments)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", log_inputs)
+    run_stage(project)
+    follow_all(project)
+    assert len(runs(project)["a-red-mug"].inputs.dataset_inputs) == 1 and not capsys.readouterr().err
+
+
 def test_the_experiment_is_named_after_what_a_sweep_names(project):
     (project.root / "prompts" / "toys.txt").write_text("a-red-mug\n")
     named = {names: prompt_set.group(project, list(names)).experiment for names in [(), ("toys",), ("a-red-*",), ("a-red-mug",)]}
