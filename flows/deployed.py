@@ -19,12 +19,14 @@ def _name() -> str:
 
 
 @flow(name="generate", flow_run_name=_name, persist_result=False)
-def generate(id: str | None = None, text: str | None = None, preset: str = DEFAULT_PRESET, seed: int = 0) -> None:
-    """A prompt on file by its id, or a new one by its text; a run that was cut off goes on."""
+def generate(
+    id: str | None = None, text: str | None = None, preset: str = DEFAULT_PRESET, seed: int = 0, sweep: list[str] | None = None
+) -> None:
+    """A prompt on file by its id, or a new one by its text; a run that was cut off goes on. sweep: what it names, if it is of one."""
     project = Project.find()
     if id is None:
         id = new.file_prompt(project, text or "", preset=preset, seed=seed).id
-    make(project, id)
+    make(project, id, sweep=sweep)
 
 
 @flow(name="sweep", persist_result=False)
@@ -33,7 +35,7 @@ def sweep(
 ) -> None:
     """As `prolific sweep`; names: ids, sets or patterns (none: every prompt)."""
     project = Project.find()
-    rows = run(project, choose(project, names or [], only_failed), workers, pool, max_failures)
+    rows = run(project, names or [], choose(project, names or [], only_failed), workers, pool, max_failures)
     if any(row.state != "done" for row in rows):
         raise ProlificError(summary(project, rows))
     print(summary(project, rows))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flows import artifacts, outcome, preflight, prefect_home, report, stages
+from flows import artifacts, outcome, preflight, prefect_home, prompt_set, report, stages
 from flows.chain import chain
 from flows.outcome import Outcome
 from prolific_core.prior.location import locate
@@ -16,6 +16,7 @@ from tasks import pipeline
 from tasks.console import Console
 from tasks.failures import explain
 from tasks.project import STAGES, Project
+from tasks.prompt_runs import PromptRuns
 from tasks.tracker import Tracker, prepare
 
 
@@ -39,11 +40,14 @@ class Result:
         return json.dumps(values)
 
 
-def generate(project: Project, id: str, console: Callable[[str], Console] = Console) -> Result:
-    """Run a prompt that is on file, from text to report, as a run of the flow `generate`."""
+def generate(project: Project, id: str, console: Callable[[str], Console] = Console, sweep: list[str] | None = None) -> Result:
+    """Run a prompt that is on file, from text to report, as a run of the flow `generate`.
+
+    sweep: what the sweep that it is of names, if it is of one.
+    """
     check(project, id)
     prefect_home.set_up(project)
-    return prefect_home.as_flow("generate", id, lambda: make(project, id, console))
+    return prefect_home.as_flow("generate", id, lambda: make(project, id, console, sweep), sweep)
 
 
 def check(project: Project, id: str) -> None:
@@ -53,7 +57,7 @@ def check(project: Project, id: str) -> None:
     preflight.check(project, id)
 
 
-def make(project: Project, id: str, console: Callable[[str], Console] = Console) -> Result:
+def make(project: Project, id: str, console: Callable[[str], Console] = Console, sweep: list[str] | None = None) -> Result:
     """The body of the flow; what is finished costs about a second a stage."""
     began = time.monotonic()
     check(project, id)
@@ -64,7 +68,8 @@ def make(project: Project, id: str, console: Callable[[str], Console] = Console)
     with outcome.alone(project, id, lambda text: print(f"prolific: {text}", file=sys.stderr, flush=True)):
         outcome.write(project, id, Outcome("running"))
         try:
-            result = _make(project, id, console, seconds)
+            group = None if sweep is None else prompt_set.group(project, sweep)
+            result = _make(PromptRuns(project, id, group), console, seconds)
         except Exception as error:
             told = (explain(error) or f"{type(error).__name__}: {error}").splitlines()[0]
             log = str(error.log.relative_to(project.root)) if isinstance(error, stages.StageFailed) else ""
@@ -74,23 +79,17 @@ def make(project: Project, id: str, console: Callable[[str], Console] = Console)
     return result
 
 
-def _make(project: Project, id: str, console: Callable[[str], Console], seconds: Callable[[], float]) -> Result:
+def _make(runs: PromptRuns, console: Callable[[str], Console], seconds: Callable[[], float]) -> Result:
+    project, id = runs.project, runs.name
     pipeline.refresh(project, id)
     prepare()
-    with Tracker(project, id) as tracker:
+    with Tracker(project, runs) as tracker:
         done = chain(project, tracker, list(STAGES), console)
         page = report.write(project, id)
-        paths = final_files(project, id)
         metrics = json.loads((project.output(id, "evaluate") / "measures.json").read_text())
-        tracker.summarise(**metrics)
-        tracker.files([*paths, page])
+        tracker.finish(runs.measures, runs.files)
         address = tracker.address()
     if address:
         artifacts.link(f"mlflow-{id}", address, f"{id} in MLflow (prolific ui)")
     peaks = [stage.peak_memory_mb for stage in done if stage.peak_memory_mb]
-    return Result(id, seconds(), max(peaks, default=None), done, *paths, page, metrics, address)
-
-
-def final_files(project: Project, id: str) -> tuple[Path, Path]:
-    """The model and its turntable."""
-    return project.output(id, "export") / "mesh.glb", project.output(id, "evaluate") / "turntable.mp4"
+    return Result(id, seconds(), max(peaks, default=None), done, *runs.files[:2], page, metrics, address)

@@ -18,8 +18,8 @@ CLAIMED = 120.0  # seconds in which a worker starts a run that it took
 PATIENCE = 600.0  # seconds without a server before giving up
 
 
-def runner(project: Project, pool: str) -> Callable[[str, Board], None]:
-    """What brings one prompt up to date on the pool. InputError when there is no such deployment."""
+def runner(project: Project, pool: str, names: list[str]) -> Callable[[str, Board], None]:
+    """What brings one prompt of a sweep over `names` up to date on the pool. InputError when there is no such deployment."""
     url = os.environ.get("PREFECT_API_URL")
     if prefect_home.away():
         raise ProlificError(f"--pool {pool}: needs the Prefect server; start it: prefect server start")
@@ -31,14 +31,14 @@ def runner(project: Project, pool: str) -> Callable[[str, Board], None]:
             client.read_deployment_by_name(f"generate/{pool}")
     except ObjectNotFound:
         raise InputError(f"--pool {pool}: the Prefect server at {url} has no deployment generate/{pool}; make it: prolific deploy") from None
-    return lambda id, board: _run(project, pool, id, board)
+    return lambda id, board: _run(project, pool, names, id, board)
 
 
-def _run(project: Project, pool: str, id: str, board: Board) -> None:
+def _run(project: Project, pool: str, names: list[str], id: str, board: Board) -> None:
     from prefect.deployments import run_deployment
 
     for submission in range(1 + RESUBMIT):
-        run = run_deployment(f"generate/{pool}", parameters={"id": id}, flow_run_name=id, timeout=0)
+        run = run_deployment(f"generate/{pool}", parameters={"id": id, "sweep": names}, flow_run_name=id, timeout=0)
         state = _until_it_ends(project, run.id, id, board)
         if state.is_completed():
             return

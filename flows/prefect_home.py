@@ -81,10 +81,11 @@ def lost(error: BaseException) -> bool:
     return isinstance(error, (httpx.HTTPError, PrefectException)) or "Failed to reach API" in str(error)
 
 
-def as_flow(name: str, id: str, work: Callable[[], Result]) -> Result:
+def as_flow(name: str, id: str, work: Callable[[], Result], sweep: list[str] | None = None) -> Result:
     """Do the work as a run of a flow, named by an id; without Prefect where its server is away or dies meanwhile.
 
-    The work may then be done twice, so it must be such that what is finished costs nothing.
+    The work may then be done twice, so it must be such that what is finished costs nothing. sweep: for
+    `prefect flow-run retry`, which gives a run its parameters again.
     """
     if away():
         return work()
@@ -94,11 +95,11 @@ def as_flow(name: str, id: str, work: Callable[[], Result]) -> Result:
 
     # DVC is the only cache: a second one, local to a machine, would contradict it.
     @flow(name=name, flow_run_name="{id}", persist_result=False)
-    def run(id: str) -> None:
+    def run(id: str, sweep: list[str] | None = None) -> None:
         results.append(work())
 
     try:
-        run(id)
+        run(id, sweep)
     except Exception as error:
         if not lost(error):
             raise

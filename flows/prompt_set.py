@@ -19,6 +19,9 @@ from prolific_core.files import write_atomically
 from prolific_core.prompts import DEFAULT_PRESET, Prompt
 from tasks import pipeline
 from tasks.project import STAGES, Project
+from tasks.prompt_runs import EXPERIMENT, Group, row
+
+EVERY = "every prompt"  # the experiment of a sweep that names nothing
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,16 @@ def select(project: Project, names: list[str]) -> list[str]:
             ids = [project.prompt(name).id]
         found += ids
     return list(dict.fromkeys(found if names else known))
+
+
+def group(project: Project, names: list[str]) -> Group:
+    """What a sweep over these names is to MLflow: an experiment of their name; a prompt alone is in the project's."""
+    try:
+        rows = [row(project.prompt(id)) for id in select(project, names)]
+    except InputError:  # a file was edited while the sweep runs: no reason to fail
+        rows = []
+    alone = len(names) == 1 and names[0] in project.prompt_ids()
+    return Group(EXPERIMENT if alone else ", ".join(names)[:200] or EVERY, rows)
 
 
 def sets(project: Project) -> list[str]:

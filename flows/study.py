@@ -27,6 +27,7 @@ from tasks.records import Pace
 from tasks.tracker import remember
 
 PROMPTS = ("a red mushroom", "a blue cube", "a yellow house", "a green cone", "a red mug", "a blue chair", "a white snowman", "a purple ball")
+TRACKED = {"family": "family_agreement", "colour": "colour_agreement"}  # as everywhere in MLflow
 TRUTH = 64  # true renders of each prompt
 FORMS = {  # prompts, settings
     "default": (4, study.Settings(particles=8, steps=200)),
@@ -118,7 +119,7 @@ def run(project: Project, form: str, *, texts: list[str] | None, methods: list[s
     write_atomically(files[0], (table(rows) + "\n").encode())
     write_json(files[1], {"prompts": texts, "settings": asdict(settings), "rows": [asdict(row) for row in rows]})
     save_png(files[2], figure(pictures, texts))
-    values = {f"{row.method} {name}": value for row in rows for name, value in asdict(row).items() if name != "method"}
+    values = {f"{row.method} {TRACKED.get(name, name)}": value for row in rows for name, value in asdict(row).items() if name != "method"}
     remember(project, "study", work.key, {"form": form, "prompts": ", ".join(texts), **asdict(settings)}, values, files)
     return rows
 

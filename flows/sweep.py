@@ -52,7 +52,7 @@ def sweep(
         print("nothing to do: no prompt failed or was interrupted")
         return 0
     prefect_home.set_up(project)
-    rows = prefect_home.as_flow("sweep", f"{len(ids)} prompts", lambda: run(project, ids, workers, pool, max_failures))
+    rows = prefect_home.as_flow("sweep", f"{len(ids)} prompts", lambda: run(project, names, ids, workers, pool, max_failures))
     print(summary(project, rows))
     return 0 if all(row.state == "done" for row in rows) else 1
 
@@ -69,15 +69,15 @@ def choose(project: Project, names: list[str], only_failed: bool) -> list[str]:
     return ids
 
 
-def run(project: Project, ids: list[str], workers: int, pool: str | None, max_failures: int | None) -> list[Row]:
-    """The body of the flow: all prompts, each started when there is room for it."""
+def run(project: Project, names: list[str], ids: list[str], workers: int, pool: str | None, max_failures: int | None) -> list[Row]:
+    """The body of the flow: all prompts `ids` of what was named, each started when there is room for it."""
     for id in ids:
         outcome.write(project, id, Outcome("waiting"))
-    one: Run = lambda id, board: generate(project, id, board.console(id))  # noqa: E731
+    one: Run = lambda id, board: generate(project, id, board.console(id), names)  # noqa: E731
     if pool is not None:
         from flows import pool_runs
 
-        workers, one = pool_runs.AT_ONCE, pool_runs.runner(project, pool)
+        workers, one = pool_runs.AT_ONCE, pool_runs.runner(project, pool, names)
     sweeping = _Sweep(project, ids, one, max_failures)
     with sweeping.board:
         _threads(sweeping.bring_up_to_date, ids, workers)

@@ -20,7 +20,7 @@ def train(project: Project, name: str) -> Path:
     began = time.monotonic()
     with Tracker(project, runs) as tracker:
         prefect_home.as_flow("train", name, lambda: chain(project, tracker, list(prior.STAGES)))
-        tracker.summarise(seconds=round(time.monotonic() - began, 1))
+        tracker.finish({"seconds": round(time.monotonic() - began, 1)}, [])
     return runs.output("model")
 
 

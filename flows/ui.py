@@ -26,7 +26,8 @@ def serve(project: Project, port: int) -> None:
             raise InputError(f"port {port} is in use; choose another: prolific ui --port {port % 65535 + 1}") from None
     folder = project.state / "mlflow"
     folder.mkdir(parents=True, exist_ok=True)
-    print(f"MLflow: http://127.0.0.1:{port} (Ctrl-C ends it)", file=sys.stderr, flush=True)
+    # Without the last part it opens on pages for language models, where there are no runs.
+    print(f"MLflow: http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning (Ctrl-C ends it)", file=sys.stderr, flush=True)
     # No background jobs: they would take 1.9 GB for nothing.
     env = {**environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", where]

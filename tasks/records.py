@@ -2,9 +2,9 @@
 
 One line per event, each with the time it was written:
 
-    {"kind": "start", "attempt": "...", "key": "...", "step_from": 0, "time": ...}
+    {"kind": "start", "attempt": "...", "key": "...", "revision": "14eb0a3c2d11", "time": ...}
     {"kind": "progress", "step": 40, "steps": 600, "left": 93.1, "time": ...}          the bar
-    {"kind": "measures", "step": 40, "values": {"loss": 0.31}, "time": ...}            the curves
+    {"kind": "measures", "step": 40, "values": {"loss": 0.31}, "usage": {...}, "time": ...}  the curves
     {"kind": "picture", "name": "view", "step": 50, "file": "preview/view-000050.png", "time": ...}
     {"kind": "file", "file": "preview/turntable.mp4", "time": ...}
     {"kind": "note", "text": "expects about 0.7 GB on cpu", "time": ...}                 a line that stays
@@ -22,6 +22,9 @@ import uuid
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+
+from tasks.revision import revision
+from tasks.usage import Usage
 
 
 def plain(value) -> float | None:
@@ -43,9 +46,12 @@ class Records:
         self._file = open(path, "ab" if resumed else "wb", buffering=0)  # noqa: SIM115
         if resumed:
             self._file.write(b"\n")  # closes a torn line
-        self.write("start", attempt=self.attempt, key=key)
+        self._usage = Usage()
+        self.write("start", attempt=self.attempt, key=key, revision=revision(path.parent))
 
     def write(self, kind: str, **values) -> None:
+        if kind == "measures":
+            values["usage"] = self._usage.look()
         line = json.dumps({"kind": kind, **values, "time": round(time.time(), 3)}) + "\n"
         self._file.write(line.encode())
 

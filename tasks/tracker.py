@@ -3,7 +3,8 @@
 Everything is read from what a stage left on disk (its records, its output), never from the stage
 itself, so that it can be sent at any time, again and again: a run is looked up by a tag that says
 what it is, points carry their own times, and pictures deterministic names. Nothing here may fail a
-run: a tracker that is away costs one warning, and what was not sent is sent the next time.
+run: a tracker that is away costs one warning, and what was not sent is put aside (tasks/outbox.py) and
+sent with whatever is sent next.
 """
 
 import fcntl
@@ -11,22 +12,23 @@ import hashlib
 import importlib
 import json
 import os
-import shutil
 import sys
-import tempfile
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
-from prolific_core.config import Config
-from prolific_core.prompts import Prompt
-from tasks import machine, records
-from tasks.project import Project
+import yaml
 
-EXPERIMENT = "prolific"
+from tasks import machine, outbox
+from tasks.project import Project
+from tasks.prompt_runs import EXPERIMENT, PromptRuns, flat  # noqa: F401 (flat: for who takes it from here)
+from tasks.revision import revision
+from tasks.stage_run import FACTS, StageRun, log
+
 TOKEN = "prolific.token"
-SENT = "prolific.sent"  # bytes of the records file that arrived
+WHOLE = ""  # among the stages of a lock
 
 
 def uri(project: Project) -> str:
@@ -46,65 +48,22 @@ def sync(project: Project, subject, stages: list[str]) -> None:
     with Tracker(project, subject) as tracker:
         for stage in stages:
             tracker.follow(stage)
+        if isinstance(tracker.subject, PromptRuns) and "evaluate" in stages:  # the last one
+            tracker.finish(tracker.subject.measures, tracker.subject.files)
 
 
 def remember(project: Project, experiment: str, key: str, parameters: dict, values: dict, files: list[Path]) -> None:
     """One run on its own, found again by its key: parameters, measures, files. A warning if that cannot be done."""
     runs = SimpleNamespace(experiment=experiment, name=experiment, identity=[experiment, key], tags={}, parameters=parameters)
     with Tracker(project, runs) as tracker:
-        tracker.summarise(**{name.replace(",", "").replace("=", ""): value for name, value in values.items()})
-        tracker.files(files)
-
-
-class PromptRuns:
-    """What is tracked of a prompt: the names, tags and parameters of its runs, and where its stages lie."""
-
-    experiment = EXPERIMENT
-
-    def __init__(self, project: Project, id: str):
-        self.project, self.name = project, id
-        self.prompt: Prompt = project.prompt(id)
-        self.config: Config = project.config(self.prompt)
-        values = self.config.model_dump(mode="json", exclude={"logging"})
-        self.identity = [id, self.prompt.text, self.prompt.seed, values]
-
-    @property
-    def tags(self) -> dict:
-        return {
-            "prompt": self.prompt.text,
-            "prompt_id": self.prompt.id,
-            "preset": self.prompt.preset,
-            "method": self.config.nerf.guidance.method,
-            "prior": self.config.prior.path,
-        }
-
-    @property
-    def parameters(self) -> dict:
-        return {"seed": self.prompt.seed, **flat(self.config.model_dump(mode="json"))}
-
-    def stage_tags(self, stage: str) -> dict:
-        tags = {name: self.tags[name] for name in ("prompt", "prompt_id", "preset")}
-        guidance = getattr(getattr(self.config, stage), "guidance", None)
-        return tags | ({"method": guidance.method} if guidance else {})
-
-    def stage_parameters(self, stage: str) -> dict:
-        return {"seed": self.prompt.seed, **flat(getattr(self.config, stage).model_dump(mode="json"))}
-
-    @property
-    def pipeline(self) -> str:
-        return f"prompts/{self.name}/dvc.yaml"
-
-    def state(self, stage: str) -> Path:
-        return self.project.stage_state(self.name, stage)
-
-    def output(self, stage: str) -> Path:
-        return self.project.output(self.name, stage)
+        tracker.finish({name.replace(",", "").replace("=", ""): value for name, value in values.items()}, files)
 
 
 class Tracker:
     """One subject's runs. `follow(stage)` sends what is new; call it while a stage runs and after.
 
-    The subject is a prompt's id, or whatever has the attributes of `PromptRuns`.
+    The subject is a prompt's id, or whatever has the attributes of `PromptRuns` (some may be missing
+    where there are no stages).
     """
 
     def __init__(self, project: Project, subject):
@@ -112,42 +71,40 @@ class Tracker:
         self.subject = PromptRuns(project, subject) if isinstance(subject, str) else subject
         identity = json.dumps(self.subject.identity, sort_keys=True)
         self.token = hashlib.sha256(identity.encode()).hexdigest()[:16]
-        self._client = None
+        self.client = None
         self._off = os.environ.get("PROLIFIC_TRACKER") == "off"
+        self._lost = False  # the server, on the way
         self._parent: str | None = None
-        self._runs: dict[str, "_StageRun"] = {}
+        self._status: str | None = None
+        self._stages: dict[str, StageRun] = {}
+        self._followed: dict[str, dict] = {}
+        self._finished: dict | None = None
 
     def __enter__(self) -> "Tracker":
         return self
 
     def __exit__(self, error: type | None, *_) -> None:
+        failed = error is not None
         if self._parent:
-            status = "FAILED" if error else "FINISHED"
-            self._guarded(lambda: self._client.set_terminated(self._parent, status))
+            self._guarded(lambda: self._end(failed))
+        if self._lost:
+            try:
+                outbox.keep(self.project, self.token, self.subject, self._followed, self._finished, failed)
+            except Exception as trouble:  # a full disk, most likely
+                print(f"prolific: what MLflow missed could not be kept ({trouble})", file=sys.stderr)
 
     def follow(self, stage: str, cached: bool = False, failed: bool = False) -> None:
-        """Send a stage's new records; once it ended, its measures and files too."""
+        """Send a stage's new records; once it ended, its measures and files too. cached: DVC found nothing to do."""
+        self._followed[stage] = {"cached": cached, "failed": failed}
         self._guarded(lambda: self._follow(stage, cached, failed))
 
-    def files(self, paths: list[Path]) -> None:
-        """Keep final files with the parent run."""
-
-        def work() -> None:
-            parent = self.parent()
-            for path in paths:
-                if path.is_file():
-                    self._client.log_artifact(parent, str(path))
-
-        self._guarded(work)
-
-    def summarise(self, **values) -> None:
-        """The prompt's own measures, on the parent run."""
-
-        def work() -> None:
-            parent = self.parent()
-            _log(self._client, parent, [(k, v, 0, 0) for k, v in values.items()])
-
-        self._guarded(work)
+    def finish(self, measures: dict, files: list[Path]) -> None:
+        """The subject's own measures and final files on the parent run, and of which code and lock all is."""
+        if self._off and not self._lost:
+            return
+        origin = {"revision": revision(self.project.root), "locks": self._locks()}
+        self._finished = {"measures": measures, "files": files, "origin": origin}
+        self._guarded(lambda: self._finish(**self._finished))
 
     def address(self, port: int = 5000) -> str | None:
         """The parent run's page in the UI that `prolific ui` opens."""
@@ -158,61 +115,158 @@ class Tracker:
     def parent(self) -> str:
         """The subject's run, found or made."""
         if self._parent is None:
-            self._connect()
-            self._parent, new = self.find_or_make(self.token, {"mlflow.runName": self.subject.name, **self.subject.tags})
-            if new:
-                self.parameters(self._parent, self.subject.parameters)
+            if self.client is None:
+                self._connect()
+                self._send_kept()
+            self._experiment = self._find_experiment()
+            run = self.find(self.token) or self.make(self.token, {"mlflow.runName": self.subject.name, **self.subject.tags})
+            self.parameters(run, self.subject.parameters)
+            if not run.inputs.dataset_inputs and getattr(self.subject, "prompts", None):
+                self._dataset(run.info.run_id, self.subject.prompts)
+            self._parent, self._status = run.info.run_id, run.info.status
         return self._parent
 
-    def find_or_make(self, token: str, tags: dict) -> tuple[str, bool]:
-        """The id of the run with this token, and whether it is new."""
-        found = self._client.search_runs([self._experiment], f"tags.`{TOKEN}` = '{token}'", max_results=1)
-        if found:
-            return found[0].info.run_id, False
-        run = self._client.create_run(
-            self._experiment, tags={TOKEN: token, "mlflow.source.name": "prolific", "mlflow.user": "prolific", **tags}
-        )
-        return run.info.run_id, True
+    def find(self, value: str, tag: str = TOKEN, anywhere: bool = False):
+        """The run with this token (or other tag), or None; in the subject's experiment or in any."""
+        places = [found.experiment_id for found in self.client.search_experiments()] if anywhere else [self._experiment]
+        found = self.client.search_runs(places, f"tags.`{tag}` = '{value}'", max_results=1)
+        return found[0] if found else None
 
-    def parameters(self, run: str, values: dict) -> None:
+    def make(self, token: str, tags: dict, began: int = 0):
+        """A new run, found again by its token. began: in milliseconds (0: now)."""
+        tags = {TOKEN: token, "mlflow.source.name": "prolific", "mlflow.user": "prolific", **tags}
+        return self.client.create_run(self._experiment, start_time=began or None, tags=tags)
+
+    def parameters(self, run, values: dict) -> None:
+        """Those that the run has not got yet: the server may have gone between the run and its parameters."""
         from mlflow.entities import Param
 
-        items = [Param(name, str(value)[:6000]) for name, value in values.items()]
+        items = [Param(name, str(value)[:6000]) for name, value in values.items() if name not in run.data.params]
         for start in range(0, len(items), 100):
-            self._client.log_batch(run, params=items[start : start + 100])
+            self.client.log_batch(run.info.run_id, params=items[start : start + 100])
 
     def _follow(self, stage: str, cached: bool, failed: bool) -> None:
         parent = self.parent()
-        if stage not in self._runs:
-            self._runs[stage] = _StageRun(self, stage)
-        self._runs[stage].send(parent, cached, failed)
+        if stage not in self._stages:
+            self._stages[stage] = StageRun(self, stage)
+        self._stages[stage].send(parent, cached, failed)
+
+    def _finish(self, measures: dict, files: list[Path], origin: dict) -> None:
+        parent = self.parent()
+        stages = {name: run for name, run in self._stages.items() if run.run}
+        taken = {name: [run.facts[name] for run in stages.values() if name in run.facts] for name in FACTS}
+        values = dict(measures)
+        if stages and len(taken["seconds"]) == len(stages):
+            values |= {"seconds": sum(taken["seconds"]), "peak_memory_mb": max(taken["peak_memory_mb"])}
+        self._measure(parent, values)
+        for path in files:
+            if path.is_file():
+                self.client.log_artifact(parent, str(path))
+        self._tag(parent, {
+            "revision": origin["revision"],
+            "dvc_lock": origin["locks"].get(WHOLE),
+            "device": ", ".join(sorted(set(taken["device"]))),
+            "cached": str(set(taken["cached"]) == {"true"}).lower() if stages else None,
+        })  # fmt: skip
+        for name, run in stages.items():
+            self._tag(run.run, {"dvc_lock": origin["locks"].get(name)})
+
+    def _end(self, failed: bool) -> None:
+        status = "FAILED" if failed else "FINISHED"
+        if status != self._status:  # a run that ended well before keeps its times
+            self.client.set_terminated(self._parent, status)
+
+    def _send_kept(self) -> None:
+        """What was put aside while the server was away; it stays there when the server goes again."""
+        for kept in outbox.kept(self.project):
+            tracker = Tracker(self.project, kept)
+            tracker.client = self.client
+            try:
+                tracker.parent()
+                for stage, told in kept.stages.items():
+                    tracker._follow(stage, told["cached"], told["failed"])
+                if kept.finished:
+                    tracker._finish(kept.finished["measures"], kept.files, kept.finished["origin"])
+                tracker._end(kept.failed)
+            except Exception as error:
+                self.client.search_experiments(max_results=1)  # raises where the server is gone
+                print(f"prolific: {kept.folder} cannot be sent to MLflow; it stays there ({error})", file=sys.stderr)
+            else:
+                kept.forget()
+
+    def _measure(self, run: str, values: dict) -> None:
+        """Measures that may change from one day to the next: only what differs is sent, and the newest is shown."""
+        there = self.client.get_run(run).data.metrics
+        now = int(time.time() * 1000)
+        log(self.client, run, [(name, value, 0, now) for name, value in values.items() if there.get(name) != value])
+
+    def _tag(self, run: str, tags: dict) -> None:
+        from mlflow.entities import RunTag
+
+        self.client.log_batch(run, tags=[RunTag(name, value) for name, value in tags.items() if value])
+
+    def _dataset(self, run: str, prompts: list[dict]) -> None:
+        """The prompts that were asked for together, as MLflow's dataset of the run."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.exceptions import MlflowException
+
+        profile = json.dumps({"num_rows": len(prompts), "prompts": prompts}, ensure_ascii=False)
+        dataset = Dataset(
+            name=self.subject.experiment if len(prompts) > 1 else prompts[0]["id"],
+            digest=hashlib.sha256(profile.encode()).hexdigest()[:16],
+            source_type="local",
+            source=json.dumps({"uri": "prompts/"}),
+            schema=json.dumps({"mlflow_colspec": [{"name": name, "type": "long" if name == "seed" else "string"} for name in prompts[0]]}),
+            profile=profile,
+        )
+        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "prompts")])]
+        try:
+            self.client.log_inputs(run, inputs)
+        except MlflowException:  # another prompt of the sweep brought it at the same moment; now it is known
+            self.client.log_inputs(run, inputs)
+
+    def _locks(self) -> dict[str, str]:
+        """Hashes of the subject's dvc.lock (WHOLE) and of each stage's entry there: parameters, inputs, code and outputs."""
+        path = (self.project.root / getattr(self.subject, "pipeline", "")).with_name("dvc.lock")
+        if not hasattr(self.subject, "pipeline") or not path.is_file():
+            return {}
+        content = path.read_bytes()
+        stages = yaml.safe_load(content).get("stages", {})
+        entries = {name: json.dumps(entry, sort_keys=True).encode() for name, entry in stages.items()}
+        return {name: hashlib.sha256(entry).hexdigest()[:16] for name, entry in {WHOLE: content, **entries}.items()}
 
     def _connect(self) -> None:
         machine.quiet()
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
         import logging
 
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.ERROR)
         folder = self.project.state / "mlflow"
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder / "lock"):  # first opens at once by several processes crash
             from mlflow import MlflowClient
-            from mlflow.exceptions import MlflowException
 
-            where = uri(self.project)
-            self._client = MlflowClient(where)
-            experiment = self.subject.experiment
-            found = self._client.get_experiment_by_name(experiment)
-            if found is None:
-                local = where.startswith("sqlite:")
-                place = (folder / "artifacts").as_uri() if local else None
-                try:
-                    self._experiment = self._client.create_experiment(experiment, artifact_location=place)
-                except MlflowException:  # another machine made it meanwhile
-                    self._experiment = self._client.get_experiment_by_name(experiment).experiment_id
-            else:
-                self._experiment = found.experiment_id
+            client = MlflowClient(uri(self.project))
+            client.get_experiment_by_name(self.subject.experiment)
+        self.client = client
+
+    def _find_experiment(self) -> str:
+        """The id of the subject's experiment, found or made."""
+        from mlflow.exceptions import MlflowException
+
+        name = self.subject.experiment
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            local = uri(self.project).startswith("sqlite:")
+            place = (self.project.state / "mlflow" / "artifacts").as_uri() if local else None
+            try:
+                return self.client.create_experiment(name, artifact_location=place)
+            except MlflowException:  # another process or machine made it meanwhile
+                found = self.client.get_experiment_by_name(name)
+        if found.lifecycle_stage == "deleted":  # in the UI; its name stays taken
+            self.client.restore_experiment(found.experiment_id)
+        return found.experiment_id
 
     def _guarded(self, work) -> None:
         if self._off:
@@ -220,138 +274,13 @@ class Tracker:
         try:
             work()
         except Exception as error:  # whatever a server may do, the run goes on
-            self._off = True
+            self._off = self._lost = True
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             print(
                 f"prolific: MLflow at {uri(self.project)} is not reachable; the run goes on, and what it "
-                f"recorded is sent the next time ({reason})",
+                f"recorded is kept and sent the next time ({reason})",
                 file=sys.stderr,
             )
-
-
-class _StageRun:
-    """The nested run of one stage: how far its records were sent."""
-
-    def __init__(self, tracker: Tracker, stage: str):
-        self.tracker, self.stage = tracker, stage
-        self.state = tracker.subject.state(stage)
-        self.output = tracker.subject.output(stage)
-        self.attempt: str | None = None
-        self.run: str | None = None
-        self.offset = 0
-        self.done = False
-
-    def send(self, parent: str, cached: bool, failed: bool) -> None:
-        path = self.state / "records.jsonl"
-        start = records.first(path)
-        if cached and not self._recorded(path):
-            start = None  # the output came from DVC's cache; the records are of another run
-        attempt = start["attempt"] if start else _manifest_digest(self.output)
-        if attempt is None:
-            return  # nothing happened yet
-        if attempt != self.attempt:
-            self._open(parent, attempt, cached)
-        if self.done:
-            return
-        new, offset = records.read(path, self.offset) if start else ([], 0)
-        self._send(new)
-        if offset != self.offset:
-            self.offset = offset
-            self.tracker._client.set_tag(self.run, SENT, str(offset))
-        end = next((record for record in reversed(new) if record["kind"] == "end"), None)
-        if end or not start:
-            self._close(end)
-        elif failed:
-            self.tracker._client.set_terminated(self.run, "FAILED")
-
-    def _recorded(self, path: Path) -> bool:
-        """Whether the records are of the output that is there."""
-        found, _ = records.read(path)
-        return bool(found) and found[-1].get("manifest", "")[:16] == _manifest_digest(self.output)
-
-    def _open(self, parent: str, attempt: str, cached: bool) -> None:
-        tracker, stage = self.tracker, self.stage
-        tags = {
-            "mlflow.runName": stage,
-            "mlflow.parentRunId": parent,
-            "stage": stage,
-            "cached": str(cached).lower(),
-            **tracker.subject.stage_tags(stage),
-        }
-        self.run, new = tracker.find_or_make(f"{tracker.token}:{stage}:{attempt}", tags)
-        self.attempt, self.offset, self.done = attempt, 0, False
-        if new:
-            tracker.parameters(self.run, tracker.subject.stage_parameters(stage))
-        else:
-            run = tracker._client.get_run(self.run)
-            self.offset = int(run.data.tags.get(SENT, 0))
-            self.done = run.info.status == "FINISHED"
-
-    def _send(self, new: list[dict]) -> None:
-        points = []
-        for record in new:
-            time = int(record.get("time", 0) * 1000)
-            if record["kind"] == "measures":
-                points += [(name, value, record["step"], time) for name, value in record["values"].items()]
-            elif record["kind"] == "picture":
-                self._picture(record, time)
-            elif record["kind"] == "file" and (self.state / record["file"]).is_file():
-                self.tracker._client.log_artifact(self.run, str(self.state / record["file"]))
-        _log(self.tracker._client, self.run, points)
-
-    def _picture(self, record: dict, time: int) -> None:
-        """Under the name that the UI's step slider looks for; the same name when it is sent again."""
-        source = self.state / record["file"]
-        if not source.is_file():
-            return
-        from PIL import Image
-
-        unique = hashlib.sha256(f"{self.attempt}{record['file']}".encode()).hexdigest()[:32]
-        stem = f"{record['name']}+step+{record['step']}+timestamp+{time}+{unique}"
-        with tempfile.TemporaryDirectory() as folder:
-            shutil.copyfile(source, Path(folder) / f"{stem}.png")
-            Image.open(source).convert("RGB").save(Path(folder) / f"{stem}+compressed.webp")
-            self.tracker._client.log_artifacts(self.run, folder, "images")
-        self.tracker._client.set_tag(self.run, "mlflow.loggedImages", "true")
-
-    def _close(self, end: dict | None) -> None:
-        """The stage came to its end: its measures, its files, what it took."""
-        client = self.tracker._client
-        measures = self.output / "measures.json"
-        values = (end or {}).get("measures") or (json.loads(measures.read_text()) if measures.is_file() else {})
-        time = int((end or {}).get("time", 0) * 1000)
-        usage = {k: end[k] for k in ("seconds", "peak_memory_mb") if k in end} if end else {}
-        usage |= {f"share_{name}": share for name, share in (end or {}).get("shares", {}).items()}
-        _log(client, self.run, [(k, v, 0, time) for k, v in {**values, **usage}.items()])
-        if end and "device" in end:
-            client.set_tag(self.run, "device", end["device"])
-        for pattern in ("*.json", "*.png", "*.mp4", "*.glb"):
-            for path in sorted(self.output.glob(pattern)):
-                client.log_artifact(self.run, str(path))
-        client.set_terminated(self.run)
-        self.done = True
-
-
-def flat(values: dict, prefix: str = "") -> dict:
-    """`{"guidance": {"scale": 7.5}}` as `{"guidance.scale": 7.5}`: parameters one can search for."""
-    result = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        result |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return result
-
-
-def _log(client, run: str, points: list[tuple]) -> None:
-    from mlflow.entities import Metric
-
-    metrics = [Metric(name, value, time, step) for name, value, step, time in points if value is not None]
-    for start in range(0, len(metrics), 500):
-        client.log_batch(run, metrics=metrics[start : start + 500])
-
-
-def _manifest_digest(output: Path) -> str | None:
-    manifest = output / "manifest.json"
-    return hashlib.sha256(manifest.read_bytes()).hexdigest()[:16] if manifest.is_file() else None
 
 
 @contextmanager

@@ -7,6 +7,7 @@ before left, through DVC, Prefect and MLflow, and do it once.
 import json
 import struct
 
+import measures_page
 import pytest
 import tiny_pipeline
 from conftest import Clone, copy_project
@@ -57,9 +58,19 @@ def test_its_curves_pictures_and_files_are_in_mlflow(made):
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     assert set(runs) == {"something-tiny", *STAGES}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    logged = {name for run in runs.values() for name in run.data.metrics}
+    assert logged <= measures_page.documented() and {"loss_normal_consistency", "share_score_model", "system/memory_mb"} <= logged
     parent = runs.pop("something-tiny")
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
-    assert "mesh.glb" in {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert {"mesh.glb", "turntable.mp4", "something-tiny.html"} == {file.path for file in client.list_artifacts(parent.info.run_id)}
+    measured = json.loads(made[1].stdout.splitlines()[-1])["metrics"] | {"faces": runs["export"].data.metrics["faces"]}
+    assert {name: parent.data.metrics[name] for name in measured} == pytest.approx(measured)
+    assert parent.data.metrics["seconds"] == pytest.approx(sum(run.data.metrics["seconds"] for run in runs.values()))
+    assert parent.data.metrics["peak_memory_mb"] == max(run.data.metrics["peak_memory_mb"] for run in runs.values())
+    assert parent.data.tags["device"] == "cpu" and len(parent.data.tags["dvc_lock"]) == 16
+    assert len({run.data.tags["dvc_lock"] for run in [parent, *runs.values()]}) == 7
+    (dataset,) = parent.inputs.dataset_inputs
+    assert json.loads(dataset.dataset.profile)["prompts"][0]["text"] == "something"
     for stage in ("nerf", "geometry", "texture"):
         assert len(client.get_metric_history(runs[stage].info.run_id, "loss")) >= 2
         assert client.list_artifacts(runs[stage].info.run_id, "images")

@@ -32,6 +32,17 @@ def until(ready, seconds: float = 90):
     return found
 
 
+def in_mlflow(project) -> dict:
+    """How the prompts' own runs ended, by experiment and name."""
+    from mlflow import MlflowClient
+
+    from tasks import tracker
+
+    client = MlflowClient(tracker.uri(project))
+    found = {experiment.name: client.search_runs([experiment.experiment_id]) for experiment in client.search_experiments()}
+    return {name: {run.info.run_name: run.info.status for run in runs if "stage" not in run.data.tags} for name, runs in found.items() if runs}
+
+
 def ask(server: dict, path: str, **body) -> list[dict]:
     request = urllib.request.Request(f"{server['PREFECT_API_URL']}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=30) as answer:
@@ -44,7 +55,7 @@ POISON = "import sys\nraise ImportError('torch and diffusers are not for looking
 def test_a_failure_stops_no_other_and_only_it_runs_again(clone, project, prefect_server, tmp_path):
     add(project, "a blue chair", "a green car")
     clone.trouble("nerf", "if 'green' in stage.prompt.text: print('last words', flush=True); raise MemoryError")
-    done = clone.prolific("sweep", "chair", "car", "--workers", "2", **prefect_server)
+    done = clone.prolific("sweep", "chair", "car", "--workers", "2", PROLIFIC_TRACKER="flow", **prefect_server)
     assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].split()[:2] == ["chair", "done"] and lines[1].split()[:2] == ["car", "failed"]
@@ -66,10 +77,11 @@ def test_a_failure_stops_no_other_and_only_it_runs_again(clone, project, prefect
     # The same run again, by Prefect's own command: finished stages are looked at, and no more.
     (clone.root / "trouble-nerf.py").unlink()
     failed = next(run["id"] for run in runs if run["name"] == "car")
-    again = clone.run("prefect", "flow-run", "retry", failed, "--entrypoint", "flows/deployed.py:generate", **prefect_server)
+    again = clone.run("prefect", "flow-run", "retry", failed, "--entrypoint", "flows/deployed.py:generate", PROLIFIC_TRACKER="flow", **prefect_server)
     assert again.returncode == 0, again.stdout + again.stderr
     assert clone.ran()[-5:] == list(STAGES)[1:] and len(clone.ran()) == 8 + 5
     assert clone.prolific("sweep", "chair", "car", "--only-failed").stdout.startswith("nothing to do")
+    assert in_mlflow(project) == {"chair, car": {"chair": "FINISHED", "car": "FINISHED"}}
 
     # A sweep that has nothing to do loads neither torch nor diffusers, in no process of it.
     for name in ("torch", "diffusers"):
@@ -128,8 +140,8 @@ def plain(project, monkeypatch):
     ids = add(project, "a blue car", "a red car2", "a pink car3", "a green car4")
 
     def run(one, **options):
-        monkeypatch.setattr(sweep, "generate", lambda project, id, console: one(id))
-        rows = sweep.run(project, ids, options.get("workers", 1), None, options.get("max_failures"))
+        monkeypatch.setattr(sweep, "generate", lambda project, id, console, names: one(id))
+        rows = sweep.run(project, ids, ids, options.get("workers", 1), None, options.get("max_failures"))
         return {row.id: row.state for row in rows}
 
     return run
