@@ -14,7 +14,7 @@ from prolific_core.config import Config
 from prolific_core.prompts import DEFAULT_PRESET, Prompt
 from tasks import records
 from tasks.project import STAGES, Project
-from tasks.tracker import flat
+from tasks.prompt_runs import flat
 
 _TITLES = {
     "initialise": "Initial scene",

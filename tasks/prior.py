@@ -20,7 +20,7 @@ from tasks import machine
 from tasks.console import Console
 from tasks.job import Job, check_output, note_failure
 from tasks.project import Project
-from tasks.tracker import flat
+from tasks.prompt_runs import flat
 
 _HEAD = "# Made from STAGES in tasks/prior.py, the same for every prior but for its name: do not edit, `prolific prior train` writes it again.\n"
 _COMMON = ("prolific_core/prior/toybox/params.py", "tasks/job.py", "tasks/machine.py", "tasks/prior.py")

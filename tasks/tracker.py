@@ -23,7 +23,7 @@ import yaml
 
 from tasks import machine, outbox
 from tasks.project import Project
-from tasks.prompt_runs import EXPERIMENT, PromptRuns, flat  # noqa: F401 (flat: for who takes it from here)
+from tasks.prompt_runs import PromptRuns
 from tasks.revision import revision
 from tasks.stage_run import FACTS, StageRun, log
 
