@@ -39,8 +39,16 @@ def uri(project: Project) -> str:
 def prepare() -> None:
     """Import MLflow, two seconds of it, in a thread: while DVC is asked what there is to do."""
     if os.environ.get("PROLIFIC_TRACKER") != "off":
+        _settings()
         module = "mlflow" if os.environ.get("MLFLOW_TRACKING_URI") else "mlflow.store.tracking.sqlalchemy_store"
         threading.Thread(target=importlib.import_module, args=(module,)).start()
+
+
+def _settings() -> None:
+    """What MLflow reads when it is imported."""
+    machine.quiet()
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
 
 
 def sync(project: Project, subject, stages: list[str]) -> None:
@@ -236,9 +244,7 @@ class Tracker:
         return {name: hashlib.sha256(entry).hexdigest()[:16] for name, entry in {WHOLE: content, **entries}.items()}
 
     def _connect(self) -> None:
-        machine.quiet()
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+        _settings()
         import logging
 
         logging.getLogger("alembic").setLevel(logging.ERROR)
