@@ -87,12 +87,13 @@ def optimise(
     seed: int,
     name: str,
     state_file: Path,
-    observe: Callable[[int, dict[str, float | Tensor], nn.Module], None],
+    observe: Callable[[int, dict[str, float | Tensor]], None],
+    preview: Callable[[int], None] | None = None,
 ) -> Clock:
     """Optimise the particles in place for `config.steps` steps, resuming from `state_file` if it exists.
 
-    `observe(step, measures, particle)` is called after each step, step counted from 1. Raises
-    ProlificError when the loss stops being a number.
+    `observe(step, measures)` is called after each step, step counted from 1; `preview(step)` after every
+    `logging.preview_every` of them and the last. Raises ProlificError when the loss stops being a number.
     """
     optimizers = [
         torch.optim.Adam(problem.parameter_groups(particle), betas=(0.9, 0.99), eps=1e-15) for particle in problem.particles
@@ -136,8 +137,12 @@ def optimise(
         done = step + 1
         if done % logging.checkpoint_every == 0 and done < config.steps:
             state.save(state_file, done)
-        observe(done, measures, particle)
+            clock.lap("checkpoints")
+        observe(done, measures)
         clock.lap("logging")
+        if preview and (done % logging.preview_every == 0 or done == config.steps):
+            preview(done)
+            clock.lap("previews")
     return clock
 
 

@@ -35,12 +35,10 @@ def distil(stage: Stage, config: StageConfig, problem: optimise.Problem, strip: 
     stage.note(f"expects about {memory.shown(amounts)} on {stage.device.type}")
     watch = GainWatch(config.steps)
 
-    def observe(step: int, measures: dict, particle: nn.Module) -> None:
+    def observe(step: int, measures: dict) -> None:
         stage.progress(step, config.steps, **measures)
         if warning := watch.see(step, measures):
             stage.note(warning)
-        if step % stage.config.logging.preview_every == 0 or step == config.steps:
-            stage.picture("views", pictures(problem.particles, strip), step)
 
     clock = optimise.optimise(
         problem,
@@ -51,6 +49,7 @@ def distil(stage: Stage, config: StageConfig, problem: optimise.Problem, strip: 
         name=stage.name,
         state_file=stage.checkpoint / "state.safetensors",
         observe=observe,
+        preview=lambda step: stage.picture("views", pictures(problem.particles, strip), step),
     )
     stage.shares(clock.shares())
 

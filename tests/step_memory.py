@@ -50,7 +50,7 @@ if __name__ == "__main__":
             seed=0,
             name="nerf",
             state_file=Path(folder) / "state",
-            observe=lambda step, measures, particle: None,
+            observe=lambda step, measures: None,
         )
     print(f"{side} x {side}, patch {patch}: {seen['samples']} samples, peak {machine.peak_memory_mb():.0f} MB, of which")
     print(f"{before:.0f} MB before the step; seconds: " + ", ".join(f"{k} {v:.0f}" for k, v in clock.seconds.items()))

@@ -39,7 +39,7 @@ def run(folder, tmp_path, *, steps=6, kill_at=None, method="vsd", particles=2, f
     config = NerfConfig(steps=steps, resolution=[(0.0, 32)], learning_rate_final=final)
     seen = []
 
-    def observe(step, measures, particle):
+    def observe(step, measures):
         seen.append((step, measures["loss"]))
         if step == kill_at:
             raise Killed
@@ -86,7 +86,7 @@ def test_a_killed_field_resumes_to_the_same_bytes(folder, tmp_path, patch):
             before_step=lambda field, step, g: field.update_occupancy(step, g),
         )
 
-        def observe(step, measures, particle):
+        def observe(step, measures):
             if step == kill_at:
                 raise Killed
 
@@ -166,3 +166,20 @@ def test_a_loss_that_is_no_number_stops_the_run(folder, tmp_path):
 def test_resolution_schedule():
     schedule = [(0.0, 64), (0.2, 512)]
     assert [resolution_at(schedule, p) for p in (0, 0.19, 0.2, 0.99)] == [64, 64, 512, 512]
+
+
+def test_previews_are_taken_apart_from_what_is_logged(folder, tmp_path):
+    prior = LatentDiffusion.load(folder)
+    guidance = distillation.make(prior, GuidanceConfig(method="sds"), "a red mug", generator=generator(0, "s"))
+    problem = Problem(
+        [ImageScene(32, generator=generator(0, 0))],
+        lambda i: [{"params": i.parameters(), "lr": 0.1}],
+        lambda i, views, resolution, g: i.render(len(views)),
+    )
+    observed, previewed = [], []
+    clock = optimise(
+        problem, guidance, NerfConfig(steps=7, resolution=[(0.0, 32)]), LoggingConfig(preview_every=3, checkpoint_every=2),
+        seed=0, name="nerf", state_file=tmp_path / "s", observe=lambda step, _: observed.append(step), preview=previewed.append,
+    )  # fmt: skip
+    assert observed == [1, 2, 3, 4, 5, 6, 7] and previewed == [3, 6, 7]
+    assert sum(clock.shares().values()) == pytest.approx(1) and {"checkpoints", "logging", "previews"} < clock.shares().keys()
