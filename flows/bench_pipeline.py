@@ -100,6 +100,8 @@ def sweep(project: Project, prompts: int, workers: int, seconds: float) -> dict[
     """A sweep whose stages sleep: the time it could take at best over what it takes, and its own process's memory."""
     with _scratch(project, sleep=seconds) as root:
         _add(root, [f"a red mug {number}" for number in range(prompts)])
+        with _server(root):
+            pass  # its database is made once, not per sweep
         began = time.monotonic()
         process = scratch_project.start(root, "flows.cli", "sweep", "--workers", str(workers))
         head, most = psutil.Process(process.pid), 0

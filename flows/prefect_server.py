@@ -77,9 +77,22 @@ def main() -> None:
     import uvicorn
     from prefect.server.api.server import create_app
 
+    _wait_to_write()
     app = create_app(ephemeral=True, final=True)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=2))
     server.run(sockets=[socket.socket(fileno=int(sys.argv[1]))])
+
+
+def _wait_to_write() -> None:
+    """Have every transaction in SQLite wait its turn from its beginning.
+
+    One that begins as a read and comes to write while another writes is refused at once (SQLITE_BUSY); the client
+    is told 503, sleeps for seconds, and gives up the second time: so began the runs of a sweep with four workers.
+    """
+    from prefect.server.database.configurations import AioSqliteConfiguration
+
+    begin = AioSqliteConfiguration.begin_transaction
+    AioSqliteConfiguration.begin_transaction = lambda self, session, with_for_update=False: begin(self, session, with_for_update=True)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from flows.outcome import Outcome
 from prolific_core.errors import InputError
 from tasks.failures import explain
 from tasks.project import Project
+from tasks.tracker import prepare
 
 TAIL = 5  # last lines of a failed stage's log, in the summary
 
@@ -51,6 +52,7 @@ def sweep(
     if not ids:
         print("nothing to do: no prompt failed or was interrupted")
         return 0
+    prepare()
     prefect_home.set_up(project)
     rows = prefect_home.as_flow("sweep", f"{len(ids)} prompts", lambda: run(project, names, ids, workers, pool, max_failures))
     print(summary(project, rows))

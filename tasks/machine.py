@@ -5,6 +5,7 @@ No torch at import: the environment must be set before it is loaded.
 
 import os
 import sys
+from typing import NoReturn
 
 from prolific_core.errors import InputError
 
@@ -96,3 +97,10 @@ def peak_memory_mb() -> float:
 
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(used / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def leave(status: int) -> NoReturn:
+    """End this process at once. Python would take its modules apart first: .1 seconds, of every stage."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -37,7 +37,7 @@ def uri(project: Project) -> str:
 
 
 def prepare() -> None:
-    """Import MLflow, two seconds of it, in a thread: while DVC is asked what there is to do."""
+    """Import MLflow, two seconds of it, in a thread: while a Prefect server comes up, or DVC is asked what there is to do."""
     if os.environ.get("PROLIFIC_TRACKER") != "off":
         _settings()
         module = "mlflow" if os.environ.get("MLFLOW_TRACKING_URI") else "mlflow.store.tracking.sqlalchemy_store"

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -91,6 +92,15 @@ def test_a_failure_stops_no_other_and_only_it_runs_again(clone, project, prefect
     assert nothing.returncode == 0 and len(clone.ran()) == 13, nothing.stderr
     assert clone.prolific("prompts", "list", PYTHONPATH=path).returncode == 0
     assert "torch" in clone.run("tasks.nerf", PYTHONPATH=path).stdout + clone.run("prolific_core.optimise", PYTHONPATH=path).stderr
+
+
+def test_runs_that_begin_at_once_wait_for_no_second_try(prefect_server):
+    """SQLite refuses a write that began as a read while another writes; the client then sleeps for seconds, or gives up."""
+    flow = ask(prefect_server, "flows/", name="at once")
+    tell = lambda number: ask(prefect_server, "flow_runs/", flow_id=flow["id"], name=f"at once {number}", state={"type": "RUNNING"})  # noqa: E731
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(tell, range(64)))  # urllib raises at a 503
+    assert len({run["id"] for run in made}) == 64
 
 
 def test_two_runs_of_one_prompt_make_it_once(clone, prefect_server):
