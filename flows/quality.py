@@ -24,7 +24,8 @@ METHODS = ("initial", "sds", "vsd")
 class Row:
     """Means over the runs of one prompt and method, of what `tasks/evaluate.py` measures.
 
-    one_front: the share of runs with at most one front, for families that have one.
+    saturation_error: how far from 1 the ratio is. one_front: the share of runs with at most one front, for
+    families that have one.
     """
 
     prompt: str
@@ -34,6 +35,7 @@ class Row:
     colour_agreement: float
     occupied_ratio: float | None = None
     saturation_ratio: float | None = None
+    saturation_error: float | None = None
     kernel_distance: float | None = None
     one_front: float | None = None
     alignment: float | None = None
@@ -41,7 +43,7 @@ class Row:
 
 COLUMNS = {
     "family_agreement": "family", "colour_agreement": "colour", "occupied_ratio": "occupied", "saturation_ratio": "saturation",
-    "kernel_distance": "kernel distance", "one_front": "one front",
+    "saturation_error": "its error", "kernel_distance": "kernel distance", "one_front": "one front",
 }  # fmt: skip
 
 
@@ -51,7 +53,7 @@ def quality(project: Project, *, prompts: list[str], seeds: int, methods: list[s
     for text in prompts:
         for method in methods:
             runs = [_measures(project, text, method, seed, preset) for seed in range(seeds)]
-            runs = [run | ({"one_front": float(run["fronts"] <= 1)} if "fronts" in run else {}) for run in runs]
+            runs = [run | _derived(run) for run in runs]
             names = set.intersection(*(set(run) for run in runs))
             if "family_agreement" not in names:
                 raise InputError(f"{text!r} cannot be judged: the Toybox's world has no such family and colour")
@@ -59,6 +61,16 @@ def quality(project: Project, *, prompts: list[str], seeds: int, methods: list[s
             kept = {name: means[name] for name in Row.__dataclass_fields__ if name in means}
             rows.append(Row(text, method, len(runs), **kept))
     return rows
+
+
+def _derived(run: dict) -> dict:
+    """What is a mean over runs of something else than a measure of one."""
+    values = {}
+    if "saturation_ratio" in run:
+        values["saturation_error"] = abs(run["saturation_ratio"] - 1)
+    if "fronts" in run:
+        values["one_front"] = float(run["fronts"] <= 1)
+    return values
 
 
 def table(rows: list[Row]) -> str:

@@ -12,7 +12,7 @@ from prolific_core import study
 
 
 def test_what_the_judge_and_the_study_measure_is_listed():
-    judged = set(quality.Row.__dataclass_fields__) - {"prompt", "method", "runs", "one_front"}
+    judged = set(quality.Row.__dataclass_fields__) - {"prompt", "method", "runs", "one_front", "saturation_error"}
     assert judged | {"fronts"} <= measures_page.documented("### Of a prompt's run")
     studied = {TRACKED.get(name, name) for name in study.Row.__dataclass_fields__} - {"method"}
     assert studied == measures_page.documented("### Of a study")

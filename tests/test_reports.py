@@ -10,13 +10,14 @@ def test_means_over_seeds_then_over_prompts(project, monkeypatch):
     known = {("a red mug", "vsd"): [1.0, 0.5], ("a blue chair", "vsd"): [0.0, 0.25]}
 
     def measures(project, text, method, seed, preset):
-        fronts = {"fronts": [1, 2][seed]} if "chair" in text else {}
-        return {"family_agreement": known[text, method][seed], "colour_agreement": 1.0, "faces": 7.0, **fronts}
+        own = {"fronts": [1, 2][seed]} if "chair" in text else {"saturation_ratio": [0.5, 1.75][seed]}
+        return {"family_agreement": known[text, method][seed], "colour_agreement": 1.0, "faces": 7.0, **own}
 
     monkeypatch.setattr(quality, "_measures", measures)
     rows = quality.quality(project, prompts=["a red mug", "a blue chair"], seeds=2, methods=["vsd"], preset="tiny")
-    assert rows == [Row("a red mug", "vsd", 2, 0.75, 1.0), Row("a blue chair", "vsd", 2, 0.125, 1.0, one_front=0.5)]
-    assert quality.table(rows).splitlines()[-1] == "| all | vsd | 4 | 0.44 | 1.00 |  |  |  | 0.50 |"
+    mug = Row("a red mug", "vsd", 2, 0.75, 1.0, saturation_ratio=1.125, saturation_error=0.625)
+    assert rows == [mug, Row("a blue chair", "vsd", 2, 0.125, 1.0, one_front=0.5)]
+    assert quality.table(rows).splitlines()[-1] == "| all | vsd | 4 | 0.44 | 1.00 |  | 1.12 | 0.62 |  | 0.50 |"
     assert json.loads(quality.as_json(rows))["rows"][0]["family_agreement"] == 0.75
 
 
