@@ -14,6 +14,7 @@ from tasks import machine
 from tasks.project import Project
 
 SILENCE = 90  # seconds without a heartbeat (every 30, prefect.yaml) after which a run is taken for dead
+PATIENCE = 15  # seconds that workers have to end, together
 HEAD = "head"  # the queue of sweeps, which only wait: they take no GPU
 ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
 
@@ -122,12 +123,16 @@ def _worker(project: Project, pool: str, name: str, queue: str, devices: str, li
 
 
 def _stop(workers: list[subprocess.Popen]) -> None:
-    """SIGTERM, on which a worker ends what it runs and then itself."""
+    """SIGTERM, on which a worker ends what it runs and then itself; SIGKILL to those that do not in time.
+
+    Prefect's miss it now and then: the task that SIGTERM cancels goes on.
+    """
     for process in workers:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
+    end = time.monotonic() + PATIENCE
     for process in workers:
         try:
-            process.wait(30)
+            process.wait(max(0.0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)

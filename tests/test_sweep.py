@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -268,6 +269,22 @@ def test_a_worker_per_gpu_sees_that_one_only_and_sweeps_see_none(project, prefec
     with pytest.raises(ProlificError, match="worker gpu3 ended with status 1; the others are stopped too"):
         deploy.work(project, "gpu", [0, 3], 1)
     assert started == {"gpu0": ("0", "default", "1"), "gpu3": ("3", "default", "1"), "head": ("", "head", "4")}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_workers_that_miss_their_signal_are_ended_all_the_same(monkeypatch):
+    from flows import deploy
+
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(100)"
+    start = lambda code: subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)  # noqa: E731
+    workers = [start(deaf), start("print(flush=True); import time; time.sleep(100)"), start(deaf)]
+    for process in workers:
+        process.stdout.readline()
+    monkeypatch.setattr(deploy, "PATIENCE", 1)
+    deploy._stop(workers)
+    assert [process.wait(20) for process in workers] == [-signal.SIGKILL, -signal.SIGTERM, -signal.SIGKILL]
+    for process in workers:
+        process.stdout.close()
 
 
 def test_the_deployments_name_flows_that_exist_and_a_night(project):
