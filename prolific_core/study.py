@@ -124,7 +124,7 @@ def make(
             seed=settings.seed,
             name=f"study {k}",
             state_file=state / f"state-{k}.safetensors",
-            observe=lambda step, measures, image, done=done: progress(done + step, total),
+            observe=lambda step, measures, done=done: progress(done + step, total),
         )
         done += config.steps
     return torch.cat([scene.image() if settings.pixels else prior.decode(scene.latents) for scene in scenes]).detach()
