@@ -24,7 +24,8 @@ def chain(project: Project, tracker: Tracker, names: list[str], console: Callabl
             tracker.follow(stage, cached=True)
             done = stages.Done(stage, True, 0.0, None)
         else:
-            done = stages.run(project, stage, tracker, shown)
+            # The last one looks at all: what was edited while the others ran runs again.
+            done = stages.run(project, stage, tracker, shown, alone=stage != names[-1])
         shown.done(_told(done), done.cached)
         return done
 

@@ -1,5 +1,6 @@
 """`prolific deploy`: what a Prefect server needs to start prompts by itself; `prolific worker`: who runs them."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -7,6 +8,8 @@ import subprocess
 import sys
 import time
 from datetime import timedelta
+
+import psutil
 
 from flows import prefect_home, prefect_server
 from prolific_core.errors import InputError, ProlificError
@@ -135,4 +138,7 @@ def _stop(workers: list[subprocess.Popen]) -> None:
         try:
             process.wait(max(0.0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            runs = psutil.Process(process.pid).children(recursive=True)  # some in sessions of their own
+            for one in (process, *runs):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()

@@ -75,15 +75,18 @@ def finished(project: Project, subject, names: list[str]) -> set[str]:
     return set(fresh) if asked.returncode == 0 else set()
 
 
-def run(project: Project, stage: str, tracker: Tracker, console: Console) -> Done:
-    """Bring one stage of the tracker's subject up to date; the earlier ones already are: to look at them costs up to .3 seconds."""
+def run(project: Project, stage: str, tracker: Tracker, console: Console, alone: bool = False) -> Done:
+    """Bring one stage of the tracker's subject up to date.
+
+    alone: without a look at the earlier ones, which costs up to .3 seconds.
+    """
     subject = tracker.subject
     state = subject.state(stage)
     state.mkdir(parents=True, exist_ok=True)
     (state / "failure.json").unlink(missing_ok=True)
     began = time.monotonic()
     before = _stamp(state / "records.jsonl")
-    process = _start(project, f"{subject.pipeline}:{stage}", state / "console.log")
+    process = _start(project, f"{subject.pipeline}:{stage}", state / "console.log", alone)
     try:
         _watch(process, state / "records.jsonl", before, lambda: tracker.follow(stage), console)
     except BaseException:
@@ -101,11 +104,11 @@ def run(project: Project, stage: str, tracker: Tracker, console: Console) -> Don
     return Done(stage, not ran, round(time.monotonic() - began, 2), usage.get("peak_memory_mb"))
 
 
-def _start(project: Project, target: str, console: Path) -> subprocess.Popen:
+def _start(project: Project, target: str, console: Path, alone: bool) -> subprocess.Popen:
     # To a file, never a pipe: a reader that dies must not take the stage with it.
     with open(console, "wb") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", "tasks.dvc", "repro", "--single-item", target],
+            [sys.executable, "-m", "tasks.dvc", "repro", *(["--single-item"] if alone else []), target],
             cwd=project.root,
             env={**environment(), "PROLIFIC_TRACKER": os.environ.get("PROLIFIC_TRACKER", "flow")},
             stdin=subprocess.DEVNULL,

@@ -40,6 +40,8 @@ _COMMON = (
 )
 # The scorer and the judge beside them decide no shape: a better judge re-runs `evaluate` only.
 _PIPELINE = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
+# The true things that a result is held against.
+_WORLD = ("captions", "families", "renderer", "scene", "shapes", "world")
 _GUIDED = (
     "prolific_core/checkpoint.py",
     "prolific_core/guidance",
@@ -76,9 +78,8 @@ STAGES: dict[str, StageSpec] = {
             "prolific_core/metrics",
             "prolific_core/prior/location.py",
             "prolific_core/prior/scorer.py",
-            "prolific_core/prior/toybox/captions.py",
             "prolific_core/prior/toybox/classifier.py",
-            "prolific_core/prior/toybox/families.py",
+            *(f"prolific_core/prior/toybox/{part}.py" for part in _WORLD),
             "prolific_core/prior/toybox/weights/classifier",
             "prolific_core/prior/toybox/weights/scorer",
             "prolific_core/render",

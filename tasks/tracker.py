@@ -239,7 +239,7 @@ class Tracker:
         if not hasattr(self.subject, "pipeline") or not path.is_file():
             return {}
         content = path.read_bytes()
-        stages = yaml.safe_load(content).get("stages", {})
+        stages = (yaml.safe_load(content) or {}).get("stages", {})  # a kill may have left it empty
         entries = {name: json.dumps(entry, sort_keys=True).encode() for name, entry in stages.items()}
         return {name: hashlib.sha256(entry).hexdigest()[:16] for name, entry in {WHOLE: content, **entries}.items()}
 

@@ -254,6 +254,12 @@ def test_every_stage_lists_code_that_exists(stage):
     assert not missing
 
 
+def test_what_results_are_measured_against_is_among_the_code_of_evaluate():
+    from prolific_core.prior.toybox import captions, families, renderer, scene, shapes, world
+
+    assert {str(Path(part.__file__).relative_to(ROOT)) for part in (captions, families, renderer, scene, shapes, world)} < set(code_of("evaluate"))
+
+
 def _wait(ready, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not ready():

@@ -114,6 +114,16 @@ def test_two_runs_of_one_prompt_make_it_once(clone, prefect_server):
     first.communicate()
 
 
+def test_a_number_changed_while_later_stages_run_is_not_lost(clone, prefect_server):
+    clone.trouble("geometry", "import time; time.sleep(2)")
+    running = clone.start("flows.cli", "generate", "a red mug", **prefect_server)
+    until(lambda: "geometry" in clone.ran())
+    clone.edit("prompts/a-red-mug/prompt.yaml", "nerf: {}", "nerf: {steps: 9}")
+    out, err = running.communicate(timeout=120)
+    assert running.returncode == 0, out + err
+    assert clone.ran() == [*list(STAGES)[:5], *list(STAGES)[1:]]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_a_lost_server_stops_nothing_and_a_signal_stops_everything_quietly(clone):
     """With the server that the command started itself."""
@@ -275,14 +285,17 @@ def test_a_worker_per_gpu_sees_that_one_only_and_sweeps_see_none(project, prefec
 def test_workers_that_miss_their_signal_are_ended_all_the_same(monkeypatch):
     from flows import deploy
 
-    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(100)"
+    run = "subprocess.Popen(['sleep', '100'], start_new_session=True)"
+    deaf = f"import signal, subprocess, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); {run}; print(flush=True); time.sleep(100)"
     start = lambda code: subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)  # noqa: E731
     workers = [start(deaf), start("print(flush=True); import time; time.sleep(100)"), start(deaf)]
     for process in workers:
         process.stdout.readline()
+    runs = psutil.Process(workers[0].pid).children()
     monkeypatch.setattr(deploy, "PATIENCE", 1)
     deploy._stop(workers)
     assert [process.wait(20) for process in workers] == [-signal.SIGKILL, -signal.SIGTERM, -signal.SIGKILL]
+    assert len(runs) == 1 and not psutil.wait_procs(runs, timeout=20)[1]
     for process in workers:
         process.stdout.close()
 
