@@ -46,7 +46,6 @@ def generate(project: Project, id: str, console: Callable[[str], Console] = Cons
     sweep: what the sweep that it is of names, if it is of one.
     """
     check(project, id)
-    prepare()
     prefect_home.set_up(project)
     return prefect_home.as_flow("generate", id, lambda: make(project, id, console, sweep), sweep)
 
