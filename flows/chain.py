@@ -1,39 +1,41 @@
 """Stages in order, each a Prefect task that asks DVC to bring it up to date.
 
-Prefect is imported late, inside: its surroundings (flows/prefect_home.py) come first.
+Prefect is imported late, inside: its surroundings (flows/orchestration/prefect_runtime.py) come first.
 """
 
 from collections.abc import Callable
 
-from flows import prefect_home, stages
-from tasks.console import Console
-from tasks.project import Project
-from tasks.tracker import Tracker
+from flows.orchestration import dvc_runner, prefect_runtime
+from tasks.runtime.console import Console
+from tasks.runtime.project import Project
+from tasks.tracking.tracker import Tracker
 
 PAUSE = 2.0  # seconds before another try
 
 
-def chain(project: Project, tracker: Tracker, names: list[str], console: Callable[[str], Console] = Console) -> list[stages.Done]:
-    """Run stages of the tracker's subject, inside a flow (`prefect_home.as_flow`); console: one for each stage's name."""
+def chain(
+    project: Project, tracker: Tracker, names: list[str], console: Callable[[str], Console] = Console
+) -> list[dvc_runner.StageResult]:
+    """Run stages of the tracker's subject, inside a flow (`prefect_runtime.as_flow`); console: one for each stage's name."""
 
-    finished = stages.finished(project, tracker.subject, names)
+    finished = dvc_runner.finished(project, tracker.subject, names)
 
-    def bring_up_to_date(stage: str) -> stages.Done:
+    def bring_up_to_date(stage: str) -> dvc_runner.StageResult:
         shown = console(stage)
         if stage in finished:
             tracker.follow(stage, cached=True)
-            done = stages.Done(stage, True, 0.0, None)
+            done = dvc_runner.StageResult(stage, True, 0.0, None)
         else:
             # The last one looks at all: what was edited while the others ran runs again.
-            done = stages.run(project, stage, tracker, shown, alone=stage != names[-1])
+            done = dvc_runner.run(project, stage, tracker, shown, alone=stage != names[-1])
         shown.done(_told(done), done.cached)
         return done
 
     return [_as_task(bring_up_to_date, stage) for stage in names]
 
 
-def _as_task(work: Callable[[str], stages.Done], stage: str) -> stages.Done:
-    if prefect_home.away():
+def _as_task(work: Callable[[str], dvc_runner.StageResult], stage: str) -> dvc_runner.StageResult:
+    if prefect_runtime.is_offline():
         return work(stage)
     from prefect import task
 
@@ -51,14 +53,14 @@ def _as_task(work: Callable[[str], stages.Done], stage: str) -> stages.Done:
 def _worth_another_try(task, run, state) -> bool:
     try:
         state.result()
-    except (stages.Busy, stages.Crashed):
-        return not stages.stopping.is_set()
+    except (dvc_runner.DvcLocked, dvc_runner.StageKilled):
+        return not dvc_runner.stopping.is_set()
     except BaseException:
         return False
     return False
 
 
-def _told(done: stages.Done) -> str:
+def _told(done: dvc_runner.StageResult) -> str:
     if done.cached:
         return "up to date"
     return f"{done.seconds:.0f} s" + (f", {done.peak_memory_mb:.0f} MB" if done.peak_memory_mb else "")

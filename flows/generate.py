@@ -8,16 +8,24 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flows import artifacts, outcome, preflight, prefect_home, prompt_set, report, stages
 from flows.chain import chain
-from flows.outcome import Outcome
+from flows.orchestration import (
+    artifacts,
+    dvc_runner,
+    prefect_runtime,
+    preflight,
+    run_status,
+)
+from flows.orchestration.run_status import Outcome
+from flows.prompt_store import sets
+from flows.reporting import report
 from prolific_core.prior.location import locate
-from tasks import pipeline
-from tasks.console import Console
-from tasks.failures import explain
-from tasks.project import STAGES, Project
-from tasks.prompt_runs import PromptRuns
-from tasks.tracker import Tracker, prepare
+from tasks.dvc_pipeline import pipeline
+from tasks.runtime.console import Console
+from tasks.runtime.failures import explain
+from tasks.runtime.project import STAGES, Project
+from tasks.tracking.prompt_runs import PromptRuns
+from tasks.tracking.tracker import Tracker, prepare
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,7 @@ class Result:
     id: str
     seconds: float
     peak_memory_mb: float | None
-    stages: list[stages.Done]
+    stages: list[dvc_runner.StageResult]
     glb: Path
     turntable: Path
     report: Path
@@ -40,14 +48,16 @@ class Result:
         return json.dumps(values)
 
 
-def generate(project: Project, id: str, console: Callable[[str], Console] = Console, sweep: list[str] | None = None) -> Result:
+def generate(
+    project: Project, id: str, console: Callable[[str], Console] = Console, sweep: list[str] | None = None
+) -> Result:
     """Run a prompt that is on file, from text to report, as a run of the flow `generate`.
 
     sweep: what the sweep that it is of names, if it is of one.
     """
     check(project, id)
-    prefect_home.set_up(project)
-    return prefect_home.as_flow("generate", id, lambda: make(project, id, console, sweep), sweep)
+    prefect_runtime.set_up(project)
+    return prefect_runtime.as_flow("generate", id, lambda: make(project, id, console, sweep), sweep)
 
 
 def check(project: Project, id: str) -> None:
@@ -57,7 +67,9 @@ def check(project: Project, id: str) -> None:
     preflight.check(project, id)
 
 
-def make(project: Project, id: str, console: Callable[[str], Console] = Console, sweep: list[str] | None = None) -> Result:
+def make(
+    project: Project, id: str, console: Callable[[str], Console] = Console, sweep: list[str] | None = None
+) -> Result:
     """The body of the flow; what is finished costs about a second a stage."""
     began = time.monotonic()
     check(project, id)
@@ -65,17 +77,17 @@ def make(project: Project, id: str, console: Callable[[str], Console] = Console,
     def seconds() -> float:
         return round(time.monotonic() - began, 1)
 
-    with outcome.alone(project, id, lambda text: print(f"prolific: {text}", file=sys.stderr, flush=True)):
-        outcome.write(project, id, Outcome("running"))
+    with run_status.prompt_lock(project, id, lambda text: print(f"prolific: {text}", file=sys.stderr, flush=True)):
+        run_status.write(project, id, Outcome("running"))
         try:
-            group = None if sweep is None else prompt_set.group(project, sweep)
+            group = None if sweep is None else sets.group(project, sweep)
             result = _make(PromptRuns(project, id, group), console, seconds)
         except Exception as error:
             told = (explain(error) or f"{type(error).__name__}: {error}").splitlines()[0]
-            log = str(error.log.relative_to(project.root)) if isinstance(error, stages.StageFailed) else ""
-            outcome.write(project, id, Outcome("failed", told, log, seconds()))
+            log = str(error.log.relative_to(project.root)) if isinstance(error, dvc_runner.StageFailed) else ""
+            run_status.write(project, id, Outcome("failed", told, log, seconds()))
             raise
-        outcome.write(project, id, Outcome("done", seconds=result.seconds))
+        run_status.write(project, id, Outcome("done", seconds=result.seconds))
     return result
 
 
@@ -86,8 +98,8 @@ def _make(runs: PromptRuns, console: Callable[[str], Console], seconds: Callable
     with Tracker(project, runs) as tracker:
         done = chain(project, tracker, list(STAGES), console)
         page = report.write(project, id)
-        metrics = json.loads((project.output(id, "evaluate") / "measures.json").read_text())
-        tracker.finish(runs.measures, runs.files)
+        metrics = json.loads((project.output(id, "evaluate") / "metrics.json").read_text())
+        tracker.finish(runs.metrics, runs.files)
         address = tracker.address()
     if address:
         artifacts.link(f"mlflow-{id}", address, f"{id} in MLflow (prolific ui)")

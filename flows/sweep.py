@@ -1,21 +1,21 @@
 """`prolific sweep`: many prompts as one Prefect flow with a run per prompt; a failure does not stop the others."""
 
 import contextvars
-import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from flows import artifacts, outcome, prefect_home, prompt_set, stages
-from flows.board import Board
 from flows.generate import Result, check, generate
-from flows.outcome import Outcome
+from flows.orchestration import artifacts, dvc_runner, prefect_runtime, run_status
+from flows.orchestration.run_status import Outcome
+from flows.prompt_store import sets
+from flows.reporting.sweep_progress import Board
 from prolific_core.errors import InputError
-from tasks.failures import explain
-from tasks.project import Project
-from tasks.tracker import prepare
+from tasks.runtime.failures import explain
+from tasks.runtime.project import Project
+from tasks.tracking.tracker import prepare
 
 TAIL = 5  # last lines of a failed stage's log, in the summary
 
@@ -53,31 +53,35 @@ def sweep(
         print("nothing to do: no prompt failed or was interrupted")
         return 0
     prepare()
-    prefect_home.set_up(project)
-    rows = prefect_home.as_flow("sweep", f"{len(ids)} prompts", lambda: run(project, names, ids, workers, pool, max_failures))
+    prefect_runtime.set_up(project)
+    rows = prefect_runtime.as_flow(
+        "sweep", f"{len(ids)} prompts", lambda: run(project, names, ids, workers, pool, max_failures)
+    )
     print(summary(project, rows))
     return 0 if all(row.state == "done" for row in rows) else 1
 
 
 def choose(project: Project, names: list[str], only_failed: bool) -> list[str]:
     """The ids to run; every mistake in their files is told now, before hours of work."""
-    ids = prompt_set.select(project, names)
+    ids = sets.select(project, names)
     if not ids:
         raise InputError('no prompts on file; make one: prolific prompts add "a red mug"')
     if only_failed:
-        ids = [id for id in ids if outcome.unfinished(project, id)]
+        ids = [id for id in ids if run_status.unfinished(project, id)]
     for id in ids:
         check(project, id)
     return ids
 
 
-def run(project: Project, names: list[str], ids: list[str], workers: int, pool: str | None, max_failures: int | None) -> list[Row]:
+def run(
+    project: Project, names: list[str], ids: list[str], workers: int, pool: str | None, max_failures: int | None
+) -> list[Row]:
     """The body of the flow: all prompts `ids` of what was named, each started when there is room for it."""
     for id in ids:
-        outcome.write(project, id, Outcome("waiting"))
+        run_status.write(project, id, Outcome("waiting"))
     one: Run = lambda id, board: generate(project, id, board.console(id), names)  # noqa: E731
     if pool is not None:
-        from flows import pool_runs
+        from flows.orchestration import work_pool as pool_runs
 
         workers, one = pool_runs.AT_ONCE, pool_runs.runner(project, pool, names)
     sweeping = _Sweep(project, ids, one, max_failures)
@@ -98,7 +102,7 @@ class _Sweep:
 
     def bring_up_to_date(self, id: str) -> None:
         failures = sum(row.state == "failed" for row in self.rows.values())
-        if stages.stopping.is_set() or (self.max_failures is not None and failures >= self.max_failures):
+        if dvc_runner.stopping.is_set() or (self.max_failures is not None and failures >= self.max_failures):
             return
         row = self._row(id)
         told = f"{row.state} after {row.seconds:.0f} s"
@@ -112,7 +116,9 @@ class _Sweep:
         try:
             result = self.one(id, self.board)
         except Exception as error:  # whatever it is, the others go on
-            found = outcome.read(self.project, id) or Outcome("failed")  # a worker on this machine left the log's path
+            found = run_status.read(self.project, id) or Outcome(
+                "failed"
+            )  # a worker on this machine left the log's path
             told = (explain(error) or f"unexpected {type(error).__name__}: {error}").splitlines()[0]
             return Row(id, "failed", time.monotonic() - began, told, found.log)
         return Row(id, "done", time.monotonic() - began, page=getattr(result, "page", None))
@@ -126,7 +132,7 @@ def _threads(work: Callable[[str], None], ids: list[str], count: int) -> None:
         try:
             wait(futures)
         except BaseException:
-            stages.stopping.set()
+            dvc_runner.stopping.set()
             pool.shutdown(cancel_futures=True)
             raise
     for future in futures:
@@ -138,13 +144,20 @@ def summary(project: Project, rows: list[Row]) -> str:
     width = max(len(row.id) for row in rows)
     lines = []
     for row in rows:
-        what = {"done": f"done {row.seconds:7.0f} s", "failed": f"failed {row.seconds:5.0f} s", "waiting": "not started"}[row.state]
+        what = {
+            "done": f"done {row.seconds:7.0f} s",
+            "failed": f"failed {row.seconds:5.0f} s",
+            "waiting": "not started",
+        }[row.state]
         lines.append(f"{row.id:<{width}}  {what}")
     for row in rows:
         if row.state == "failed":
             lines += ["", f"{row.id}: {row.message}"]
             if row.log:
-                lines += [f"  the end of {row.log}:", *(f"    {line}" for line in stages.tail(project.root / row.log, TAIL))]
+                lines += [
+                    f"  the end of {row.log}:",
+                    *(f"    {line}" for line in dvc_runner.tail(project.root / row.log, TAIL)),
+                ]
     if any(row.state != "done" for row in rows):
         lines += ["", f"{_counts(rows)}; to go on: prolific sweep --only-failed"]
     else:
@@ -155,9 +168,17 @@ def summary(project: Project, rows: list[Row]) -> str:
 def _counts(rows: list[Row]) -> str:
     names = {"done": "done", "failed": "failed", "waiting": "not started"}
     counts = {said: sum(row.state == state for row in rows) for state, said in names.items()}
-    return f"{len(rows)} {'prompt' if len(rows) == 1 else 'prompts'}: " + ", ".join(f"{count} {said}" for said, count in counts.items() if count)
+    return f"{len(rows)} {'prompt' if len(rows) == 1 else 'prompts'}: " + ", ".join(
+        f"{count} {said}" for said, count in counts.items() if count
+    )
 
 
 def _cells(row: Row) -> dict:
     link = f"[run]({row.page})" if row.page else ""
-    return {"prompt": row.id, "state": row.state, "seconds": round(row.seconds, 1), "failure": row.message, "MLflow": link}
+    return {
+        "prompt": row.id,
+        "state": row.state,
+        "seconds": round(row.seconds, 1),
+        "failure": row.message,
+        "MLflow": link,
+    }

@@ -122,7 +122,7 @@ def sample(views: int, config, generator: torch.Generator) -> Cameras:
     return from_angles(azimuth, elevation, distance, fov)
 
 
-def view_words(cameras: Cameras) -> list[str]:
+def view_prompts(cameras: Cameras) -> list[str]:
     """What the paper appends to a prompt: overhead above 60 degrees, front and back within 30, else side."""
     words = []
     for azimuth, elevation in zip(cameras.azimuth.tolist(), cameras.elevation.tolist(), strict=True):

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from prolific_core import guidance
+from prolific_core import discovery
 from prolific_core.errors import InputError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -93,7 +93,9 @@ class ScoreConfig(Section):
     rank: int = Field(4, ge=1, le=256)
     # attention: q, k, v and out, as in the paper; all: every convolution and linear; else endings of module names.
     targets: Literal["attention", "all"] | list[Annotated[str, Field(min_length=1, max_length=200)]] = "attention"
-    channels: list[Annotated[int, Field(ge=8, le=2048, multiple_of=8)]] = Field([32, 64, 128], min_length=1, max_length=6)  # unet
+    channels: list[Annotated[int, Field(ge=8, le=2048, multiple_of=8)]] = Field(
+        [32, 64, 128], min_length=1, max_length=6
+    )  # unet
     learning_rate: Rate = 1e-4
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)  # Adam's
     warmup: int = Field(0, ge=0, le=100_000)  # score steps in which the rate climbs to its value
@@ -107,8 +109,8 @@ class ScoreConfig(Section):
 class GuidanceConfig(Section):
     """How the prior's belief becomes a gradient on an image."""
 
-    method: _one_of(guidance.estimators) = "vsd"  # a file in guidance/
-    combine: _one_of(guidance.combinations) = "cfg"  # a file in guidance/combine/
+    method: _one_of(discovery.guidance_methods) = "vsd"  # a file in guidance/
+    combine: _one_of(discovery.score_compositions) = "cfg"  # a file in guidance/combine/
     scale: float = Field(7.5, ge=0, le=1000)  # classifier-free guidance: uncond + scale (cond - uncond)
     rescale: Fraction = 0.7  # combine: rescale; the share of the picture with the conditional's deviation
     negative_scale: float | None = Field(None, ge=0, le=1000)  # csd: of the negative prompt; null: `scale`
@@ -120,7 +122,7 @@ class GuidanceConfig(Section):
     negative_prompt: str = Field("", max_length=500)
     # true: the paper's words by azimuth and elevation; interpolated: their embeddings mixed by azimuth
     # (DreamFusion). Never in 360-degree scenes, whose cameras stand inside.
-    view_words: bool | Literal["interpolated"] = True
+    view_prompts: bool | Literal["interpolated"] = True
     time: TimeConfig = TimeConfig()
     score: ScoreConfig = ScoreConfig()
 
@@ -239,11 +241,11 @@ class ExportConfig(Section):
     faces: int = Field(40_000, ge=100, le=5_000_000)  # at most, after decimation
     texture_size: int = Field(2048, ge=64, le=8192)
     smoothing: int = Field(0, ge=0, le=100)  # Taubin iterations
-    component_share: Fraction = 0.05  # smaller pieces, as a share of the largest, are dropped
+    component_fraction: Fraction = 0.05  # smaller pieces, as a share of the largest, are dropped
 
 
 class EvaluateConfig(Section):
-    """Stage 6: measures and pictures of what was exported."""
+    """Stage 6: metrics and pictures of what was exported."""
 
     scorer: str | None = Field(None, max_length=1000)  # CLIP layout; none: the one beside the prior
     views: int = Field(8, ge=1, le=64)
@@ -260,7 +262,7 @@ class LoggingConfig(Section):
     preview_every: int = Field(50, ge=1, le=1_000_000)  # steps
     turntable_frames: int = Field(48, ge=2, le=1000)  # of the field, when its stage ends
     checkpoint_every: int = Field(100, ge=1, le=1_000_000)  # steps
-    measure_every: int = Field(5, ge=1, le=1_000_000)  # steps
+    metrics_every: int = Field(5, ge=1, le=1_000_000)  # steps
 
 
 class Config(Section):
@@ -312,7 +314,9 @@ def check(name: str, values: dict, model: type[Section] = Config) -> Section:
         where = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise InputError(f"{name}: unknown key '{where}'{_suggest(model, first['loc'])}") from None
-        raise InputError(f"{name}: {where} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise InputError(
+            f"{name}: {where} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}"
+        ) from None
 
 
 def _suggest(model: type[Section], location: tuple) -> str:

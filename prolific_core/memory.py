@@ -124,7 +124,9 @@ def field_pixel_bytes(field, share: float = 1.0) -> float:
     """
     diagonal = 2 * math.sqrt(3) * field.bound
     occupied = min(1.0, 4 / 3 * field.density_radius / diagonal) if field.scene == "object" else 0.5
-    return (share * point_bytes(field) + (SAMPLE_BYTES if share < 1 else 0)) * (field.samples_per_ray * occupied + field.importance_samples)
+    return (share * point_bytes(field) + (SAMPLE_BYTES if share < 1 else 0)) * (
+        field.samples_per_ray * occupied + field.importance_samples
+    )
 
 
 def shown(amounts: dict[str, int]) -> str:

@@ -19,7 +19,7 @@ from prolific_core import checkpoint
 from prolific_core.cameras import Cameras
 from prolific_core.config import LoggingConfig, StageConfig
 from prolific_core.errors import ProlificError
-from prolific_core.guidance.distillation import Guidance
+from prolific_core.guidance.base import Guidance
 from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.render.result import Render
 from prolific_core.seeding import generator
@@ -28,7 +28,7 @@ MEASURE_SCORE_EVERY = 10  # steps; it costs a forward pass of the frozen prior
 
 
 @dataclass
-class Problem:
+class DistillationProblem:
     """What a stage optimises.
 
     render(particle, cameras, resolution, generator) -> Render of training views;
@@ -48,7 +48,7 @@ class Problem:
 
 
 @dataclass
-class Clock:
+class StageTimer:
     """Seconds spent per part of the loop, for the share printed after a run."""
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
         self._last = now
 
-    def shares(self) -> dict[str, float]:
+    def fractions(self) -> dict[str, float]:
         total = sum(self.seconds.values()) or 1.0
         return {name: seconds / total for name, seconds in self.seconds.items()}
 
@@ -79,7 +79,7 @@ def rate_at(final: float, progress: float) -> float:
 
 
 def optimise(
-    problem: Problem,
+    problem: DistillationProblem,
     guidance: Guidance,
     config: StageConfig,
     logging: LoggingConfig,
@@ -89,19 +89,20 @@ def optimise(
     state_file: Path,
     observe: Callable[[int, dict[str, float | Tensor]], None],
     preview: Callable[[int], None] | None = None,
-) -> Clock:
+) -> StageTimer:
     """Optimise the particles in place for `config.steps` steps, resuming from `state_file` if it exists.
 
-    `observe(step, measures)` is called after each step, step counted from 1; `preview(step)` after every
+    `observe(step, metrics)` is called after each step, step counted from 1; `preview(step)` after every
     `logging.preview_every` of them and the last. Raises ProlificError when the loss stops being a number.
     """
     optimizers = [
-        torch.optim.Adam(problem.parameter_groups(particle), betas=(0.9, 0.99), eps=1e-15) for particle in problem.particles
+        torch.optim.Adam(problem.parameter_groups(particle), betas=(0.9, 0.99), eps=1e-15)
+        for particle in problem.particles
     ]
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     state = _State(problem.particles, optimizers, guidance)
     first = state.load(state_file) if state_file.exists() else 0
-    clock = Clock()
+    clock = StageTimer()
     for step in range(first, config.steps):
 
         def draw(purpose: str, step: int = step) -> torch.Generator:
@@ -122,7 +123,9 @@ def optimise(
         losses = problem.losses(particle, render, progress)
         total = distillation + sum(losses.values())
         if not torch.isfinite(total):
-            raise ProlificError(f"{name}: the loss is not a number at step {step + 1}; lower its learning rates or guidance scale")
+            raise ProlificError(
+                f"{name}: the loss is not a number at step {step + 1}; lower its learning rates or guidance scale"
+            )
         for group, rate in zip(optimizer.param_groups, rates[index], strict=True):
             group["lr"] = rate * rate_at(config.learning_rate_final, progress)
         total.backward()
@@ -130,15 +133,15 @@ def optimise(
         optimizer.zero_grad(set_to_none=True)  # of n particles, one at a time has gradients
         clock.lap("backward")
         measure = step == 0 or (step + 1) % MEASURE_SCORE_EVERY == 0
-        measures = guidance.follow(latents, views, draw, measure=measure)
+        metrics = guidance.train_score_network(latents, views, draw, measure=measure)
         clock.lap("score model")
-        measures |= {"loss": total.detach(), "opacity": render.opacity.detach().mean()}
-        measures |= {f"loss_{key}": value.detach() for key, value in losses.items()}
+        metrics |= {"loss": total.detach(), "opacity": render.opacity.detach().mean()}
+        metrics |= {f"loss_{key}": value.detach() for key, value in losses.items()}
         done = step + 1
         if done % logging.checkpoint_every == 0 and done < config.steps:
             state.save(state_file, done)
             clock.lap("checkpoints")
-        observe(done, measures)
+        observe(done, metrics)
         clock.lap("logging")
         if preview and (done % logging.preview_every == 0 or done == config.steps):
             preview(done)

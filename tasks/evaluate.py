@@ -1,4 +1,4 @@
-"""Stage 6: measures and pictures of the exported GLB itself, not of the field it came from."""
+"""Stage 6: metrics and pictures of the exported GLB itself, not of the field it came from."""
 
 import sys
 
@@ -6,13 +6,18 @@ import torch
 
 from prolific_core import cameras
 from prolific_core.mesh.export import load_glb
-from prolific_core.metrics.agreement import agreement
 from prolific_core.metrics.alignment import alignment
-from prolific_core.metrics.pictures import contact_sheet, write_video
-from prolific_core.metrics.truth import Views, against_truth, fronts, true_views
 from prolific_core.prior.scorer import Scorer
-from tasks.job import save_png
-from tasks.stage import Stage
+from prolific_core.toybox.evaluation.agreement import agreement
+from prolific_core.toybox.evaluation.ground_truth import (
+    Views,
+    against_truth,
+    fronts,
+    true_views,
+)
+from prolific_core.visualisation import contact_sheet, write_video
+from tasks.runtime.job import save_png
+from tasks.runtime.stage import Stage
 
 
 def run(stage: Stage) -> dict:
@@ -30,13 +35,18 @@ def run(stage: Stage) -> dict:
 
         def look(views: cameras.Cameras) -> Views:
             with torch.no_grad():
-                frames = [mesh.render(views[i].to(stage.device), config.resolution, 1.0, supersampling=2) for i in range(len(views))]
+                frames = [
+                    mesh.render(views[i].to(stage.device), config.resolution, 1.0, supersampling=2)
+                    for i in range(len(views))
+                ]
             return Views(*(torch.cat([getattr(frame, name) for frame in frames]).cpu() for name in ("rgb", "opacity")))
 
         made = look(orbit)
         views = made.rgb
         fit = {} if scorer is None else {"alignment": alignment(scorer, views, text)}
-        results.append(fit | agreement(views, text) | fronts(text, views) | ({} if truth is None else against_truth(made, truth)))
+        results.append(
+            fit | agreement(views, text) | fronts(text, views) | ({} if truth is None else against_truth(made, truth))
+        )
         suffix = "" if index == 0 else f"_{index}"
         sheet = contact_sheet(views)
         save_png(stage.output / f"contact{suffix}.png", sheet)

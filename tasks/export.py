@@ -7,7 +7,7 @@ from prolific_core.mesh.clean import clean
 from prolific_core.mesh.export import write_glb, write_obj
 from prolific_core.mesh.unwrap import unwrap
 from prolific_core.scenes import store
-from tasks.stage import Stage
+from tasks.runtime.stage import Stage
 
 
 def run(stage: Stage) -> dict:
@@ -20,7 +20,7 @@ def run(stage: Stage) -> dict:
             vertices.cpu().numpy(),
             faces.cpu().numpy(),
             config.faces,
-            component_share=config.component_share,
+            component_fraction=config.component_fraction,
             smoothing=config.smoothing,
         )
         cut = unwrap(vertices, faces, config.texture_size)

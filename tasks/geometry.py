@@ -3,11 +3,11 @@
 import torch
 
 from prolific_core.cameras import orbit
-from prolific_core.optimise import Problem
+from prolific_core.optimise import DistillationProblem
 from prolific_core.scenes import store
 from prolific_core.scenes.surface import TetrahedralSurface, matching_threshold
 from tasks.guided import distil, four_views
-from tasks.stage import Stage
+from tasks.runtime.stage import Stage
 
 
 def run(stage: Stage) -> dict:
@@ -21,7 +21,7 @@ def run(stage: Stage) -> dict:
         terms = {name: weights[name] * value for name, value in picture.losses.items()}
         return terms | ({"opacity": config.opacity * picture.opacity.mean()} if config.opacity > 0 else {})
 
-    problem = Problem(
+    problem = DistillationProblem(
         particles=surfaces,
         parameter_groups=lambda surface: surface.parameter_groups(config.learning_rate),
         render=lambda surface, cameras, resolution, generator: surface.render(cameras, resolution, losses=wanted),

@@ -8,36 +8,38 @@ from torch import nn
 from prolific_core import cameras, memory, optimise
 from prolific_core.cameras import Cameras
 from prolific_core.config import GuidanceConfig, StageConfig
-from prolific_core.guidance import distillation
-from prolific_core.guidance.gain import GainWatch
+from prolific_core.guidance import base
+from prolific_core.guidance.score_network.gain import ScoreGainMonitor
 from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.seeding import generator
-from tasks.stage import Stage
+from tasks.runtime.stage import Stage
 
 Show = Callable[[nn.Module, Cameras, int], torch.Tensor]  # -> (B, 3, H, W)
 Strip = Callable[[nn.Module], torch.Tensor]  # a particle's picture (3, H, W)
 
 
-def distil(stage: Stage, config: StageConfig, problem: optimise.Problem, strip: Strip) -> None:
+def distil(stage: Stage, config: StageConfig, problem: optimise.DistillationProblem, strip: Strip) -> None:
     """Optimise the problem's particles by the stage's guidance, showing a strip of each on the way.
 
-    Steps are per particle: n particles take n times as many. Measures how the time was spent (as
+    Steps are per particle: n particles take n times as many. Metrics how the time was spent (as
     records, not results).
     """
     seed = stage.prompt.seed
     prior = LatentDiffusion.load(**stage.config.prior.model_dump(), device=stage.device)
-    guidance = distillation.make(
+    guidance = base.build_guidance(
         prior, _guidance(stage, config), stage.prompt.text, generator=generator(seed, stage.name, "score model")
     )
     config = config.model_copy(update={"steps": config.steps * len(problem.particles)})
     side = max(side for _, side in config.resolution)
-    amounts = memory.estimate(guidance, problem.particles, views=config.views, side=side, pixel_bytes=problem.pixel_bytes)
+    amounts = memory.estimate(
+        guidance, problem.particles, views=config.views, side=side, pixel_bytes=problem.pixel_bytes
+    )
     stage.note(f"expects about {memory.shown(amounts)} on {stage.device.type}")
-    watch = GainWatch(config.steps)
+    watch = ScoreGainMonitor(config.steps)
 
-    def observe(step: int, measures: dict) -> None:
-        stage.progress(step, config.steps, **measures)
-        if warning := watch.see(step, measures):
+    def observe(step: int, metrics: dict) -> None:
+        stage.progress(step, config.steps, **metrics)
+        if warning := watch.see(step, metrics):
             stage.note(warning)
 
     clock = optimise.optimise(
@@ -51,13 +53,13 @@ def distil(stage: Stage, config: StageConfig, problem: optimise.Problem, strip: 
         observe=observe,
         preview=lambda step: stage.picture("views", pictures(problem.particles, strip), step),
     )
-    stage.shares(clock.shares())
+    stage.fractions(clock.fractions())
 
 
 def _guidance(stage: Stage, config: StageConfig) -> GuidanceConfig:
     """The stage's; without view words in a 360-degree scene, which has no front that cameras look at."""
     if stage.config.initialise.field.scene == "scene":
-        return config.guidance.model_copy(update={"view_words": False})
+        return config.guidance.model_copy(update={"view_prompts": False})
     return config.guidance
 
 

@@ -6,14 +6,16 @@ from prolific_core import cameras
 from prolific_core.scenes import store
 from prolific_core.scenes.radiance_field import RadianceField
 from prolific_core.seeding import generator
-from tasks.stage import Stage
+from tasks.runtime.stage import Stage
 
 
 def run(stage: Stage) -> dict:
     config, seed = stage.config.initialise, stage.prompt.seed
     fields = []
     for index in range(config.particles):
-        field = RadianceField(config.field, generator=generator(seed, "field", index), backend=stage.config.system.backend)
+        field = RadianceField(
+            config.field, generator=generator(seed, "field", index), backend=stage.config.system.backend
+        )
         field = field.to(stage.device)
         field.update_occupancy(0, generator(seed, "occupancy", index))
         fields.append(field)

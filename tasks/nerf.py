@@ -3,11 +3,11 @@
 import torch
 
 from prolific_core import cameras, memory
-from prolific_core.metrics.pictures import layers
-from prolific_core.optimise import Problem
+from prolific_core.optimise import DistillationProblem
 from prolific_core.scenes import regularisers, store
+from prolific_core.visualisation import layers
 from tasks.guided import Strip, distil, four_views, picture_side
-from tasks.stage import Stage
+from tasks.runtime.stage import Stage
 
 
 def run(stage: Stage) -> dict:
@@ -40,7 +40,7 @@ def run(stage: Stage) -> dict:
         weighted = {name: weight * getattr(regularisers, name)(picture) for name, weight in terms.items() if weight > 0}
         return weighted | {name: getattr(weights, name) * value for name, value in picture.losses.items()}
 
-    problem = Problem(
+    problem = DistillationProblem(
         particles=fields,
         parameter_groups=lambda field: field.parameter_groups(rates),
         render=render,
@@ -74,7 +74,9 @@ def _strip(stage: Stage, field) -> Strip:
 
 
 def _look(stage: Stage, field, views: cameras.Cameras, side: int, normals: bool = False) -> torch.Tensor:
-    picture = field.render(*views.to(stage.device).rays(side), background=None if _inside(field) else "white", normals=normals)
+    picture = field.render(
+        *views.to(stage.device).rays(side), background=None if _inside(field) else "white", normals=normals
+    )
     return layers(picture) if normals else picture.rgb
 
 

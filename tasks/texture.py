@@ -3,12 +3,12 @@
 import torch
 
 from prolific_core import memory
-from prolific_core.optimise import Problem
+from prolific_core.optimise import DistillationProblem
 from prolific_core.scenes import store
 from prolific_core.scenes.colour_field import ColourField
 from prolific_core.scenes.textured_mesh import TexturedMesh
 from tasks.guided import distil, four_views
-from tasks.stage import Stage
+from tasks.runtime.stage import Stage
 
 
 def run(stage: Stage) -> dict:
@@ -27,7 +27,7 @@ def run(stage: Stage) -> dict:
         background = torch.where(plain, colour, torch.ones(batch, 3))
         return scene.render(cameras, resolution, background.to(stage.device), supersampling=config.supersampling)
 
-    problem = Problem(
+    problem = DistillationProblem(
         particles=scenes,
         parameter_groups=lambda scene: scene.colour.parameter_groups(rates),
         render=render,

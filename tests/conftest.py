@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from flows import scratch_project
-from tasks import machine
+from flows.benchmarks import scratch_project
+from tasks.runtime import machine
 
 machine.threads(1)  # before torch is imported: tensors here are small, and two threads wait for each other
 
 ROOT = Path(__file__).parents[1]
 
-FAKE = '''
+FAKE = """
 import json, os, time
 from pathlib import Path
-from tasks.project import STAGES
+from tasks.runtime.project import STAGES
 
 def run(stage):
     with open(stage.project.root / "ran.log", "a") as log:
@@ -36,7 +36,7 @@ def run(stage):
     for name in files.get(stage.name, []):
         (stage.output / name).write_bytes(name.encode())
     return {"quality": 0.5}
-'''
+"""
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +48,7 @@ def prefect_home(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def prefect_server(prefect_home, tmp_path_factory) -> Iterator[dict[str, str]]:
     """A server for all tests that do not ask how one is started: the environment in which it is found."""
-    from flows import prefect_server
+    from flows.orchestration import prefect_server
 
     url, stop = prefect_server.start(tmp_path_factory.mktemp("server") / "log", home=prefect_home)
     yield {"PREFECT_API_URL": url}
@@ -89,7 +89,7 @@ class Clone:
         )
 
     def prolific(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-        return self.run("flows.cli", *arguments, **environment)
+        return self.run("flows.cli.main", *arguments, **environment)
 
     def start(self, *command: str, **environment: str) -> subprocess.Popen:
         """A command that goes on while the test does, in a process group of its own, as a shell starts it."""
@@ -105,12 +105,12 @@ class Clone:
         )
 
     def stage(self, name: str, id: str = "a-red-mug", **environment: str) -> subprocess.CompletedProcess:
-        return self.run("tasks.stage", name, id, **environment)
+        return self.run("tasks.runtime.stage", name, id, **environment)
 
     def repro(self, target: str = "prompts/a-red-mug/dvc.yaml") -> list[str]:
         """`dvc repro`, and the stages that ran."""
         (self.root / "ran.log").unlink(missing_ok=True)
-        done = self.run("tasks.dvc", "repro", target)
+        done = self.run("tasks.dvc_pipeline.cli", "repro", target)
         assert done.returncode == 0, done.stdout + done.stderr
         return self.ran()
 
@@ -137,13 +137,13 @@ def clone(tmp_path) -> Clone:
 def clone_with_fakes(folder: Path) -> Clone:
     """A project whose stages are fakes, in a folder with a space in its name."""
     root = copy_project(folder)
-    from tasks.project import STAGES, Project
+    from tasks.runtime.project import STAGES, Project
 
     for name in STAGES:
         (root / "tasks" / f"{name}.py").write_text(FAKE)
-    from tasks import pipeline
+    from tasks.dvc_pipeline import pipeline
 
-    weights = root / "prolific_core" / "prior" / "toybox" / "weights"
+    weights = root / "prolific_core" / "toybox" / "weights"
     weights.mkdir()
     (weights / "model_index.json").write_text("{}")  # there, and nothing of it is read
     pipeline.refresh(Project(root), "a-red-mug")
@@ -154,7 +154,7 @@ def clone_with_fakes(folder: Path) -> Clone:
 def made_once(tmp_path_factory) -> Clone:
     """A clone whose prompt DVC made; for `made`, which copies it."""
     clone = clone_with_fakes(tmp_path_factory.mktemp("made once") / "a clone")
-    from tasks.project import STAGES
+    from tasks.runtime.project import STAGES
 
     assert clone.repro() == list(STAGES)
     return clone
@@ -171,6 +171,6 @@ def made(made_once, tmp_path_factory) -> Clone:
 @pytest.fixture
 def project(clone):
     """The same, for tests that use the library in this process."""
-    from tasks.project import Project
+    from tasks.runtime.project import Project
 
     return Project(clone.root)

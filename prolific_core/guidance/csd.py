@@ -7,17 +7,19 @@ default, the unconditional cancels and two evaluations are enough: w1 (eps(x_t; 
 """
 
 from prolific_core.errors import InputError
-from prolific_core.guidance.distillation import Guidance
+from prolific_core.guidance.base import Guidance
 
 
-class Estimator(Guidance):
+class CSD(Guidance):
     def __init__(self, prior, config, prompt, *, generator):
         super().__init__(prior, config, prompt, generator=generator)
         for name in ("combine", "interval"):
             if getattr(config, name) != type(config).model_fields[name].default:
-                raise InputError(f"guidance.{name}: 'csd' composes no guided score; leave it out, or choose another method")
+                raise InputError(
+                    f"guidance.{name}: 'csd' composes no guided score; leave it out, or choose another method"
+                )
 
-    def direction(self, noisy, t, noise, cameras):
+    def score_difference(self, noisy, t, noise, cameras):
         scale, negative_scale = self.config.scale, self.config.negative_scale
         positive, negative = self.embed_views(cameras), self.negative(len(noisy))
         if negative_scale is None or negative_scale == scale or not self.config.negative_prompt:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from prolific_core.guidance.distillation import Guidance
-from prolific_core.guidance.score_model import ScoreModel
+from prolific_core.guidance.base import Guidance
+from prolific_core.guidance.score_network.model import ScoreModel
 
 
 @dataclass
@@ -27,16 +27,18 @@ class Pass:
     noise: Tensor
 
 
-class Estimator(Guidance):
+class VSD(Guidance):
     def __init__(self, prior, config, prompt, *, generator, score: ScoreModel | None = None):
         super().__init__(prior, config, prompt, generator=generator)
         self.score = score or ScoreModel.on(prior, config.score, generator=generator)
         rate, betas = config.score.learning_rate, config.score.betas
-        self.optimizer = torch.optim.Adam(self.score.trainable(), lr=rate, betas=betas, fused=True)  # hundreds of small tensors
+        self.optimizer = torch.optim.Adam(
+            self.score.trainable(), lr=rate, betas=betas, fused=True
+        )  # hundreds of small tensors
         self.trained = 0  # score steps taken
         self._shared: Pass | None = None
 
-    def particle_noise(self, noisy, t, noise, cameras):
+    def predict_eps_q(self, noisy, t, noise, cameras):
         # Once, conditionally: q has no guidance of its own, and its text has no view words.
         share = self.config.score.share_pass
         with torch.set_grad_enabled(share):
@@ -45,13 +47,13 @@ class Estimator(Guidance):
             self._shared = Pass(output, noisy, t, noise)
         return self.score.noise_from(output.detach(), noisy, t)
 
-    def follow(self, latents: Tensor, cameras, step_seed, measure: bool = False) -> dict[str, float]:
-        latents, measures = latents.detach(), {}
+    def train_score_network(self, latents: Tensor, cameras, step_seed, measure: bool = False) -> dict[str, float]:
+        latents, metrics = latents.detach(), {}
         for k in range(self.config.score.steps):
             done, self._shared = self._shared, None
             done = done or self._evaluate(latents, cameras.c2w, step_seed(f"score {k}"))
-            measures = self._learn(latents, done, measure and k == 0) | measures
-        return measures
+            metrics = self._learn(latents, done, measure and k == 0) | metrics
+        return metrics
 
     def train_step(
         self, latents: Tensor, c2w: Tensor, generator: torch.Generator, measure: bool = False
@@ -77,18 +79,20 @@ class Estimator(Guidance):
         """
         target = self.score.target(latents, done.noise, done.t)
         loss = mse_loss(done.output, target)
-        measures = {"score_loss": loss.item()}
+        metrics = {"score_loss": loss.item()}
         if measure:
             frozen = self.score.frozen(done.noisy, done.t, self._text(len(latents)))
-            measures["score_gain"] = measures["score_loss"] / mse_loss(frozen, target).item()
+            metrics["score_gain"] = metrics["score_loss"] / mse_loss(frozen, target).item()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.score.learning_rate * min(1.0, (self.trained + 1) / max(1, self.config.score.warmup))
+            group["lr"] = self.config.score.learning_rate * min(
+                1.0, (self.trained + 1) / max(1, self.config.score.warmup)
+            )
         self.optimizer.zero_grad(set_to_none=True)
         self._backward(loss, target.numel())
         self.optimizer.step()
         self.trained += 1
         self.score.changed()
-        return measures
+        return metrics
 
     def _backward(self, loss: Tensor, count: int) -> None:
         if self.score.base.dtype != torch.float16:
@@ -104,7 +108,11 @@ class Estimator(Guidance):
         return self.score.embed([self.prompt] * batch)
 
     def state_dict(self) -> dict:
-        return {"score": self.score.trainable_state(), "optimizer": self.optimizer.state_dict(), "trained": self.trained}
+        return {
+            "score": self.score.trainable_state(),
+            "optimizer": self.optimizer.state_dict(),
+            "trained": self.trained,
+        }
 
     def load_state_dict(self, state: dict) -> None:
         self.score.load_trainable_state(state["score"])

@@ -1,6 +1,6 @@
 """A colour field into a texture: each texel asks the field at its own place on the surface."""
 
-from typing import Callable
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -79,7 +79,7 @@ def bake(
     """A texture (T, T, 3) float32 in [0, 1], row 0 the top (v = 1).
 
     colour_fn: (N, 3) world points -> (N, 3) in [0, 1], asked `chunk` points at a
-    time. vertices, faces, uvs: of the cut mesh (`unwrap.CutMesh`). Texels
+    time. vertices, faces, uvs: of the cut mesh (`unwrap.UnwrappedMesh`). Texels
     outside all charts take the colour of the nearest covered one, so neither
     interpolation nor mip levels bring anything foreign across a seam. Raises
     ValueError if no texel's centre lies in a chart.

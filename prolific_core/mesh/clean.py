@@ -10,14 +10,14 @@ def clean(
     faces: np.ndarray,
     max_faces: int = 40_000,
     *,
-    component_share: float = 0.05,
+    component_fraction: float = 0.05,
     smoothing: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Repair, drop small pieces, smooth and decimate, with pymeshlab.
 
     vertices (V, 3), faces (F, 3): arrays, or tensors on the CPU. max_faces: at
     most so many afterwards (quadric edge collapse, topology kept, so a mesh of
-    very many holes can end a little above). component_share: connected pieces
+    very many holes can end a little above). component_fraction: connected pieces
     with fewer faces than this share of the largest are dropped. smoothing:
     Taubin iterations, which keep the volume.
 
@@ -39,7 +39,7 @@ def clean(
     work.meshing_remove_duplicate_faces()
     work.meshing_remove_null_faces()
     _repair(work)
-    _replace(work, pymeshlab, *keep_large_components(*_arrays(work), component_share))
+    _replace(work, pymeshlab, *keep_large_components(*_arrays(work), component_fraction))
     if smoothing > 0:
         work.apply_coord_taubin_smoothing(stepsmoothnum=smoothing)
     if work.current_mesh().face_number() > max_faces:

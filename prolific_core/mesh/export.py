@@ -11,10 +11,10 @@ import numpy as np
 from prolific_core.files import write_atomically
 from prolific_core.mesh.glb import glb_bytes, png_bytes, read_glb
 from prolific_core.mesh.textured_view import TexturedView
-from prolific_core.mesh.unwrap import CutMesh
+from prolific_core.mesh.unwrap import UnwrappedMesh
 
 
-def write_obj(path: str | Path, mesh: CutMesh, texture: np.ndarray) -> list[Path]:
+def write_obj(path: str | Path, mesh: UnwrappedMesh, texture: np.ndarray) -> list[Path]:
     """`path` (.obj) with .mtl and .png of the same stem beside it, z up; returns the three paths.
 
     The OBJ is renamed last: where it is, its companions are.
@@ -22,7 +22,15 @@ def write_obj(path: str | Path, mesh: CutMesh, texture: np.ndarray) -> list[Path
     path = Path(path)
     material, picture = path.with_suffix(".mtl"), path.with_suffix(".png")
     write_atomically(picture, png_bytes(texture))
-    lines = ["newmtl surface", "Ka 1 1 1", "Kd 1 1 1", "Ks 0 0 0", "illum 0", f"map_Ka {picture.name}", f"map_Kd {picture.name}"]
+    lines = [
+        "newmtl surface",
+        "Ka 1 1 1",
+        "Kd 1 1 1",
+        "Ks 0 0 0",
+        "illum 0",
+        f"map_Ka {picture.name}",
+        f"map_Kd {picture.name}",
+    ]
     write_atomically(material, ("\n".join(lines) + "\n").encode())
     out = [f"mtllib {material.name}", "o mesh"]
     # Nine significant digits hold a float32 exactly.
@@ -39,7 +47,7 @@ def write_obj(path: str | Path, mesh: CutMesh, texture: np.ndarray) -> list[Path
     return [path, material, picture]
 
 
-def write_glb(path: str | Path, mesh: CutMesh, texture: np.ndarray) -> Path:
+def write_glb(path: str | Path, mesh: UnwrappedMesh, texture: np.ndarray) -> Path:
     """One binary glTF file with the texture inside, y up. texture: (T, T, 3) float in [0, 1], or uint8."""
     path = Path(path)
     write_atomically(path, glb_bytes(mesh, texture))

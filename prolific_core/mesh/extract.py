@@ -1,13 +1,13 @@
 """Marching tetrahedra (Doi and Koide 1991), differentiable in the positions."""
 
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from prolific_core.errors import ProlificError
 from prolific_core.mesh.tetrahedra import crossed_tetrahedra
-from prolific_core.render.raster import rows
+from prolific_core.render.mesh.raster import gather_rows
 
 
 class EmptyMesh(ProlificError, ValueError):
@@ -19,7 +19,7 @@ _ONE = {1: (0, 1, 2, 3), 2: (1, 0, 3, 2), 4: (2, 3, 0, 1), 8: (3, 2, 1, 0)}
 _TWO = {3: (0, 1, 2, 3), 5: (0, 2, 3, 1), 9: (0, 3, 1, 2), 6: (1, 2, 0, 3), 10: (1, 3, 2, 0), 12: (2, 3, 0, 1)}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _triangles(mask: int) -> tuple[tuple[tuple[int, int], ...], ...]:
     """Triangles for an inside mask (bit i: corner i), as three (corner, corner) edges each.
 
@@ -58,8 +58,8 @@ def marching_tetrahedra(points: Tensor, sdf: Tensor, resolution: int) -> tuple[T
     ends = torch.cat(ends).view(-1, 2).sort(dim=1).values
     key, faces = (ends[:, 0] * len(sdf) + ends[:, 1]).unique(return_inverse=True)
     first, second = torch.div(key, len(sdf), rounding_mode="floor"), key % len(sdf)
-    a, b = rows(sdf, first), rows(sdf, second)
+    a, b = gather_rows(sdf, first), gather_rows(sdf, second)
     # One is positive and the other is not: the difference is never 0.
     share = (a / (a - b)).unsqueeze(-1)
-    vertices = torch.lerp(rows(points, first), rows(points, second), share)
+    vertices = torch.lerp(gather_rows(points, first), gather_rows(points, second), share)
     return vertices, faces.view(-1, 3)

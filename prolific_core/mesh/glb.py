@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from prolific_core.errors import InputError
-from prolific_core.mesh.unwrap import CutMesh
+from prolific_core.mesh.unwrap import UnwrappedMesh
 
 _COMPONENTS = {5121: "<u1", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3}
@@ -41,7 +41,7 @@ def png_bytes(texture: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def glb_bytes(mesh: CutMesh, texture: np.ndarray) -> bytes:
+def glb_bytes(mesh: UnwrappedMesh, texture: np.ndarray) -> bytes:
     """A whole GLB file: header, JSON chunk, binary chunk (glTF 2.0, section 4).
 
     texture: (T, T, 3) float in [0, 1], or uint8, row 0 the top.
@@ -49,7 +49,10 @@ def glb_bytes(mesh: CutMesh, texture: np.ndarray) -> bytes:
     points = to_y_up(np.asarray(mesh.vertices, np.float32))
     # glTF's v grows downwards.
     uvs = np.stack([mesh.uvs[:, 0], 1 - mesh.uvs[:, 1]], axis=1)
-    blocks = [("POSITION", points.astype("<f4"), "VEC3", 5126, 34962), ("TEXCOORD_0", uvs.astype("<f4"), "VEC2", 5126, 34962)]
+    blocks = [
+        ("POSITION", points.astype("<f4"), "VEC3", 5126, 34962),
+        ("TEXCOORD_0", uvs.astype("<f4"), "VEC2", 5126, 34962),
+    ]
     if mesh.normals is not None:
         blocks.append(("NORMAL", to_y_up(mesh.normals).astype("<f4"), "VEC3", 5126, 34962))
     blocks.append(("indices", np.asarray(mesh.faces).astype("<u4").reshape(-1), "SCALAR", 5125, 34963))
@@ -109,7 +112,7 @@ def glb_bytes(mesh: CutMesh, texture: np.ndarray) -> bytes:
     return struct.pack("<III", 0x46546C67, 2, 12 + len(chunks)) + chunks
 
 
-def read_glb(path: str | Path) -> tuple[CutMesh, np.ndarray]:
+def read_glb(path: str | Path) -> tuple[UnwrappedMesh, np.ndarray]:
     """The mesh, z up again, and its texture (T, T, 3) uint8, from a GLB as `glb_bytes` makes it.
 
     Raises InputError, naming the file, for anything else.
@@ -135,7 +138,7 @@ def read_glb(path: str | Path) -> tuple[CutMesh, np.ndarray]:
     except (OSError, KeyError, IndexError, TypeError, ValueError, struct.error) as error:
         raise InputError(f"{path} is not a GLB with one textured mesh ({error})") from None
     uvs = np.stack([uvs[:, 0], 1 - uvs[:, 1]], axis=1)
-    return CutMesh(to_z_up(points), faces, uvs, None if normals is None else to_z_up(normals)), pixels
+    return UnwrappedMesh(to_z_up(points), faces, uvs, None if normals is None else to_z_up(normals)), pixels
 
 
 def _chunks(data: bytes) -> tuple[dict, bytes]:

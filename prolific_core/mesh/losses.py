@@ -1,15 +1,13 @@
 """What keeps an optimised surface smooth."""
 
-from typing import Optional
-
 import torch
 from torch import Tensor
 
-from prolific_core.render.antialias import Edges
-from prolific_core.render.raster import face_normals, rows
+from prolific_core.render.mesh.antialias import Edges
+from prolific_core.render.mesh.raster import face_normals, gather_rows
 
 
-def face_pairs(faces: Tensor, edges: Optional[Edges] = None) -> Tensor:
+def face_pairs(faces: Tensor, edges: Edges | None = None) -> Tensor:
     """Pairs of faces that share an edge: (P, 2) int64. Edges of one face, or of three, give none."""
     edges = edges or Edges.of(faces)
     order = edges.side_edge.argsort(stable=True)
@@ -20,7 +18,7 @@ def face_pairs(faces: Tensor, edges: Optional[Edges] = None) -> Tensor:
     return face.view(-1, 2)
 
 
-def normal_consistency(vertices: Tensor, faces: Tensor, edges: Optional[Edges] = None) -> Tensor:
+def normal_consistency(vertices: Tensor, faces: Tensor, edges: Edges | None = None) -> Tensor:
     """Mean over pairs of adjacent faces of 1 - cosine of the angle between them.
 
     0 for a plane, 1 where faces meet at a right angle, at most 2. Faces without
@@ -31,11 +29,11 @@ def normal_consistency(vertices: Tensor, faces: Tensor, edges: Optional[Edges] =
         return vertices.sum() * 0
     normals = face_normals(vertices, faces)
     normals = normals / (normals.square().sum(-1, keepdim=True) + 1e-24).sqrt()
-    a, b = rows(normals, pairs.reshape(-1)).view(-1, 2, 3).unbind(1)
+    a, b = gather_rows(normals, pairs.reshape(-1)).view(-1, 2, 3).unbind(1)
     return (1 - (a * b).sum(-1)).mean()
 
 
-def laplacian_smoothness(vertices: Tensor, faces: Tensor, edges: Optional[Edges] = None) -> Tensor:
+def laplacian_smoothness(vertices: Tensor, faces: Tensor, edges: Edges | None = None) -> Tensor:
     """Mean squared distance of a vertex from the mean of its neighbours, in units of `vertices` squared.
 
     The uniform Laplacian (Nealen et al. 2006). Vertices on an open boundary,
@@ -47,7 +45,7 @@ def laplacian_smoothness(vertices: Tensor, faces: Tensor, edges: Optional[Edges]
     edges = edges or Edges.of(faces)
     both = torch.cat([edges.ends, edges.ends.flip(1)])
     degree = torch.bincount(both[:, 0], minlength=len(vertices))
-    total = torch.zeros_like(vertices).index_add(0, both[:, 0], rows(vertices, both[:, 1].contiguous()))
+    total = torch.zeros_like(vertices).index_add(0, both[:, 0], gather_rows(vertices, both[:, 1].contiguous()))
     open_edge = torch.bincount(edges.side_edge, minlength=len(edges.ends)) == 1
     interior = degree > 0
     interior[edges.ends[open_edge].reshape(-1)] = False

@@ -9,7 +9,7 @@ what lets a resolution of 128 (12.6 million tetrahedra) fit.
 Signed distances are positive inside, as density minus threshold is.
 """
 
-from functools import lru_cache
+from functools import cache
 from itertools import permutations
 
 import torch
@@ -32,7 +32,7 @@ def boundary_mask(resolution: int, device="cpu") -> Tensor:
     return mask.view(-1)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _walks() -> tuple[tuple[int, ...], ...]:
     """Corners (as 4 dx + 2 dy + dz) of the six tetrahedra, each with positive volume."""
     walks = []

@@ -4,11 +4,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prolific_core.mesh.unwrap import CutMesh
-from prolific_core.render.antialias import Edges
-from prolific_core.render.raster import Visibility, interpolate
+from prolific_core.mesh.unwrap import UnwrappedMesh
+from prolific_core.render.mesh.antialias import Edges
+from prolific_core.render.mesh.raster import Visibility, interpolate
+from prolific_core.render.mesh.shading import render_mesh
 from prolific_core.render.result import Render
-from prolific_core.render.shading import render_mesh
 
 
 class TexturedView:
@@ -18,7 +18,7 @@ class TexturedView:
     top. Both stay available as `.mesh` and `.texture` (3, T, T).
     """
 
-    def __init__(self, mesh: CutMesh, texture: np.ndarray, *, device="cpu", backend: str = "auto"):
+    def __init__(self, mesh: UnwrappedMesh, texture: np.ndarray, *, device="cpu", backend: str = "auto"):
         self.mesh, self.backend = mesh, backend
         texture = torch.as_tensor(np.asarray(texture))
         texture = texture.float() / 255 if texture.dtype == torch.uint8 else texture.float()

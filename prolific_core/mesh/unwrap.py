@@ -6,12 +6,11 @@ import numpy as np
 
 from prolific_core.mesh.extract import EmptyMesh
 
-
 FACES_PER_CHART = 200
 
 
 @dataclass(frozen=True)
-class CutMesh:
+class UnwrappedMesh:
     """A mesh cut open along its seams, world axes (z up).
 
     vertices (V, 3) float32, seam vertices once per chart; faces (F, 3) int64;
@@ -33,7 +32,7 @@ class CutMesh:
             raise EmptyMesh("the textured mesh has vertices that are not numbers")
 
 
-def unwrap(vertices: np.ndarray, faces: np.ndarray, texture_size: int = 1024, padding: int = 4) -> CutMesh:
+def unwrap(vertices: np.ndarray, faces: np.ndarray, texture_size: int = 1024, padding: int = 4) -> UnwrappedMesh:
     """An atlas for one square texture of `texture_size` texels a side.
 
     vertices (V, 3), faces (F, 3). padding: texels between charts. Faces keep
@@ -62,14 +61,14 @@ def unwrap(vertices: np.ndarray, faces: np.ndarray, texture_size: int = 1024, pa
     # larger one touch 1; either way they are in [0, 1].
     source, normals = source.astype(np.int64), _normals(vertices, faces)
     vertices = np.asarray(vertices, np.float32)
-    return CutMesh(vertices[source], new_faces.astype(np.int64), uvs.astype(np.float32), normals[source])
+    return UnwrappedMesh(vertices[source], new_faces.astype(np.int64), uvs.astype(np.float32), normals[source])
 
 
 def _normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Smooth unit normals (V, 3), taken before seams part the faces around a vertex."""
     import torch
 
-    from prolific_core.render.raster import vertex_normals
+    from prolific_core.render.mesh.raster import vertex_normals
 
     return vertex_normals(torch.as_tensor(vertices).float(), torch.as_tensor(faces).long()).numpy()
 

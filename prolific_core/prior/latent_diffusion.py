@@ -163,7 +163,11 @@ class LatentDiffusion(nn.Module):
         """Text embeddings (B, L, D), each computed once."""
         for text in set(texts) - self._embeddings.keys():
             tokens = self.tokenizer(
-                text, padding="max_length", truncation=True, max_length=self.tokenizer.model_max_length, return_tensors="pt"
+                text,
+                padding="max_length",
+                truncation=True,
+                max_length=self.tokenizer.model_max_length,
+                return_tensors="pt",
             )
             self._embeddings[text] = self.text_encoder(tokens.input_ids.to(self.device))[0]
         return torch.cat([self._embeddings[text] for text in texts])
@@ -188,7 +192,14 @@ class LatentDiffusion(nn.Module):
 
     @torch.no_grad()
     def sample(
-        self, texts: list[str], *, scale: float = 3.0, steps: int = 30, eta: float = 0.0, generator: torch.Generator, negative: str = ""
+        self,
+        texts: list[str],
+        *,
+        scale: float = 3.0,
+        steps: int = 30,
+        eta: float = 0.0,
+        generator: torch.Generator,
+        negative: str = "",
     ) -> Tensor:
         """Images (B, 3, H, W) by DDIM sampling (Song et al., 2010.02502, eq. 12 and 16).
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from prolific_core.errors import InputError
 
-TOYBOX = Path(__file__).parent / "toybox" / "weights"
+TOYBOX = Path(__file__).parents[1] / "toybox" / "weights"
 
 
 def locate(path: str) -> str:
@@ -15,10 +15,14 @@ def locate(path: str) -> str:
     folder = TOYBOX if path == "toybox" else Path(path).expanduser()
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
-            raise InputError(f"prior.path: {folder} has no model_index.json; it needs the StableDiffusionPipeline layout")
+            raise InputError(
+                f"prior.path: {folder} has no model_index.json; it needs the StableDiffusionPipeline layout"
+            )
         return str(folder)
     if path == "toybox":
-        raise InputError(f"prior.path: the Toybox weights are missing at {folder}; reinstall, or train them (README, 'The Toybox')")
+        raise InputError(
+            f"prior.path: the Toybox weights are missing at {folder}; reinstall, or train them (README, 'The Toybox')"
+        )
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise InputError(f"prior.path: no such folder: {path}; give 'toybox', a folder, or a hub id such as owner/name")
     return path

@@ -3,7 +3,7 @@
 A kernel is a hot loop with several implementations of one interface:
 
 - "warp", native: the same source on CPU and GPU, needs no compiler;
-- "torch", the twin: slow and obvious, what tests hold the others to;
+- "torch", the reference: slow and obvious, what tests hold the others to;
 - one optional CUDA extension each, which `auto` prefers where it is
   installed and the tensors are on a GPU; nerfacc only by name, since its
   Python half installs everywhere and compiles the other half on first use.
@@ -15,14 +15,14 @@ until it is used.
 
 import importlib.util
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Union
 
 import torch
 
 from prolific_core.errors import InputError
 
-NATIVE, TWIN = "warp", "torch"
+NATIVE, REFERENCE = "warp", "torch"
 
 #: Optional extension of each kernel: it needs CUDA and a build of its own.
 EXTENSIONS = {
@@ -54,7 +54,7 @@ class Choice:
     reason: str
 
 
-@lru_cache(maxsize=None)
+@cache
 def importable(module: str) -> bool:
     """Whether `import module` would find something; imports nothing."""
     return importlib.util.find_spec(module) is not None
@@ -65,12 +65,12 @@ def candidates(kernel: str) -> list[str]:
     if kernel not in EXTENSIONS:
         raise ValueError(f"unknown kernel {kernel!r}: one of {', '.join(sorted(EXTENSIONS))}")
     extension = [EXTENSIONS[kernel]] if kernel in ADAPTED else []
-    return [*extension, NATIVE, TWIN]
+    return [*extension, NATIVE, REFERENCE]
 
 
 def obstacle(backend: str, device: Device) -> str:
     """Why `backend` cannot run on `device`; empty if it can."""
-    if backend == TWIN:
+    if backend == REFERENCE:
         return ""
     if not importable(backend):
         return f"{backend} is not installed"

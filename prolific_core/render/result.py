@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Optional
 import torch
 
 if TYPE_CHECKING:
-    from prolific_core.render.marching import Samples
+    from prolific_core.render.volume.marching import Samples
 
 
 @dataclass
@@ -27,9 +27,9 @@ class Render:
 
     rgb: torch.Tensor
     opacity: torch.Tensor
-    depth: Optional[torch.Tensor] = None
-    normal: Optional[torch.Tensor] = None
+    depth: torch.Tensor | None = None
+    normal: torch.Tensor | None = None
     losses: dict[str, torch.Tensor] = field(default_factory=dict)
     samples: Optional["Samples"] = None
-    weights: Optional[torch.Tensor] = None
-    sample_normals: Optional[torch.Tensor] = None
+    weights: torch.Tensor | None = None
+    sample_normals: torch.Tensor | None = None

@@ -1,7 +1,8 @@
 """The radiance field: a hash grid, one small network, an initial shape, a background."""
 
 import math
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,13 +11,13 @@ from torch.utils.checkpoint import checkpoint
 
 from prolific_core.errors import InputError
 from prolific_core.render import Render
-from prolific_core.render.compositing import composite
-from prolific_core.render.hash_encoding import HashEncoding
+from prolific_core.render.hash_grid.encoding import HashEncoding
 from prolific_core.render.networks import Background, perceptron
-from prolific_core.render.marching import Samples, check_count, march
-from prolific_core.render.occupancy import OccupancyGrid
-from prolific_core.render.resampling import resample
-from prolific_core.render.volume import accumulate, shade
+from prolific_core.render.volume.compositing import composite
+from prolific_core.render.volume.marching import Samples, check_count, march
+from prolific_core.render.volume.occupancy import OccupancyGrid
+from prolific_core.render.volume.render import accumulate, shade
+from prolific_core.render.volume.resampling import resample
 
 #: r of the initial density of a scene (arXiv 2305.16213, appendix; the object's r is a parameter).
 SCENE_RADIUS = 2.5
@@ -109,9 +110,7 @@ class RadianceField(nn.Module):
         self.network = perceptron(self.encoding.width, config.hidden_width, config.hidden_layers, 4, generator)
         self.background = Background(16, generator) if config.background == "network" else None
         self.step = 2 * math.sqrt(3) * config.bound / config.samples_per_ray
-        self.occupancy = OccupancyGrid(
-            config.occupancy_resolution, config.bound, self.step, config.occupancy_threshold
-        )
+        self.occupancy = OccupancyGrid(config.occupancy_resolution, config.bound, self.step, config.occupancy_threshold)
 
     # -- the field
 
@@ -207,7 +206,12 @@ class RadianceField(nn.Module):
         return result
 
     def _draw(
-        self, origins: Tensor, directions: Tensor, generator: torch.Generator | None, training: bool, patch: int | None = None
+        self,
+        origins: Tensor,
+        directions: Tensor,
+        generator: torch.Generator | None,
+        training: bool,
+        patch: int | None = None,
     ) -> tuple[Samples, Tensor | None]:
         """Where the field is asked along rays (R, 3), and the noise (M,) on its density there: all that is random."""
         patches = 1 if patch is None else max(1, -(-len(origins) // patch))
@@ -230,7 +234,9 @@ class RadianceField(nn.Module):
         return samples, noise
 
     @torch.no_grad()
-    def _resample(self, origins: Tensor, directions: Tensor, samples: Samples, generator: torch.Generator | None) -> Samples:
+    def _resample(
+        self, origins: Tensor, directions: Tensor, samples: Samples, generator: torch.Generator | None
+    ) -> Samples:
         """More samples of rays (R, 3) where a first look at the densities finds weight; they are constants of the picture."""
         positions = samples.positions(origins, directions)
         density = torch.cat([self.density(part) for part in positions.split(LOOK)] or [positions[:, 0]])
@@ -238,7 +244,13 @@ class RadianceField(nn.Module):
         return resample(samples, weights, self.config.importance_samples, generator)
 
     def _patches(
-        self, origins: Tensor, directions: Tensor, samples: Samples, noise: Tensor | None, normals: bool, patch: int | None
+        self,
+        origins: Tensor,
+        directions: Tensor,
+        samples: Samples,
+        noise: Tensor | None,
+        normals: bool,
+        patch: int | None,
     ) -> list[tuple]:
         """`_shade` of all rays at once, or of patches whose graphs are made when the backward pass asks for them."""
         rays = len(origins)
@@ -250,7 +262,13 @@ class RadianceField(nn.Module):
             piece = samples.of_rays(first, last)
             check_count(len(piece), self.max_samples)
             rows = slice(int(samples.offsets[first]), int(samples.offsets[last]))
-            given = (origins[first:last], directions[first:last], piece, None if noise is None else noise[rows], normals)
+            given = (
+                origins[first:last],
+                directions[first:last],
+                piece,
+                None if noise is None else noise[rows],
+                normals,
+            )
             # Nothing in there draws: the global generators need no keeping.
             parts.append(checkpoint(self._shade, *given, use_reentrant=False, preserve_rng_state=False))
         return parts

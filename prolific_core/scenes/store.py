@@ -20,7 +20,9 @@ def save_fields(folder: Path, config: FieldConfig, fields: list[RadianceField]) 
 
     (folder / "field.json").write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
     for index, field in enumerate(fields):
-        save_file({name: value.cpu().contiguous() for name, value in field.state_dict().items()}, particle_file(folder, index))
+        save_file(
+            {name: value.cpu().contiguous() for name, value in field.state_dict().items()}, particle_file(folder, index)
+        )
 
 
 def load_fields(folder: Path, *, device: torch.device, backend: str) -> list[RadianceField]:

@@ -6,7 +6,7 @@ optimised; marching tetrahedra turns them into a mesh at every step.
 """
 
 import logging
-from typing import Callable, Collection, Optional
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from prolific_core.mesh.extract import EmptyMesh, marching_tetrahedra
 from prolific_core.mesh.losses import laplacian_smoothness, normal_consistency
 from prolific_core.mesh.tetrahedra import boundary_mask, grid_points, sdf_sign_loss
-from prolific_core.render.antialias import Edges
-from prolific_core.render.raster import Visibility
+from prolific_core.render.mesh.antialias import Edges
+from prolific_core.render.mesh.raster import Visibility
+from prolific_core.render.mesh.shading import render_mesh
 from prolific_core.render.result import Render
-from prolific_core.render.shading import render_mesh
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class TetrahedralSurface(nn.Module):
         self.register_buffer("boundary", boundary_mask(resolution), persistent=False)
         self.sdf = nn.Parameter(extent / 2 - points.norm(dim=-1))
         self.deformation = nn.Parameter(torch.zeros_like(points))
-        self.threshold: Optional[float] = None
+        self.threshold: float | None = None
 
     @classmethod
     def from_density(
@@ -55,7 +55,7 @@ class TetrahedralSurface(nn.Module):
         resolution: int,
         extent: float,
         *,
-        component_share: float = 0.05,
+        component_fraction: float = 0.05,
         smoothing: int = 0,
         device="cpu",
         backend: str = "auto",
@@ -69,7 +69,7 @@ class TetrahedralSurface(nn.Module):
         density_fn: (N, 3) world points -> (N,) or (N, 1), >= 0. A threshold that
         nothing reaches, or everything exceeds, is replaced by half the largest
         density, or the middle of the range; `.threshold` says which was used.
-        component_share: connected parts with fewer grid points than this share
+        component_fraction: connected parts with fewer grid points than this share
         of the largest are dropped (floaters); 0 keeps all. smoothing: passes of
         a (1 2 1)/4 filter along each axis over the clamped sdf, against the
         steps that clamping leaves; thin parts erode.
@@ -82,7 +82,7 @@ class TetrahedralSurface(nn.Module):
             surface.threshold = usable_threshold(density[~surface.boundary], threshold)
             sdf = (density / surface.threshold - 1).clamp(-1, 1)
             sdf = torch.where(surface.boundary, -sdf.abs().clamp(min=1e-3), sdf)
-            sdf = _drop_floaters(sdf.view((resolution + 1,) * 3), component_share)
+            sdf = _drop_floaters(sdf.view((resolution + 1,) * 3), component_fraction)
             for _ in range(smoothing):
                 sdf = _smooth(sdf)
             if not (sdf[1:-1, 1:-1, 1:-1] > 0).any():
@@ -103,7 +103,7 @@ class TetrahedralSurface(nn.Module):
         *,
         losses: Collection[str] = (),
         supersampling: int = 1,
-        generator: Optional[torch.Generator] = None,
+        generator: torch.Generator | None = None,
     ) -> Render:
         """Normals (n + 1) / 2 over 0.5 grey as rgb, with opacity, depth and normal.
 
@@ -136,7 +136,7 @@ class TetrahedralSurface(nn.Module):
             picture.losses[name] = known[name]()
         return picture
 
-    def parameter_groups(self, learning_rate: float, deformation_learning_rate: Optional[float] = None) -> list[dict]:
+    def parameter_groups(self, learning_rate: float, deformation_learning_rate: float | None = None) -> list[dict]:
         """Groups for an optimizer; the displacements' rate is the same unless given."""
         other = learning_rate if deformation_learning_rate is None else deformation_learning_rate
         return [
@@ -180,7 +180,9 @@ def usable_threshold(density: Tensor, threshold: float) -> float:
         raise EmptyMesh(f"no surface: the density is not a number at {bad} of {len(density)} grid points")
     low, high = float(density.min()), float(density.max())
     if high <= 0:
-        raise EmptyMesh("no surface: the density is 0 everywhere in the grid; has the field collapsed, or is the extent too small?")
+        raise EmptyMesh(
+            "no surface: the density is 0 everywhere in the grid; has the field collapsed, or is the extent too small?"
+        )
     if high - low <= 1e-6 * high:
         raise EmptyMesh(f"no surface: the density is {high:g} everywhere in the grid; has the field been trained?")
     if low < threshold < high:

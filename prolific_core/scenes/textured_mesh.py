@@ -1,15 +1,15 @@
 """A fixed mesh with a colour field: what the texture stage optimises."""
 
-from typing import Callable, Optional, Union
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from prolific_core.mesh.extract import EmptyMesh
-from prolific_core.render.antialias import Edges
-from prolific_core.render.raster import Visibility
+from prolific_core.render.mesh.antialias import Edges
+from prolific_core.render.mesh.raster import Visibility
+from prolific_core.render.mesh.shading import render_mesh
 from prolific_core.render.result import Render
-from prolific_core.render.shading import render_mesh
 
 
 class TexturedMesh(nn.Module):
@@ -26,8 +26,8 @@ class TexturedMesh(nn.Module):
         self,
         vertices: Tensor,
         faces: Tensor,
-        colour: Union[nn.Module, Callable[[Tensor], Tensor]],
-        background: Union[float, Tensor] = 1.0,
+        colour: nn.Module | Callable[[Tensor], Tensor],
+        background: float | Tensor = 1.0,
         backend: str = "auto",
     ):
         super().__init__()
@@ -38,7 +38,7 @@ class TexturedMesh(nn.Module):
         self.colour = colour
         self.background = background
         self.backend = backend
-        self._prepared: Optional[tuple[Visibility, Edges]] = None
+        self._prepared: tuple[Visibility, Edges] | None = None
 
     def _apply(self, fn, *args, **kwargs):
         self._prepared = None  # moved to another device
@@ -58,10 +58,10 @@ class TexturedMesh(nn.Module):
         self,
         cameras,
         resolution: int,
-        background: Optional[Union[float, Tensor]] = None,
+        background: float | Tensor | None = None,
         *,
         supersampling: int = 1,
-        generator: Optional[torch.Generator] = None,
+        generator: torch.Generator | None = None,
     ) -> Render:
         """Pictures (B, 3, resolution, resolution), differentiable in the colours.
 

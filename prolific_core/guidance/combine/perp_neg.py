@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from prolific_core.errors import InputError
-from prolific_core.guidance import views
+from prolific_core.guidance import view_prompts
 
 # (a, b, c) of the weights, by the authors' own values (stable-dreamfusion and threestudio have the same).
 SIDE_BACK_SIDE, SIDE_BACK_FRONT = (1, 0.5, -0.606), (1, 0.5, 0.967)
@@ -22,18 +22,22 @@ FRONT_SIDE_FRONT = FRONT_SIDE_SIDE = (4, 0.5, -2.426)
 
 
 def check(config) -> None:
-    if not config.view_words:
-        raise InputError("guidance.combine = 'perp_neg': its negatives are view words; set view_words, or combine: cfg")
+    if not config.view_prompts:
+        raise InputError(
+            "guidance.combine = 'perp_neg': its negatives are view words; set view_prompts, or combine: cfg"
+        )
 
 
 def guided(guide, noisy, t, cameras):
     words, weights = negatives(cameras)
-    texts = [guide.negative(len(noisy)), views.interpolated(guide.prior, guide.prompt, cameras)]
-    texts += [views.embed(guide.prior, guide.prompt, column) for column in words]
+    texts = [guide.negative(len(noisy)), view_prompts.interpolated(guide.prior, guide.prompt, cameras)]
+    texts += [view_prompts.embed(guide.prior, guide.prompt, column) for column in words]
     unconditional, conditional, *others = guide.predict(noisy, t, texts)
     direction = conditional - unconditional
     for other, weight in zip(others, weights.to(noisy).T, strict=True):
-        direction = direction + weight[:, None, None, None] * perpendicular(other - unconditional, conditional - unconditional)
+        direction = direction + weight[:, None, None, None] * perpendicular(
+            other - unconditional, conditional - unconditional
+        )
     return unconditional + guide.config.scale * direction
 
 
@@ -48,7 +52,7 @@ def negatives(cameras) -> tuple[list[list[str]], Tensor]:
     words, weights = [], []
     for azimuth, elevation in zip(cameras.azimuth.tolist(), cameras.elevation.tolist(), strict=True):
         quarter = abs(math.remainder(azimuth, 2 * math.pi)) / (math.pi / 2)  # 0 front, 1 side, 2 back
-        if views.overhead(elevation):
+        if view_prompts.overhead(elevation):
             words.append(("side view", "front view"))
             weights.append((0.0, 0.0))
         elif quarter < 1:

@@ -1,0 +1,184 @@
+"""`prolific bench guidance`: what a VSD iteration costs over the calls of the U-Net that it cannot do without.
+
+An iteration goes from latents in to gradient out, and takes the score model's optimizer step; render and
+VAE encode are not in it, nor is score_gain, which a run measures every tenth step. It is divided by the
+same modules on the same rows, called bare, each input made beforehand:
+
+- the prior's U-Net on 2 rows per picture (CFG), without gradient;
+- q's U-Net (the prior's, its adapted weights plain tensors) on 1 row, without gradient;
+- q's U-Net on 1 row, forward, and backward to the weights that are adapted.
+
+Two more divisors are printed beside it: `frozen`, whose backward pass goes through the U-Net but to none
+of its weights, and `peft`, where q's U-Net is peft's own layers around the prior's.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from statistics import median
+
+import torch
+
+from prolific_core import cameras
+from prolific_core.config import CameraConfig, GuidanceConfig
+from prolific_core.guidance import base
+from prolific_core.guidance.score_network.lora import Lora, copy_sharing_tensors
+from prolific_core.prior.latent_diffusion import LatentDiffusion
+from prolific_core.seeding import generator
+from tasks.runtime.machine import set_up_torch
+from tasks.runtime.project import Project
+
+BATCHES = (1, 4)
+PROMPT = "a red mug"
+# Options that save calls, timed at what they save at most: every t outside of the interval.
+OPTIONS = {"share_pass": {"score": {"share_pass": True}}, "outside interval": {"interval": (0.0, 0.0)}}
+
+
+@dataclass(frozen=True)
+class Row:
+    """Medians of interleaved repetitions. `milliseconds` of one iteration; ratios to the bare calls."""
+
+    score: str
+    batch: int
+    milliseconds: float
+    overhead_ratio: float
+    frozen_ratio: float
+    peft_ratio: float
+    speed_up: dict[str, float]  # of each option
+
+
+def bench(project: Project, repetitions: int) -> list[Row]:
+    """The paper's score model (rank 4, attention) and the demo preset's, at batch 1 and 4."""
+    from prolific_core import config, prompts
+
+    def load(file: str) -> config.Config:
+        return config.resolve((file, prompts.read_yaml(project.root / file, file) or {}))
+
+    shared, demo = load("params.yaml"), load("presets/demo.yaml")
+    device = set_up_torch(shared.system.threads, shared.system.device)
+    # The texture's: the radiance field's Perp-Neg has four evaluations where CFG has the two that are counted here.
+    scores = {"paper": GuidanceConfig(), "demo": demo.texture.guidance}
+    return [_row(name, guidance, batch, device, repetitions) for name, guidance in scores.items() for batch in BATCHES]
+
+
+def _row(name: str, config: GuidanceConfig, batch: int, device: torch.device, repetitions: int) -> Row:
+    prior = LatentDiffusion.load("toybox", device=device)
+    calls = {"iteration": _iteration(prior, config, batch)}
+    for option, values in OPTIONS.items():
+        merged = config.model_dump() | {key: value for key, value in values.items() if key != "score"}
+        merged["score"] = merged["score"] | values.get("score", {})
+        calls[option] = _iteration(prior, GuidanceConfig.model_validate(merged), batch)
+    calls |= _bare(prior, config, batch)
+    seconds = {key: median(times) for key, times in _interleaved(calls, repetitions, device).items()}
+    pair = seconds["cfg"] + seconds["forward"]
+    return Row(
+        score=name,
+        batch=batch,
+        milliseconds=round(seconds["iteration"] * 1000, 1),
+        overhead_ratio=round(seconds["iteration"] / (pair + seconds["backward"]), 3),
+        frozen_ratio=round(seconds["iteration"] / (pair + seconds["frozen backward"]), 3),
+        peft_ratio=round(
+            seconds["iteration"] / (seconds["cfg"] + seconds["peft forward"] + seconds["peft backward"]), 3
+        ),
+        speed_up={option: round(seconds["iteration"] / seconds[option], 2) for option in OPTIONS},
+    )
+
+
+def _inputs(prior: LatentDiffusion, batch: int):
+    shape = (batch, prior.unet.config.in_channels, prior.unet.config.sample_size, prior.unet.config.sample_size)
+    draw = generator(0, "bench")
+    latents, noise = (torch.randn(shape, generator=draw).to(prior.device) for _ in range(2))
+    t = torch.randint(20, prior.schedule.length, (batch,), generator=draw).to(prior.device)
+    return latents, noise, t, cameras.sample(batch, CameraConfig(), draw).to(prior.device)
+
+
+def _iteration(prior: LatentDiffusion, config: GuidanceConfig, batch: int) -> Callable[[], None]:
+    guide = base.build_guidance(prior, config, PROMPT, generator=generator(0, "score model"))
+    latents, noise, t, views = _inputs(prior, batch)
+
+    def iteration() -> None:
+        guide.gradient(latents, views, t, noise)
+        guide.train_score_network(latents, views, lambda purpose: generator(0, "nerf", 1, purpose))
+
+    return iteration
+
+
+def _bare(prior: LatentDiffusion, config: GuidanceConfig, batch: int) -> dict[str, Callable[[], None]]:
+    """The calls by name, on the inputs of `_iteration`."""
+    latents, _, t, _ = _inputs(prior, batch)
+    text = prior.embed([PROMPT] * batch)
+    one, two = (latents, t, text), (torch.cat([latents] * 2), torch.cat([t] * 2), torch.cat([text] * 2))
+    lora = Lora(prior.unet, config.score, generator(0, "bare"))
+    trained = copy_sharing_tensors(prior.unet)
+    for name in lora.layers:  # the same weights take a gradient, without LoRA's arithmetic
+        layer = trained.get_submodule(name)
+        layer.weight = torch.nn.Parameter(layer.weight.detach().clone())
+
+    def call(unet, inputs) -> torch.Tensor:
+        return unet(inputs[0], inputs[1], encoder_hidden_states=inputs[2]).sample
+
+    def forward(unet, inputs) -> None:
+        with torch.no_grad():
+            call(unet, inputs)
+
+    def backward(unet, weights=(), through: bool = False) -> None:
+        for weight in weights:
+            weight.grad = None
+        latents = one[0].clone().requires_grad_(through)
+        call(unet, (latents, *one[1:])).square().mean().backward()
+
+    weights = [parameter for parameter in trained.parameters() if parameter.requires_grad]
+    adapted = list(lora.parameters.values())
+    return {
+        "cfg": lambda: forward(prior.unet, two),
+        "forward": lambda: forward(trained, one),
+        "backward": lambda: backward(trained, weights),
+        "frozen backward": lambda: backward(prior.unet, through=True),
+        "peft forward": lambda: forward(lora.adapted, one),
+        "peft backward": lambda: backward(lora.adapted, adapted),
+    }
+
+
+def _interleaved(
+    calls: dict[str, Callable[[], None]], repetitions: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds of each call, one after another and again, so that a busy moment meets all of them.
+
+    On one thread of a CPU they are the process's own, which others on the machine do not lengthen.
+    """
+    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for repetition in range(repetitions + 2):
+        for name, call in calls.items():
+            began = clock()
+            call()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if repetition >= 2:  # the first ones allocate
+                seconds[name].append(clock() - began)
+    return seconds
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as a Markdown table."""
+    options = list(rows[0].speed_up)
+    lines = [
+        "| score | batch | ms | overhead_ratio | over frozen | over peft | "
+        + " | ".join(f"{o}: times faster" for o in options)
+        + " |",
+        "|---" * (6 + len(options)) + "|",
+    ]
+    for row in rows:
+        ratios = [row.overhead_ratio, row.frozen_ratio, row.peft_ratio, *row.speed_up.values()]
+        lines.append(
+            f"| {row.score} | {row.batch} | {row.milliseconds:.1f} | " + " | ".join(f"{r:.2f}" for r in ratios) + " |"
+        )
+    return "\n".join(lines)
+
+
+def as_json(rows: list[Row]) -> str:
+    """One object: `overhead_ratio` is the worst of the rows."""
+    return json.dumps(
+        {"overhead_ratio": max(row.overhead_ratio for row in rows), "rows": [asdict(row) for row in rows]}
+    )

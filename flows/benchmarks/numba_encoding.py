@@ -1,0 +1,82 @@
+"""The hash encoding once more as plain numba loops: the peer that `prolific bench render` times ours against.
+
+Not a backend: numba has no GPU half that needs no CUDA toolkit, and the same loops in warp serve both
+devices. Layout, hash and interpolation are those of `render/hash_encoding.py` (smoothstep).
+"""
+
+from functools import lru_cache
+
+import numpy as np
+
+from prolific_core.render.hash_grid.levels import PRIMES, Level
+
+
+def grids_of(levels: list[Level]) -> tuple[np.ndarray, np.ndarray]:
+    """Scales (L,) float32; resolution, offset, entries, dense (L, 4) int64."""
+    rows = [[level.resolution, level.offset, level.entries, level.dense] for level in levels]
+    return np.array([level.scale for level in levels], np.float32), np.array(rows, np.int64)
+
+
+@lru_cache(maxsize=1)
+def kernels():
+    """forward(x, table, scales, grids, out) and backward(x, incoming, scales, grids, table_gradient).
+
+    x (N, 3) and table (rows, 2) float32; out and incoming (N, L, 2); the gradient is added to.
+    """
+    from numba import njit
+
+    y_prime, z_prime = np.uint32(PRIMES[1]), np.uint32(PRIMES[2])
+
+    @njit(fastmath=True, inline="always")
+    def place(value, scale):
+        position = min(max(value, np.float32(0)), np.float32(1)) * scale + np.float32(0.5)
+        cell = np.int32(position)
+        f = position - np.float32(cell)
+        return np.uint32(cell), f * f * (np.float32(3) - np.float32(2) * f)
+
+    @njit(fastmath=True, inline="always")
+    def row_of(x, y, z, resolution, offset, entries, dense):
+        if dense:
+            row = x + resolution * (y + resolution * z)
+            return np.int64(row - entries if row >= entries else row) + offset
+        return np.int64((x ^ (y * y_prime) ^ (z * z_prime)) & (entries - np.uint32(1))) + offset
+
+    @njit(fastmath=True)
+    def forward(x, table, scales, grids, out):
+        one = np.float32(1)
+        for level in range(len(scales)):
+            resolution, offset = np.uint32(grids[level, 0]), grids[level, 1]
+            entries, dense = np.uint32(grids[level, 2]), grids[level, 3] == 1
+            for i in range(len(x)):
+                cx, sx = place(x[i, 0], scales[level])
+                cy, sy = place(x[i, 1], scales[level])
+                cz, sz = place(x[i, 2], scales[level])
+                a, b = np.float32(0), np.float32(0)
+                for corner in range(8):
+                    dx, dy, dz = np.uint32(corner & 1), np.uint32(corner >> 1 & 1), np.uint32(corner >> 2)
+                    w = (sx if dx else one - sx) * (sy if dy else one - sy) * (sz if dz else one - sz)
+                    row = row_of(cx + dx, cy + dy, cz + dz, resolution, offset, entries, dense)
+                    a += w * table[row, 0]
+                    b += w * table[row, 1]
+                out[i, level, 0] = a
+                out[i, level, 1] = b
+
+    @njit(fastmath=True)
+    def backward(x, incoming, scales, grids, gradient):
+        one = np.float32(1)
+        for level in range(len(scales)):
+            resolution, offset = np.uint32(grids[level, 0]), grids[level, 1]
+            entries, dense = np.uint32(grids[level, 2]), grids[level, 3] == 1
+            for i in range(len(x)):
+                cx, sx = place(x[i, 0], scales[level])
+                cy, sy = place(x[i, 1], scales[level])
+                cz, sz = place(x[i, 2], scales[level])
+                a, b = incoming[i, level, 0], incoming[i, level, 1]
+                for corner in range(8):
+                    dx, dy, dz = np.uint32(corner & 1), np.uint32(corner >> 1 & 1), np.uint32(corner >> 2)
+                    w = (sx if dx else one - sx) * (sy if dy else one - sy) * (sz if dz else one - sz)
+                    row = row_of(cx + dx, cy + dy, cz + dz, resolution, offset, entries, dense)
+                    gradient[row, 0] += w * a
+                    gradient[row, 1] += w * b
+
+    return forward, backward

@@ -1,0 +1,199 @@
+"""`prolific bench render`: the radiance field's kernels as ratios, all measured in one run on one thread.
+
+    encode_speedup        hash encoding of the paper's grid (16 levels), forward and backward to the table:
+                          plain vectorised PyTorch over ours, on a training render's own samples
+    encode_vs_numba       the same over ours for plain numba loops; null where numba is not installed
+    render_speedup        a 64 x 64 training render of a trained object, forward and backward: reference over ours
+    skip_sample_ratio     samples along its rays without over with occupancy skipping
+    skip_psnr_db          the picture with skipping against the one without
+    nonmatmul_over_matmul that training render without its field's matrix products, over them (width 64)
+
+The object is fitted to a mesh of the Toybox's world first (`bench_object.py`), at the paper's field.
+"""
+
+import importlib.util
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from flows.benchmarks import fitted_object as bench_object
+from flows.benchmarks import numba_encoding as bench_numba
+from prolific_core import cameras
+from prolific_core.config import FieldConfig
+from prolific_core.render.hash_grid.encoding import encode_reference
+from prolific_core.render.hash_grid.warp import encode_native
+from prolific_core.render.volume.marching import march
+from prolific_core.scenes.radiance_field import RadianceField
+from prolific_core.seeding import generator
+from tasks.runtime.machine import set_up_torch
+
+SIDE = 64
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The ratios above, then what they were measured on: milliseconds and counts."""
+
+    encode_speedup: float
+    encode_vs_numba: float | None
+    render_speedup: float
+    skip_sample_ratio: float
+    skip_psnr_db: float
+    nonmatmul_over_matmul: float
+    samples: int  # of the training render
+    encode_ms: float
+    render_ms: float
+    matmul_ms: float
+
+
+# key: goal, whether more is better, in words
+GOALS = {
+    "encode_speedup": (30.0, True, "hash encoding, times a vectorised PyTorch's speed"),
+    "encode_vs_numba": (1.0, True, "hash encoding, times plain numba loops' speed"),
+    "render_speedup": (8.0, True, "training render, times its PyTorch reference's speed"),
+    "skip_sample_ratio": (4.0, True, "samples without occupancy skipping over with"),
+    "skip_psnr_db": (40.0, True, "dB between the pictures with and without"),
+    "nonmatmul_over_matmul": (4.0, False, "rest of the render over its matrix products"),
+}
+
+
+def bench(repetitions: int = 5, config: FieldConfig = FieldConfig(), steps: int = 150) -> Numbers:
+    """Fit the object in `steps` and measure. The slow peers are timed half as often."""
+    set_up_torch(1, "cpu")
+    field = bench_object.fitted(config, steps)
+    origins, directions = cameras.orbit(1, elevation=15, distance=1.25, fov=55).rays(SIDE)
+    rays = origins.reshape(-1, 3), directions.reshape(-1, 3)
+    samples = _march(field, rays, field.occupancy.occupied)
+    positions = (samples.positions(*rays) / config.bound + 1) / 2
+    few = (repetitions + 1) // 2
+    encode = _seconds(_encode(field, positions, encode_native), repetitions)
+    reference = _seconds(_encode(field, positions, encode_reference), few)
+    numba = _numba_seconds(field, positions, repetitions)
+    render = _seconds(_render(field, origins, directions), repetitions)
+    slow = _seconds(_render(_as_reference(field), origins, directions), few)
+    matmul = _seconds(_products(field, len(samples)), repetitions)
+    every = torch.ones_like(field.occupancy.occupied)
+    return Numbers(
+        encode_speedup=reference / encode,
+        encode_vs_numba=numba and numba / encode,
+        render_speedup=slow / render,
+        skip_sample_ratio=len(_march(field, rays, every)) / len(samples),
+        skip_psnr_db=_skipping_error(field, origins, directions, every),
+        nonmatmul_over_matmul=(render - matmul) / matmul,
+        samples=len(samples),
+        encode_ms=1e3 * encode,
+        render_ms=1e3 * render,
+        matmul_ms=1e3 * matmul,
+    )
+
+
+def _seconds(call: Callable[[], None], repetitions: int) -> float:
+    """Median of the process's own seconds, which others on the machine do not lengthen; one call to warm up."""
+    times = []
+    for _ in range(repetitions + 1):
+        began = time.process_time()
+        call()
+        times.append(time.process_time() - began)
+    return median(times[1:])
+
+
+def _march(field: RadianceField, rays: tuple[Tensor, Tensor], occupied: Tensor):
+    return march(*rays, occupied, bound=field.config.bound, step=field.step, generator=generator(0, "bench", "march"))
+
+
+def _encode(field: RadianceField, x: Tensor, encode) -> Callable[[], None]:
+    encoding = field.encoding
+    incoming = torch.randn(len(x), encoding.width, generator=generator(0, "bench", "incoming"))
+
+    def call() -> None:
+        encoding.table.grad = None
+        encode(x, encoding.table, encoding.levels, encoding.smooth).backward(incoming)
+
+    return call
+
+
+def _numba_seconds(field: RadianceField, x: Tensor, repetitions: int) -> float | None:
+    if importlib.util.find_spec("numba") is None:
+        return None
+    forward, backward = bench_numba.kernels()
+    encoding, table = field.encoding, field.encoding.table.detach()
+    scales, grids = bench_numba.grids_of(encoding.levels)
+    shape = (len(x), len(encoding.levels), encoding.features)
+    incoming = torch.randn(shape, generator=generator(0, "bench", "incoming")).numpy()
+
+    def call() -> None:
+        out, gradient = torch.empty(shape), torch.zeros_like(table)
+        forward(x.numpy(), table.numpy(), scales, grids, out.numpy())
+        backward(x.numpy(), incoming, scales, grids, gradient.numpy())
+
+    return _seconds(call, repetitions)
+
+
+def _render(field: RadianceField, origins: Tensor, directions: Tensor) -> Callable[[], None]:
+    incoming = torch.randn(1, 3, SIDE, SIDE, generator=generator(0, "bench", "picture"))
+
+    def call() -> None:
+        for parameter in field.parameters():
+            parameter.grad = None
+        draw = generator(0, "bench", "march")
+        picture = field.render(origins, directions, generator=draw, training=True, random_background_probability=0.5)
+        (picture.rgb * incoming).sum().backward()
+
+    return call
+
+
+def _as_reference(field: RadianceField) -> RadianceField:
+    reference = RadianceField(field.config, backend="torch")
+    reference.load_state_dict(field.state_dict())
+    return reference
+
+
+def _products(field: RadianceField, samples: int) -> Callable[[], None]:
+    """The network's matrix products for that many samples: one forward, two backward for each layer."""
+    draw = generator(0, "bench", "products")
+    weights = [layer.weight.detach() for layer in field.network if isinstance(layer, torch.nn.Linear)]
+    inputs = [torch.randn(samples, weight.shape[1], generator=draw) for weight in weights]
+    outputs = [torch.randn(samples, weight.shape[0], generator=draw) for weight in weights]
+
+    def call() -> None:
+        for weight, given, incoming in zip(weights, inputs, outputs):
+            given @ weight.T
+            incoming @ weight
+            incoming.T @ given
+
+    return call
+
+
+@torch.no_grad()
+def _skipping_error(field: RadianceField, origins: Tensor, directions: Tensor, every: Tensor) -> float:
+    """PSNR in dB between the pictures over white with and without skipping."""
+    skipped = field.render(origins, directions, background="white").rgb
+    occupied, field.occupancy.occupied = field.occupancy.occupied, every
+    whole = field.render(origins, directions, background="white").rgb
+    field.occupancy.occupied = occupied
+    return -10 * math.log10(max((skipped - whole).square().mean().item(), 1e-12))
+
+
+def table(numbers: Numbers) -> str:
+    """The numbers beside their goals, at most 80 columns."""
+    lines = [f"{'':<51}{'measured':>10}{'goal':>12}"]
+    for key, (goal, more, words) in GOALS.items():
+        value = getattr(numbers, key)
+        shown = "no numba" if value is None else f"{value:.2f}"
+        mark = "" if value is None or (value >= goal if more else value <= goal) else "  missed"
+        lines.append(f"{words:<51}{shown:>10}{('>= ' if more else '<= ') + f'{goal:g}':>8}{mark}")
+    lines.append(
+        f"{numbers.samples} samples: encoding {numbers.encode_ms:.0f} ms, "
+        f"render {numbers.render_ms:.0f} ms, of which products {numbers.matmul_ms:.0f} ms"
+    )
+    return "\n".join(lines)
+
+
+def as_json(numbers: Numbers) -> str:
+    return json.dumps(asdict(numbers))

@@ -1,0 +1,191 @@
+"""`prolific study`: the paper's experiment in 2D, as pictures, a table and an MLflow run; resumable by cells."""
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from prolific_core import checkpoint, config, prompts
+from prolific_core.errors import InputError
+from prolific_core.experiments import study_2d as study
+from prolific_core.files import write_atomically
+from prolific_core.prior.latent_diffusion import LatentDiffusion
+from prolific_core.prior.location import locate
+from prolific_core.prior.scorer import Scorer
+from prolific_core.toybox.evaluation.agreement import agreement
+from prolific_core.toybox.evaluation.classifier import load_classifier
+from prolific_core.toybox.world import draw as world
+from tasks.runtime.console import Console
+from tasks.runtime.job import digest, save_png, write_json
+from tasks.runtime.machine import set_up_torch
+from tasks.runtime.project import Project
+from tasks.runtime.records import EtaEstimator
+from tasks.tracking.tracker import remember
+
+PROMPTS = (
+    "a red mushroom",
+    "a blue cube",
+    "a yellow house",
+    "a green cone",
+    "a red mug",
+    "a blue chair",
+    "a white snowman",
+    "a purple ball",
+)
+TRACKED = {"family": "family_agreement", "colour": "colour_agreement"}  # as everywhere in MLflow
+TRUTH = 64  # true renders of each prompt
+FORMS = {  # prompts, settings
+    "default": (4, study.Settings(particles=8, steps=200)),
+    "full": (8, study.Settings(particles=16, steps=300)),
+    "quick": (2, study.Settings(particles=2, steps=30, sampler_steps=20)),
+}
+
+
+class Study:
+    """One study: its cells are kept under .state/study/<key>/, where key is a hash of all that decides them."""
+
+    def __init__(self, project: Project, texts: list[str], methods: list[study.Method], settings: study.Settings):
+        os.chdir(project.root)
+        values = config.resolve(("params.yaml", prompts.read_yaml(project.root / "params.yaml", "params.yaml") or {}))
+        for text in texts:
+            if world.parse(text) is None:
+                raise InputError(
+                    f"{text!r} has no truth to be compared with: name one thing and one colour of the Toybox's world"
+                )
+        self.texts, self.methods, self.settings = texts, methods, settings
+        self.path = values.prior.path
+        self.device = set_up_torch(values.system.threads, values.system.device)
+        where = Path(locate(self.path))
+        code = Path(study.__file__).parent
+        decides = [
+            asdict(settings),
+            values.system.model_dump(),
+            *(digest(code / name) for name in ("study.py", "guidance", "optimise.py")),
+        ]
+        decides.append(
+            [digest(where / part) for part in ("unet", "vae", "text_encoder", "scheduler")]
+            if where.is_dir()
+            else self.path
+        )
+        self.key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+        self.folder = project.state / "study" / self.key
+        self.prior = LatentDiffusion.load(self.path, device=self.device, dtype=values.prior.dtype)
+
+    def cell(self, method: study.Method, text: str, title: str) -> tuple[Tensor, float]:
+        """The pictures of a method and prompt, and the seconds they took; made once."""
+        folder = self.folder / prompts.make_id(f"{method.name} {text}", distinct=True)
+        done = folder / "cell.safetensors"
+        if not done.is_file():
+            console, pace, began = Console(title), EtaEstimator(), time.monotonic()
+            images = study.make(
+                self.prior,
+                method,
+                text,
+                self.settings,
+                folder,
+                lambda step, steps: console.step(step, steps, pace.left(step, steps)),
+            )
+            console.close()
+            # A resumed cell's seconds are of its last run only: the table says what a whole one takes.
+            checkpoint.save(done, {"images": images.cpu(), "seconds": time.monotonic() - began})
+            for state in folder.glob("state-*.safetensors"):
+                state.unlink()
+        kept = checkpoint.load(done)
+        return kept["images"], kept["seconds"]
+
+    def run(self) -> tuple[list[study.Row], dict[str, dict[str, Tensor]]]:
+        """A row per method, and the pictures by method ("truth" first) and prompt."""
+        truth = {text: true_renders(text, TRUTH) for text in self.texts}
+        judge, scorer = load_classifier(), Scorer.load(None, self.path)
+        rows, pictures = [], {"truth": truth}
+        total = len(self.methods) * len(self.texts)
+        for m, method in enumerate(self.methods):
+            cells = {}
+            for k, text in enumerate(self.texts):
+                cells[text] = self.cell(method, text, f"{m * len(self.texts) + k + 1}/{total} {method.name}, {text}")
+            pictures[method.name] = {text: images for text, (images, _) in cells.items()}
+            seconds = sum(seconds for _, seconds in cells.values())
+            features = lambda images: judge.judge(images).features  # noqa: E731
+            rows.append(study.row(method.name, pictures[method.name], truth, seconds, features, agreement, scorer))
+        return rows, pictures
+
+
+def true_renders(text: str, count: int) -> Tensor:
+    """What the prior was trained on, of this prompt, from a seed of its own: (count, 3, 64, 64) in [0, 1]."""
+    import numpy as np
+
+    images = [world.draw(90_017, k, kind="colour", words=world.parse(text)).image for k in range(count)]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+
+
+def run(
+    project: Project, form: str, *, texts: list[str] | None, methods: list[str] | None, out: Path, **changed
+) -> list[study.Row]:
+    """Run a study and write study.md, study.json and study.png into `out`; its rows.
+
+    changed: what of the form's `study.Settings` is other than None.
+    """
+    count, settings = FORMS[form]
+    settings = replace(settings, **{name: value for name, value in changed.items() if value is not None})
+    if settings.particles < 2:
+        raise InputError(f"--particles {settings.particles}: at least 2, or there is no diversity to measure")
+    known = {method.name: method for method in study.METHODS + study.SAVINGS}
+    for name in methods or []:
+        if name not in known:
+            raise InputError(f"no method {name!r}; known: {', '.join(known)}")
+    texts = texts or list(PROMPTS[:count])
+    work = Study(project, texts, [known[name] for name in methods] if methods else list(study.METHODS), settings)
+    rows, pictures = work.run()
+    out.mkdir(parents=True, exist_ok=True)
+    files = [out / "study.md", out / "study.json", out / "study.png"]
+    write_atomically(files[0], (table(rows) + "\n").encode())
+    write_json(files[1], {"prompts": texts, "settings": asdict(settings), "rows": [asdict(row) for row in rows]})
+    save_png(files[2], figure(pictures, texts))
+    values = {
+        f"{row.method} {TRACKED.get(name, name)}": value
+        for row in rows
+        for name, value in asdict(row).items()
+        if name != "method"
+    }
+    remember(project, "study", work.key, {"form": form, "prompts": ", ".join(texts), **asdict(settings)}, values, files)
+    return rows
+
+
+def table(rows: list[study.Row]) -> str:
+    """Markdown, a row per method."""
+    names = list(study.Row.__dataclass_fields__)
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    return "\n".join([*lines, *("| " + " | ".join(_cell(getattr(row, name)) for name in names) + " |" for row in rows)])
+
+
+def _cell(value) -> str:
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def figure(pictures: dict[str, dict[str, Tensor]], texts: list[str], columns: int = 4) -> Tensor:
+    """(3, H, W) in [0, 1]: a row per method, up to `columns` pictures of each prompt side by side."""
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+
+    shown = {name: torch.cat([sets[text][:columns] for text in texts]) for name, sets in pictures.items()}
+    side, margin, head = 64, 150, 22
+    sheet = Image.new("RGB", (margin + side * max(map(len, shown.values())), head + side * len(shown)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    per = len(next(iter(shown.values()))) // len(texts)
+    for k, text in enumerate(texts):
+        draw.text((margin + k * per * side + 4, 3), text, fill="black", font=font)
+    for r, (name, images) in enumerate(shown.items()):
+        draw.text((6, head + r * side + side // 2 - 8), name, fill="black", font=font)
+        for c, image in enumerate(images):
+            pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+            sheet.paste(Image.fromarray(pixels), (margin + c * side, head + r * side))
+    return torch.from_numpy(np.asarray(sheet).copy()).permute(2, 0, 1).float() / 255
+
+
+def as_json(rows: list[study.Row]) -> str:
+    return json.dumps({"rows": [asdict(row) for row in rows]})

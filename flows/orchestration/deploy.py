@@ -1,0 +1,152 @@
+"""`prolific deploy`: what a Prefect server needs to start prompts by itself; `prolific worker`: who runs them."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from datetime import timedelta
+
+import psutil
+
+from flows.orchestration import prefect_runtime, prefect_server
+from prolific_core.errors import InputError, ProlificError
+from tasks.runtime import machine
+from tasks.runtime.project import Project
+
+SILENCE = 90  # seconds without a heartbeat (every 30, prefect.yaml) after which a run is taken for dead
+PATIENCE = 15  # seconds that workers have to end, together
+HEAD = "head"  # the queue of sweeps, which only wait: they take no GPU
+ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
+
+
+def server() -> str:
+    """The URL of the user's server; InputError when there is none."""
+    url = os.environ.get("PREFECT_API_URL", "")
+    if not url or not prefect_server.answers(url):
+        where = f"no Prefect server answers at {url}" if url else "PREFECT_API_URL is not set"
+        raise InputError(
+            f"{where}; start one with `prefect server start`, then: export PREFECT_API_URL=http://127.0.0.1:4200/api"
+        )
+    return url
+
+
+def deploy(project: Project, pool: str = "gpu") -> None:
+    """Make or bring up to date the pool, the deployments of prefect.yaml and the automation for lost runs."""
+    url = server()
+    prefect_runtime.set_up(project)
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists
+
+    with get_client(sync_client=True) as client:
+        try:
+            client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+            print(f"work pool   {pool}: made")
+        except ObjectAlreadyExists:
+            print(f"work pool   {pool}: there already")
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+        cwd=project.root,
+        env={**os.environ, "PROLIFIC_ROOT": str(project.root)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode != 0:
+        said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip(" │╭╰╮╯─")]
+        raise ProlificError(f"prefect deploy failed: {' '.join(said[-3:])}")
+    print(f"deployments generate/{pool}, sweep/nightly (prefect.yaml)")
+    _automation()
+    print(f"automation  a run that is silent for {SILENCE} s is marked as crashed")
+    print(
+        f"server      {url}\n\nnow start workers: prolific worker --pool {pool} --gpus 0,1 (without a GPU: --slots 1)"
+    )
+
+
+def _automation() -> None:
+    """Self-hosted servers have none: a run whose machine died would stay 'running' for ever."""
+    from prefect.automations import Automation
+    from prefect.events.actions import ChangeFlowRunState
+    from prefect.events.schemas.automations import EventTrigger, Posture
+    from prefect.states import StateType
+
+    name, heartbeat = "prolific: lost runs", "prefect.flow-run.heartbeat"
+    wanted = Automation(
+        name=name,
+        description="A run whose process or machine died without a word is crashed, so that a sweep starts it again.",
+        trigger=EventTrigger(
+            after={heartbeat},
+            expect={heartbeat, *(f"prefect.flow-run.{state}" for state in ENDED)},
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=SILENCE),
+        ),
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"no heartbeat for {SILENCE} s")],
+    )
+    try:
+        wanted.id = Automation.read(name=name).id
+    except ValueError:  # there is none
+        wanted.create()
+    else:
+        wanted.update()
+
+
+def work(project: Project, pool: str, gpus: list[int] | None, slots: int) -> int:
+    """Run process workers until they are stopped: one per GPU (or `slots` without one), and one for sweeps."""
+    server()
+    machine.disable_telemetry()
+    os.environ.setdefault("PREFECT_HOME", str(project.state / "prefect"))
+    (project.state / "prefect").mkdir(parents=True, exist_ok=True)
+    places = (
+        [(f"gpu{number}", str(number)) for number in gpus]
+        if gpus
+        else [(f"slot{number}", "") for number in range(slots)]
+    )
+    workers = {name: _worker(project, pool, name, "default", devices, 1) for name, devices in places}
+    workers["head"] = _worker(project, pool, "head", HEAD, "", 4)
+    print(f"workers of pool {pool}: {', '.join(workers)} (Ctrl-C ends them)", file=sys.stderr, flush=True)
+    try:
+        while True:
+            for name, process in workers.items():
+                if (status := process.poll()) is not None:
+                    raise ProlificError(f"worker {name} ended with status {status}; the others are stopped too")
+            time.sleep(0.5)
+    finally:
+        _stop(list(workers.values()))
+
+
+def _worker(project: Project, pool: str, name: str, queue: str, devices: str, limit: int) -> subprocess.Popen:
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--work-queue", queue]
+    command += ["--type", "process", "--limit", str(limit), "--name", f"{socket.gethostname()}-{name}"]
+    return subprocess.Popen(
+        command,
+        cwd=project.root,
+        env={**os.environ, "PROLIFIC_ROOT": str(project.root), "CUDA_VISIBLE_DEVICES": devices},
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # a signal to us reaches it once, from `_stop`
+        preexec_fn=machine.die_with_parent,  # and it does not outlive us
+    )
+
+
+def _stop(workers: list[subprocess.Popen]) -> None:
+    """SIGTERM, on which a worker ends what it runs and then itself; SIGKILL to those that do not in time.
+
+    Prefect's miss it now and then: the task that SIGTERM cancels goes on.
+    """
+    for process in workers:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+    end = time.monotonic() + PATIENCE
+    for process in workers:
+        try:
+            process.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            runs = psutil.Process(process.pid).children(recursive=True)  # some in sessions of their own
+            for one in (process, *runs):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()

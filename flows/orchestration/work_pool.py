@@ -1,0 +1,103 @@
+"""Prompts made by the workers of a Prefect work pool, as runs of the deployment generate/<pool>."""
+
+import os
+import time
+from collections.abc import Callable
+
+from flows.orchestration import dvc_runner, prefect_runtime, run_status
+from flows.reporting.sweep_progress import Board
+from prolific_core.errors import InputError, ProlificError
+from tasks.runtime import records
+from tasks.runtime.console import detail
+from tasks.runtime.project import STAGES, Project
+
+AT_ONCE = 32  # runs asked for; a pool with more workers than that needs a larger number
+RESUBMIT = 2  # times that a crashed run is started again
+POLL_SECONDS = 2.0  # seconds between two questions
+CLAIMED = 120.0  # seconds in which a worker starts a run that it took
+PATIENCE = 600.0  # seconds without a server before giving up
+
+
+def runner(project: Project, pool: str, names: list[str]) -> Callable[[str, Board], None]:
+    """What brings one prompt of a sweep over `names` up to date on the pool. InputError when there is no such deployment."""
+    url = os.environ.get("PREFECT_API_URL")
+    if prefect_runtime.is_offline():
+        raise ProlificError(f"--pool {pool}: needs the Prefect server; start it: prefect server start")
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        with get_client(sync_client=True) as client:
+            client.read_deployment_by_name(f"generate/{pool}")
+    except ObjectNotFound:
+        raise InputError(
+            f"--pool {pool}: the Prefect server at {url} has no deployment generate/{pool}; make it: prolific deploy"
+        ) from None
+    return lambda id, board: _run(project, pool, names, id, board)
+
+
+def _run(project: Project, pool: str, names: list[str], id: str, board: Board) -> None:
+    from prefect.deployments import run_deployment
+
+    for submission in range(1 + RESUBMIT):
+        run = run_deployment(f"generate/{pool}", parameters={"id": id, "sweep": names}, flow_run_name=id, timeout=0)
+        state = _until_it_ends(project, run.id, id, board)
+        if state.is_completed():
+            return
+        if not state.is_crashed():
+            break
+        if submission < RESUBMIT:
+            board.say(f"{id}: its run crashed; started again ({submission + 1} of {RESUBMIT})")
+    found = run_status.read(project, id)
+    if state.is_failed() and found and found.state == "failed":  # of a worker on this machine
+        raise ProlificError(found.message)
+    raise ProlificError(
+        f"its run on '{pool}' ended as {state.name}: {' '.join((state.message or 'no message').split())}"
+    )
+
+
+def _until_it_ends(project: Project, run_id, id: str, board: Board):
+    """The run's final state; the board follows the records that its stages leave on disk."""
+    from prefect.client.orchestration import get_client
+    from prefect.states import Cancelling, Crashed
+
+    answered, claimed, began = time.monotonic(), None, time.time()
+    with get_client(sync_client=True) as client:
+        while True:
+            try:
+                state = client.read_flow_run(run_id).state
+                answered = time.monotonic()
+            except Exception as error:
+                if not prefect_runtime.is_server_error(error):
+                    raise
+                if time.monotonic() - answered > PATIENCE:
+                    raise ProlificError(f"the Prefect server at {os.environ['PREFECT_API_URL']} is gone") from None
+                state = None
+            if state is not None and state.is_final():
+                return state
+            if state is not None:
+                board.show(id, *(_where(project, id, began) if state.is_running() else (state.name.lower(),)))
+            # Its worker died between taking it and starting it: there is no heartbeat to miss yet.
+            claimed = (claimed or time.monotonic()) if state is not None and state.is_pending() else None
+            if claimed and time.monotonic() - claimed > CLAIMED:
+                client.set_flow_run_state(
+                    run_id, Crashed(message=f"taken by a worker, not started in {CLAIMED:.0f} s"), force=True
+                )
+            if dvc_runner.stopping.wait(POLL_SECONDS):
+                client.set_flow_run_state(run_id, Cancelling(), force=True)
+                raise KeyboardInterrupt
+
+
+def _where(project: Project, id: str, since: float) -> tuple[str, str, str]:
+    """Stage, steps, and seconds left, by the newest records; on another machine nobody knows."""
+    files = [
+        (path.stat().st_mtime, name)
+        for name in STAGES
+        if (path := project.stage_state(id, name) / "records.jsonl").is_file()
+    ]
+    if not files or max(files)[0] < since:
+        return "running", "", ""
+    name = max(files)[1]
+    found, _ = records.read(project.stage_state(id, name) / "records.jsonl")
+    last = next((record for record in reversed(found) if record["kind"] == "progress"), None)
+    return (name, f"{last['step']}/{last['steps']}", detail(last["left"], {})) if last else (name, "", "")

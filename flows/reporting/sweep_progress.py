@@ -1,0 +1,103 @@
+"""What a sweep shows while it runs: a line per running prompt in a terminal, plain lines elsewhere; 80 columns do."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from tasks.runtime.console import EVERY, Console, detail, line
+
+
+class Board:
+    """All lines of one sweep; its consoles may be used from any thread."""
+
+    def __init__(self, total: int):
+        self.total, self.counts = total, {"done": 0, "failed": 0}
+        self._lock = threading.RLock()
+        self._rows: dict[str, tuple[str, str, str]] = {}  # by id: stage, steps, detail
+        self._live = None
+
+    def __enter__(self) -> "Board":
+        if sys.stderr.isatty():
+            from rich.console import Console as Terminal
+            from rich.live import Live
+
+            self._live = Live(console=Terminal(stderr=True), get_renderable=self._picture, refresh_per_second=4)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._live:
+            self._live.stop()
+
+    def console(self, id: str) -> Callable[[str], Console]:
+        """What `generate` asks for a stage's console with."""
+        return lambda stage: _Row(self, id, stage)
+
+    def show(self, id: str, stage: str, steps: str = "", detail: str = "") -> None:
+        """Where a prompt is."""
+        with self._lock:
+            self._rows[id] = (stage, steps, detail)
+
+    def end(self, id: str, state: str, text: str) -> None:
+        """A prompt is done or failed: its line stays above the others."""
+        with self._lock:
+            self._rows.pop(id, None)
+            self.counts[state] = self.counts.get(state, 0) + 1
+            ended = sum(self.counts.values())
+            self.say(f"{_short(id)}  {text}  ({ended} of {self.total})")
+
+    def say(self, text: str) -> None:
+        with self._lock:
+            if self._live:
+                self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            else:
+                print(text, file=sys.stderr, flush=True)
+
+    @property
+    def live(self) -> bool:
+        return self._live is not None
+
+    def _picture(self):
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True, overflow="ellipsis", max_width=30)
+        for _ in range(3):
+            table.add_column(no_wrap=True, overflow="ellipsis")
+        with self._lock:
+            for id, cells in self._rows.items():
+                table.add_row(*(Text(cell) for cell in (id, *cells)))
+            waiting = self.total - sum(self.counts.values()) - len(self._rows)
+            counts = ", ".join(f"{count} {state}" for state, count in self.counts.items() if count or state == "done")
+        return Group(table, Text(f"{counts}, {waiting} waiting", style="dim"))
+
+
+class _Row(Console):
+    """A stage's console, on the board."""
+
+    def __init__(self, board: Board, id: str, stage: str):
+        super().__init__(f"{_short(id)}  {stage}")
+        self.board, self.id, self.stage = board, id, stage
+        self._said = time.monotonic()  # nothing of a stage that is quick
+        board.show(id, stage)
+
+    def note(self, text: str) -> None:
+        if not self.board.live:
+            self.board.say(f"{self.title}: {text}")
+
+    def step(self, step: int, steps: int, left: float | None) -> None:
+        self.board.show(self.id, self.stage, f"{step}/{steps}", detail(left, self._values))
+        if not self.board.live and time.monotonic() - self._said > EVERY:
+            self._said = time.monotonic()
+            self.board.say(f"{self.title} {line(step, steps, left, self._values)}")
+
+    def done(self, text: str, cached: bool) -> None:
+        if not self.board.live and not cached:
+            self.board.say(f"{self.title} {text}")
+
+
+def _short(id: str, width: int = 30) -> str:
+    return id if len(id) <= width else id[: width - 1] + "…"

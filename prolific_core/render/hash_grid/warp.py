@@ -1,0 +1,387 @@
+"""The hash encoding as warp kernels, values and first derivatives.
+
+With f the interpolation fraction of a point in its cell and s its smoothstep
+(or f itself), one level's features are
+
+    y = sum over the 8 corners c of w_c table[row(c)],  w_c = product over axes of s or 1 - s
+
+so dL/dtable[row(c)] += w_c dL/dy and dL/dx = scale * sum_c dw_c/df (table[row(c)] . dL/dy).
+
+Both run level by level: a level's rows stay in cache, and since levels share no
+rows, each may run on its own thread.
+
+The inner loops of values and of the table's gradient are C++ snippets, which warp
+compiles for both devices. Some points at a time, they first find all corners, in
+vector instructions on a CPU, and ask for their rows; by the time the rows are
+read, they are there. A finer grid's rows are nowhere near each other, and
+waiting for them was half of the time.
+"""
+
+from functools import cache, lru_cache
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+
+from prolific_core.errors import InputError
+from prolific_core.render import warp_launch as native
+from prolific_core.render.hash_grid.levels import PRIMES, Level
+
+#: Corners of points first to stop of one level: rows and weights [corner][point], corner bits x, y, z.
+CORNERS = """
+#if defined(__CUDA_ARCH__)
+    constexpr int SOME = 1;
+#else
+    constexpr int SOME = 64;
+#endif
+    unsigned rows[8][SOME], cells[3][SOME];
+    float weights[8][SOME], high[3][SOME];
+    const float scale = grid.scale;
+    const unsigned side = grid.resolution, entries = grid.entries, mask = entries - 1u;
+    const unsigned offset = (unsigned)grid.offset;
+    const bool dense = grid.dense;
+    const float* from = (const float*)x.data;
+    for (int begin = first; begin < stop; begin += SOME) {
+        const int some = stop - begin < SOME ? stop - begin : SOME;
+        for (int axis = 0; axis < 3; ++axis) {
+            for (int k = 0; k < some; ++k) {
+                const float value = from[3 * (begin + k) + axis];
+                // Written so that NaN becomes 0 and no row is outside the table.
+                const float position = (value > 0.0f ? (value < 1.0f ? value : 1.0f) : 0.0f) * scale + 0.5f;
+                const int whole = (int)position;  // `int(...)` is a macro of warp's
+                const float f = position - (float)whole;
+                high[axis][k] = smooth ? f * f * (3.0f - 2.0f * f) : f;
+                cells[axis][k] = (unsigned)whole;
+            }
+        }
+        for (int c = 0; c < 8; ++c) {
+            const unsigned dx = c & 1, dy = c >> 1 & 1, dz = c >> 2;
+            for (int k = 0; k < some; ++k) {
+                const float wx = dx ? high[0][k] : 1.0f - high[0][k];
+                const float wy = dy ? high[1][k] : 1.0f - high[1][k];
+                const float wz = dz ? high[2][k] : 1.0f - high[2][k];
+                weights[c][k] = wx * (wy * wz);
+            }
+            if (dense) {
+                for (int k = 0; k < some; ++k) {
+                    const unsigned row = cells[0][k] + dx + side * (cells[1][k] + dy + side * (cells[2][k] + dz));
+                    // Modulo entries, for rows below 2 * entries: below 0, row - entries is huge.
+                    rows[c][k] = (row < row - entries ? row : row - entries) + offset;
+                }
+            } else {
+                for (int k = 0; k < some; ++k) {
+                    const unsigned row = (cells[0][k] + dx) ^ ((cells[1][k] + dy) * PRIME_Y) ^ ((cells[2][k] + dz) * PRIME_Z);
+                    rows[c][k] = (row & mask) + offset;
+                }
+            }
+        }
+#if !defined(__CUDA_ARCH__)
+        for (int c = 0; c < 8; ++c)
+            for (int k = 0; k < some; ++k)
+                __builtin_prefetch(&TABLE.data[rows[c][k]]);
+#endif
+""".replace("PRIME_Y", f"{PRIMES[1]}u").replace("PRIME_Z", f"{PRIMES[2]}u")
+
+#: out[i, level] = sum of weights times rows.
+VALUES = (
+    CORNERS.replace("TABLE", "table")
+    + """
+        for (int k = 0; k < some; ++k) {
+            auto total = weights[0][k] * table.data[rows[0][k]];
+            for (int c = 1; c < 8; ++c)
+                total = total + weights[c][k] * table.data[rows[c][k]];
+            out.data[(begin + k) * levels + level] = total;
+        }
+    }
+"""
+)
+
+#: gradient[rows] += weights times out_gradient[i, level]; points share corners: atomic on a GPU, in order on the CPU.
+GRADIENT = (
+    CORNERS.replace("TABLE", "gradient")
+    + """
+        for (int k = 0; k < some; ++k) {
+            const auto incoming = out_gradient.data[(begin + k) * levels + level];
+            for (int c = 0; c < 8; ++c)
+#if defined(__CUDA_ARCH__)
+                wp::atomic_add(gradient, (int)rows[c][k], weights[c][k] * incoming);
+#else
+                gradient.data[rows[c][k]] += weights[c][k] * incoming;
+#endif
+        }
+    }
+"""
+)
+
+
+@cache
+def _kernels(features: int) -> SimpleNamespace:
+    """The kernels for rows of `features` numbers (compiled once, cached on disk)."""
+    wp = native.warp()
+    module = wp.get_module(f"prolific_core.hash_encoding_{features}")
+    Row = wp.types.vector(length=features, dtype=wp.float32)
+    prime_y = wp.constant(wp.uint32(PRIMES[1]))
+    prime_z = wp.constant(wp.uint32(PRIMES[2]))
+
+    @wp.struct
+    class Grid:
+        scale: wp.float32
+        resolution: wp.uint32
+        offset: wp.int32
+        entries: wp.uint32
+        dense: wp.bool
+
+    @wp.struct
+    class Cell:
+        # Row of the corner at each (x, y, z) offset, and the fractions inside the cell.
+        r000: wp.int32
+        r100: wp.int32
+        r010: wp.int32
+        r110: wp.int32
+        r001: wp.int32
+        r101: wp.int32
+        r011: wp.int32
+        r111: wp.int32
+        f: wp.vec3
+
+    @wp.func(module=module)
+    def grid_of(scales: wp.array(dtype=wp.float32), grids: wp.array2d(dtype=wp.int32), level: wp.int32):
+        grid = Grid()
+        grid.scale = scales[level]
+        grid.resolution = wp.uint32(grids[level, 0])
+        grid.offset = grids[level, 1]
+        grid.entries = wp.uint32(grids[level, 2])
+        grid.dense = grids[level, 3] == 1
+        return grid
+
+    @wp.func(module=module)
+    def unit(x: wp.float32):
+        # Written so that NaN becomes 0 and no row is outside the table.
+        return wp.where(x > 0.0, wp.min(x, 1.0), 0.0)
+
+    @wp.func(module=module)
+    def wrap(row: wp.uint32, grid: Grid):
+        # Modulo entries, for rows below 2 * entries: below 0, row - entries is huge.
+        return wp.int32(wp.min(row, row - grid.entries)) + grid.offset
+
+    @wp.func(module=module)
+    def hashed(row: wp.uint32, grid: Grid):
+        return wp.int32(row & (grid.entries - wp.uint32(1))) + grid.offset
+
+    @wp.func(module=module)
+    def locate(x: wp.vec3, grid: Grid):
+        px = unit(x[0]) * grid.scale + 0.5
+        py = unit(x[1]) * grid.scale + 0.5
+        pz = unit(x[2]) * grid.scale + 0.5
+        ix = wp.int32(px)
+        iy = wp.int32(py)
+        iz = wp.int32(pz)
+        x0 = wp.uint32(ix)
+        y0 = wp.uint32(iy)
+        z0 = wp.uint32(iz)
+        one = wp.uint32(1)
+        cell = Cell()
+        cell.f = wp.vec3(px - wp.float32(ix), py - wp.float32(iy), pz - wp.float32(iz))
+        if grid.dense:
+            row = x0 + grid.resolution * (y0 + grid.resolution * z0)
+            layer = grid.resolution * grid.resolution
+            cell.r000 = wrap(row, grid)
+            cell.r100 = wrap(row + one, grid)
+            cell.r010 = wrap(row + grid.resolution, grid)
+            cell.r110 = wrap(row + grid.resolution + one, grid)
+            cell.r001 = wrap(row + layer, grid)
+            cell.r101 = wrap(row + layer + one, grid)
+            cell.r011 = wrap(row + layer + grid.resolution, grid)
+            cell.r111 = wrap(row + layer + grid.resolution + one, grid)
+        else:
+            x1 = x0 + one
+            hy0 = y0 * prime_y
+            hy1 = hy0 + prime_y
+            hz0 = z0 * prime_z
+            hz1 = hz0 + prime_z
+            cell.r000 = hashed(x0 ^ hy0 ^ hz0, grid)
+            cell.r100 = hashed(x1 ^ hy0 ^ hz0, grid)
+            cell.r010 = hashed(x0 ^ hy1 ^ hz0, grid)
+            cell.r110 = hashed(x1 ^ hy1 ^ hz0, grid)
+            cell.r001 = hashed(x0 ^ hy0 ^ hz1, grid)
+            cell.r101 = hashed(x1 ^ hy0 ^ hz1, grid)
+            cell.r011 = hashed(x0 ^ hy1 ^ hz1, grid)
+            cell.r111 = hashed(x1 ^ hy1 ^ hz1, grid)
+        return cell
+
+    @wp.func(module=module)
+    def curve(f: wp.float32, smooth: wp.bool):
+        return wp.where(smooth, f * f * (3.0 - 2.0 * f), f)
+
+    @wp.func(module=module)
+    def slope(x: wp.float32, f: wp.float32, smooth: wp.bool):
+        # Derivative of `curve`; the clamp to [0, 1] is flat outside.
+        return wp.where(x >= 0.0 and x <= 1.0, wp.where(smooth, 6.0 * f * (1.0 - f), 1.0), 0.0)
+
+    def snippet(code: str):
+        def named(stub):
+            stub.__qualname__ += f"_{features}"  # warp files snippets by name: one of each width
+            return wp.func_native(code)(stub)
+
+        return named
+
+    @snippet(VALUES)
+    def values(
+        x: wp.array(dtype=wp.vec3),
+        table: wp.array(dtype=Row),
+        grid: Grid,
+        smooth: wp.bool,
+        level: wp.int32,
+        levels: wp.int32,
+        first: wp.int32,
+        stop: wp.int32,
+        out: wp.array2d(dtype=Row),
+    ): ...
+
+    @snippet(GRADIENT)
+    def scatter(
+        x: wp.array(dtype=wp.vec3),
+        out_gradient: wp.array2d(dtype=Row),
+        grid: Grid,
+        smooth: wp.bool,
+        level: wp.int32,
+        levels: wp.int32,
+        first: wp.int32,
+        stop: wp.int32,
+        gradient: wp.array(dtype=Row),
+    ): ...
+
+    @wp.kernel(module=module, enable_backward=False)
+    def forward(
+        first: wp.int32,
+        block: wp.int32,
+        x: wp.array(dtype=wp.vec3),
+        table: wp.array(dtype=Row),
+        scales: wp.array(dtype=wp.float32),
+        grids: wp.array2d(dtype=wp.int32),
+        smooth: wp.bool,
+        out: wp.array2d(dtype=Row),
+    ):
+        piece, tile = wp.tid()
+        level = first + piece
+        stop = wp.min((tile + 1) * block, x.shape[0])
+        values(x, table, grid_of(scales, grids, level), smooth, level, scales.shape[0], tile * block, stop, out)
+
+    @wp.kernel(module=module, enable_backward=False)
+    def table_gradient(
+        first: wp.int32,
+        block: wp.int32,
+        x: wp.array(dtype=wp.vec3),
+        out_gradient: wp.array2d(dtype=Row),
+        scales: wp.array(dtype=wp.float32),
+        grids: wp.array2d(dtype=wp.int32),
+        smooth: wp.bool,
+        gradient: wp.array(dtype=Row),
+    ):
+        piece, tile = wp.tid()
+        level = first + piece
+        stop = wp.min((tile + 1) * block, x.shape[0])
+        scatter(
+            x, out_gradient, grid_of(scales, grids, level), smooth, level, scales.shape[0], tile * block, stop, gradient
+        )
+
+    @wp.kernel(module=module, enable_backward=False)
+    def point_gradient(
+        first: wp.int32,
+        x: wp.array(dtype=wp.vec3),
+        table: wp.array(dtype=Row),
+        out_gradient: wp.array2d(dtype=Row),
+        scales: wp.array(dtype=wp.float32),
+        grids: wp.array2d(dtype=wp.int32),
+        smooth: wp.bool,
+        gradient: wp.array(dtype=wp.vec3),
+    ):
+        piece = wp.tid()
+        i = first + piece
+        total = wp.vec3()
+        for level in range(scales.shape[0]):
+            grid = grid_of(scales, grids, level)
+            c = locate(x[i], grid)
+            g = out_gradient[i, level]
+            sx = curve(c.f[0], smooth)
+            sy = curve(c.f[1], smooth)
+            sz = curve(c.f[2], smooth)
+            tx = 1.0 - sx
+            ty = 1.0 - sy
+            tz = 1.0 - sz
+            v000 = wp.dot(g, table[c.r000])
+            v100 = wp.dot(g, table[c.r100])
+            v010 = wp.dot(g, table[c.r010])
+            v110 = wp.dot(g, table[c.r110])
+            v001 = wp.dot(g, table[c.r001])
+            v101 = wp.dot(g, table[c.r101])
+            v011 = wp.dot(g, table[c.r011])
+            v111 = wp.dot(g, table[c.r111])
+            dx = tz * (ty * (v100 - v000) + sy * (v110 - v010)) + sz * (ty * (v101 - v001) + sy * (v111 - v011))
+            dy = tz * (tx * (v010 - v000) + sx * (v110 - v100)) + sz * (tx * (v011 - v001) + sx * (v111 - v101))
+            dz = ty * (tx * (v001 - v000) + sx * (v101 - v100)) + sy * (tx * (v011 - v010) + sx * (v111 - v110))
+            total += grid.scale * wp.vec3(
+                slope(x[i][0], c.f[0], smooth) * dx,
+                slope(x[i][1], c.f[1], smooth) * dy,
+                slope(x[i][2], c.f[2], smooth) * dz,
+            )
+        gradient[i] = total
+
+    return SimpleNamespace(Row=Row, forward=forward, table_gradient=table_gradient, point_gradient=point_gradient)
+
+
+@lru_cache(maxsize=64)
+def _tables(levels: tuple[Level, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The levels as arrays: scales (L,) float32; resolution, offset, entries, dense (L, 4) int32."""
+    scales = torch.tensor([level.scale for level in levels], dtype=torch.float32, device=device)
+    rows = [[level.resolution, level.offset, level.entries, int(level.dense)] for level in levels]
+    return scales, torch.tensor(rows, dtype=torch.int32, device=device)
+
+
+def _block(device: torch.device) -> int:
+    """Points that one kernel thread takes in turn; many, on the CPU, for one lookup of the level."""
+    return 1 if device.type == "cuda" else 1024
+
+
+class _Encode(torch.autograd.Function):
+    """(N, 3), (rows, F) -> (N, L, F)."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, table: Tensor, levels: tuple[Level, ...], smooth: bool) -> Tensor:
+        kernels, vec3 = _kernels(table.shape[1]), native.warp().vec3
+        x, table = x.contiguous(), table.contiguous()
+        scales, grids = _tables(levels, x.device)
+        out = torch.empty(len(x), len(levels), table.shape[1], device=x.device)
+        block = _block(x.device)
+        values = [block, (x, vec3), (table, kernels.Row), scales, grids, smooth, (out, kernels.Row)]
+        native.launch_split(kernels.forward, len(levels), (-(-len(x) // block),), values, x.device)
+        ctx.save_for_backward(x, table)
+        ctx.levels, ctx.smooth = levels, smooth
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, out_gradient: Tensor):
+        x, table = ctx.saved_tensors
+        kernels, vec3 = _kernels(table.shape[1]), native.warp().vec3
+        scales, grids = _tables(ctx.levels, x.device)
+        incoming = (out_gradient.contiguous(), kernels.Row)
+        x_gradient = table_gradient = None
+        if ctx.needs_input_grad[1]:
+            table_gradient = torch.zeros_like(table)
+            block = _block(x.device)
+            values = [block, (x, vec3), incoming, scales, grids, ctx.smooth, (table_gradient, kernels.Row)]
+            tiles = -(-len(x) // block)
+            native.launch_split(kernels.table_gradient, len(ctx.levels), (tiles,), values, x.device)
+        if ctx.needs_input_grad[0]:
+            x_gradient = torch.empty_like(x)
+            values = [(x, vec3), (table, kernels.Row), incoming, scales, grids, ctx.smooth, (x_gradient, vec3)]
+            native.launch_split(kernels.point_gradient, len(x), (), values, x.device)
+        return x_gradient, table_gradient, None, None
+
+
+def encode_native(x: Tensor, table: Tensor, levels: list[Level], smooth: bool) -> Tensor:
+    """As `hash_encoding.encode_reference`, in float32, once differentiable in x and table."""
+    if x.dtype != torch.float32 or table.dtype != torch.float32:
+        raise InputError(f"the native encoding computes in float32, not {x.dtype}; backend='torch' does")
+    return _Encode.apply(x, table, tuple(levels), smooth).flatten(1)

@@ -1,0 +1,137 @@
+"""Start the autoencoder where a linear codec already is.
+
+From random weights this network needs hours to learn absolute colours: its
+group norms forget levels. So the encoder starts as an exact PCA of 4 x 4
+patches (its residual blocks silent), and the decoder as the best linear
+decoder its own up-sampling path can be; training then only adds to that.
+
+Two tricks make a norm and a SiLU transparent: silu(x) - silu(-x) = x, so every
+signal travels with its negative; and a pair of constants +-K in each norm's
+group keeps the group's deviation nearly constant.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+CONSTANT = 6.0
+
+
+def patch_pca(images: np.ndarray, latent: int):
+    """Mean (48,), components (latent, 48) and deviations (latent,) of (N, S, S, 3) uint8.
+
+    Patch elements are ordered (channel, y, x).
+    """
+    x = images.astype(np.float32) / 127.5 - 1
+    n, s = x.shape[:2]
+    x = x.reshape(n, s // 4, 4, s // 4, 4, 3).transpose(0, 1, 3, 5, 2, 4).reshape(-1, 48)
+    mean = x.mean(0)
+    values, vectors = np.linalg.eigh(np.cov((x - mean).T))
+    order = np.argsort(values)[::-1][:latent]
+    return mean, vectors[:, order].T, np.sqrt(values[order])
+
+
+def start_encoder(vae, images: np.ndarray) -> None:
+    """Set the encoder (channels (16, 32, 32), 4 norm groups) to the patch PCA, unit deviation."""
+    import torch
+
+    mean, components, std = patch_pca(images, vae.config.latent_channels)
+    e, k = vae.encoder, vae.config.latent_channels
+    with torch.no_grad():
+        silence(e)
+        e.conv_in.weight[:3] = 0
+        e.conv_in.bias[:3] = 0
+        down1, down2 = e.down_blocks[0].downsamplers[0].conv, e.down_blocks[1].downsamplers[0].conv
+        short = e.down_blocks[1].resnets[0].conv_shortcut
+        for c in range(3):
+            e.conv_in.weight[c, c, 1, 1] = 1
+        down1.weight[:12], down1.bias[:12] = 0, 0
+        short.weight[:12], short.bias[:12] = 0, 0
+        for c in range(3):
+            for y in range(2):
+                for x in range(2):
+                    j = c * 4 + y * 2 + x
+                    down1.weight[j, c, y, x] = 1
+                    short.weight[j, j] = 1
+        e.conv_norm_out.weight[:] = 1
+        e.conv_out.weight[:] = 0
+        e.conv_out.bias[:] = 0
+        gain = np.sqrt((6 + 2 * CONSTANT**2) / 8)
+        for m in range(k):
+            group, slot = divmod(m, 3)
+            w = (components[m] / std[m]).reshape(3, 2, 2, 2, 2)  # channel, big y, small y, big x, small x
+            w = torch.tensor(w.transpose(0, 2, 4, 1, 3).reshape(12, 2, 2))
+            for sign, ch in ((1, 8 * group + slot), (-1, 8 * group + 3 + slot)):
+                down2.weight[ch] = 0
+                down2.weight[ch, :12, :2, :2] = sign * w
+                down2.bias[ch] = -sign * float(components[m] @ mean / std[m])
+                e.conv_norm_out.weight[ch] = gain
+                e.conv_out.weight[m, ch, 1, 1] = sign
+            for sign, ch in ((1, 8 * group + 6), (-1, 8 * group + 7)):
+                down2.weight[ch] = 0
+                down2.bias[ch] = sign * CONSTANT
+        vae.quant_conv.weight[:] = torch.eye(2 * k)[:, :, None, None]
+        vae.quant_conv.bias[:] = 0
+
+
+def silence(module) -> None:
+    """Residual blocks begin as the identity: their last convolution is zero."""
+    for name, p in module.named_parameters():
+        if ".conv2." in name:
+            p.data.zero_()
+
+
+def linear_path(vae, z):
+    """The decoder with its residual blocks silent, up to the last norm: (B, 16, 64, 64)."""
+    from torch.nn import functional as F
+
+    d = vae.decoder
+    x = d.conv_in(vae.post_quant_conv(z))
+    for block in d.up_blocks[:2]:
+        x = block.upsamplers[0].conv(F.interpolate(x, scale_factor=2))
+    return d.up_blocks[2].resnets[0].conv_shortcut(x)
+
+
+def start_decoder(vae, images: np.ndarray, steps: int, batch: int = 16, seed: int = 0) -> float:
+    """Fit the linear path to decode the PCA; returns its last loss."""
+    import torch
+
+    d, k = vae.decoder, vae.config.latent_channels
+    short = d.up_blocks[2].resnets[0].conv_shortcut
+    with torch.no_grad():
+        silence(d)
+        vae.post_quant_conv.weight[:] = torch.eye(k)[:, :, None, None]
+        vae.post_quant_conv.bias[:] = 0
+    params = [
+        *d.conv_in.parameters(),
+        *d.up_blocks[0].upsamplers[0].parameters(),
+        *d.up_blocks[1].upsamplers[0].parameters(),
+        *short.parameters(),
+    ]
+    optimizer = torch.optim.Adam(params, lr=4e-3)
+    g = np.random.default_rng(seed)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 4e-3 * (1 - step / steps)
+        x = images[g.integers(0, len(images), batch)].astype(np.float32).transpose(0, 3, 1, 2) / 127.5 - 1
+        x = torch.from_numpy(np.ascontiguousarray(x))
+        with torch.no_grad():
+            z = vae.encode(x).latent_dist.mode()
+        loss = (linear_path(vae, z)[:, [0, 4, 8]] - x).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step % 50 == 49:
+            print(f"linear decoder {step + 1}: {10 * np.log10(4 / loss.item()):.2f} dB", flush=True)
+    with torch.no_grad():
+        d.conv_out.weight[:] = 0
+        d.conv_out.bias[:] = 0
+        for c in range(3):
+            short.weight[4 * c + 1] = -short.weight[4 * c]
+            short.bias[4 * c + 1] = -short.bias[4 * c]
+            for sign, ch in ((1, 4 * c + 2), (-1, 4 * c + 3)):
+                short.weight[ch] = 0
+                short.bias[ch] = sign * CONSTANT
+            for sign, ch in ((1, 4 * c), (-1, 4 * c + 1)):
+                d.conv_out.weight[c, ch, 1, 1] = sign
+                d.conv_norm_out.weight[ch] = float(np.sqrt((2 * 0.4 + 2 * CONSTANT**2) / 4))
+    return float(loss.detach())

@@ -1,0 +1,112 @@
+"""What a stage says while it runs: an append-only JSONL file that others follow.
+
+One line per event, each with the time it was written:
+
+    {"kind": "start", "attempt": "...", "key": "...", "revision": "14eb0a3c2d11", "time": ...}
+    {"kind": "progress", "step": 40, "steps": 600, "left": 93.1, "time": ...}          the bar
+    {"kind": "metrics", "step": 40, "values": {"loss": 0.31}, "usage": {...}, "time": ...}  the curves
+    {"kind": "picture", "name": "view", "step": 50, "file": "preview/view-000050.png", "time": ...}
+    {"kind": "file", "file": "preview/turntable.mp4", "time": ...}
+    {"kind": "note", "text": "expects about 0.7 GB on cpu", "time": ...}                 a line that stays
+    {"kind": "end", "seconds": 61.0, "peak_memory_mb": 900.0, "metrics": {...},
+     "manifest": "<digest of the output's>", "device": "cpu", "time": ...}
+
+A run that resumes goes on in the same file. Whoever reads it (the terminal, MLflow) may be slow,
+absent or dead: the stage does not notice.
+"""
+
+import json
+import math
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+from tasks.runtime.revision import revision
+from tasks.runtime.usage import Usage
+
+
+def plain(value) -> float | None:
+    """A JSON number from a number or a tensor of one element; None when it is not finite."""
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+class Records:
+    """The writing side. `key` says what the run computes, so that only its own records are continued."""
+
+    def __init__(self, path: Path, key: str):
+        self.path = path
+        start = first(path)
+        resumed = start is not None and start.get("key") == key and not ended(path)
+        self.attempt = start["attempt"] if resumed else uuid.uuid4().hex
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Unbuffered appends of whole lines: a kill leaves at most one torn line, which readers skip.
+        self._file = open(path, "ab" if resumed else "wb", buffering=0)  # noqa: SIM115
+        if resumed:
+            self._file.write(b"\n")  # closes a torn line
+        self._usage = Usage()
+        self.write("start", attempt=self.attempt, key=key, revision=revision(path.parent))
+
+    def write(self, kind: str, **values) -> None:
+        if kind == "metrics":
+            values["usage"] = self._usage.look()
+        line = json.dumps({"kind": kind, **values, "time": round(time.time(), 3)}) + "\n"
+        self._file.write(line.encode())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class EtaEstimator:
+    """Seconds left, from the speed of the last steps (the first ones of a run load and compile)."""
+
+    def __init__(self, window: int = 40):
+        self._seen: deque[tuple[float, int]] = deque(maxlen=window)
+
+    def left(self, step: int, steps: int) -> float | None:
+        if self._seen and step <= self._seen[-1][1]:
+            self._seen.clear()  # went back: a new count began
+        now = time.monotonic()
+        self._seen.append((now, step))
+        (then, before) = self._seen[0]
+        return round((steps - step) * (now - then) / (step - before), 1) if step > before else None
+
+
+def read(path: Path, offset: int = 0) -> tuple[list[dict], int]:
+    """The whole records after a byte offset, and the offset to go on from. A missing file has none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            data = file.read()
+    except FileNotFoundError:
+        return [], offset
+    whole = data[: data.rfind(b"\n") + 1]
+    return list(_parse(whole)), offset + len(whole)
+
+
+def first(path: Path) -> dict | None:
+    """The record a file opens with, if it is a whole `start`."""
+    try:
+        with open(path, "rb") as file:
+            found = next(_parse(file.readline()), None)
+    except FileNotFoundError:
+        return None
+    return found if found and found["kind"] == "start" and "attempt" in found else None
+
+
+def ended(path: Path) -> bool:
+    """Whether the run that wrote it came to its end."""
+    records, _ = read(path)
+    return bool(records) and records[-1]["kind"] == "end"
+
+
+def _parse(data: bytes) -> Iterator[dict]:
+    for line in data.splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # torn by a kill
+        if isinstance(record, dict) and "kind" in record:
+            yield record

@@ -1,0 +1,109 @@
+"""One stage of one prompt: a job whose parameters, inputs and places are the project's.
+
+A stage body is `def run(stage: Stage) -> dict[str, float]` in tasks/<name>.py.
+
+    python -m tasks.runtime.stage nerf a-red-mug
+"""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+from prolific_core.config import Config
+from prolific_core.errors import InputError, ProlificError
+from prolific_core.prompts import Prompt, check_id
+from tasks.runtime import machine
+from tasks.runtime.console import Console
+from tasks.runtime.job import Job, check_output, note_failure
+from tasks.runtime.project import STAGES, Project, code_of
+
+
+class Stage(Job):
+    """What a stage body sees."""
+
+    def __init__(self, project: Project, name: str, id: str):
+        if name not in STAGES:
+            raise InputError(f"no stage '{name}'; the stages are {', '.join(STAGES)}")
+        self.project = project
+        self.id = id
+        # Read once: a file edited while the stage runs changes nothing.
+        self.prompt: Prompt = project.prompt(id)
+        self.config: Config = project.config(self.prompt)
+        self.title = f"stage '{name}' of '{id}'"
+        self.code, self.inputs = code_of(name), STAGES[name].inputs
+        super().__init__(
+            project.root,
+            name,
+            final=project.output(id, name),
+            state=project.stage_state(id, name),
+            system=self.config.system,
+            logging=self.config.logging,
+        )
+
+    @property
+    def parameters(self) -> dict:
+        """The sections its result depends on."""
+        spec = STAGES[self.name]
+        return {section: self.config.model_dump(mode="json")[section] for section in spec.sections(self.name)}
+
+    @property
+    def subject(self) -> dict:
+        prompt = self.prompt
+        return {"prompt": {"id": self.id, "text": prompt.text, "seed": prompt.seed, "preset": prompt.preset}}
+
+    @property
+    def identity(self) -> dict:
+        return {"prompt": [self.prompt.text, self.prompt.seed]}
+
+    def input(self, name: str) -> Path:
+        """The finished folder of an earlier stage."""
+        if name not in self.inputs:
+            raise ProlificError(
+                f"stage '{self.name}' reads '{name}' but does not list it: add it to STAGES in tasks/runtime/project.py"
+            )
+        folder = self.project.output(self.id, name)
+        self._inputs[name] = check_output(folder, f"runs/{self.id}/{name}", f"prolific stage {name} {self.id}")
+        return folder
+
+
+def run(project: Project, name: str, id: str) -> dict:
+    """Run one stage by name, in this process; its metrics."""
+    stage = Stage(project, name, id)
+    stage.key  # noqa: B018 (a missing input is told at once, before torch is loaded)
+    os.chdir(project.root)  # where paths in the parameters start, wherever the command was given
+    machine.threads(stage.config.system.threads)  # before the body's module imports torch
+    body = importlib.import_module(f"tasks.{name}").run
+    return stage.run(body, Console(f"{id} {name}"))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m tasks.runtime.stage NAME ID`, the command of every DVC stage."""
+    from tasks.runtime.failures import reported
+
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if len(arguments) != 2:
+        print(f"usage: python -m tasks.runtime.stage STAGE ID; the stages are {', '.join(STAGES)}", file=sys.stderr)
+        return 2
+    machine.disable_telemetry()
+    if "DVC_STAGE" in os.environ:
+        machine.die_with_parent()
+
+    def work() -> None:
+        project = Project.find()
+        if arguments[0] in STAGES:
+            (project.stage_state(check_id(arguments[1]), arguments[0]) / "failure.json").unlink(missing_ok=True)
+        run(project, *arguments)
+        if os.environ.get("PROLIFIC_TRACKER") != "flow":  # whoever runs the flow sends the records itself
+            from tasks.tracking import tracker
+
+            tracker.sync(project, arguments[1], [arguments[0]])
+
+    return reported(
+        work,
+        note=lambda line, status: note_failure(Project.find().stage_state(arguments[1], arguments[0]), line, status),
+    )
+
+
+if __name__ == "__main__":
+    machine.exit_now(main())

@@ -1,0 +1,160 @@
+"""The nested run of one stage: from the records and the output that it left on disk, and how far they were sent."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from tasks.runtime import records
+
+SENT = "prolific.sent"  # bytes of the records file that arrived
+ATTEMPT = "prolific.attempt"  # the computation that its records or output are of
+FILES = ("*.json", "*.png", "*.mp4", "*.glb")  # of a stage's output
+FACTS = ("cached", "device", "seconds", "peak_memory_mb")
+
+
+class StageRun:
+    """`tracker` finds and makes runs; see tasks/tracking/tracker.py."""
+
+    def __init__(self, tracker, stage: str):
+        self.tracker, self.stage = tracker, stage
+        self.state = tracker.subject.state(stage)
+        self.output = tracker.subject.output(stage)
+        self.attempt: str | None = None
+        self.run: str | None = None
+        self.offset = 0
+        self.done = False
+        self.facts: dict[str, str | float] = {}  # those of FACTS that are known, for the parent
+
+    def send(self, parent: str, cached: bool, failed: bool) -> None:
+        path = self.state / "records.jsonl"
+        start = records.first(path)
+        if cached and not self._recorded(path):
+            start = None  # the output came from DVC's cache; the records are of another run
+        attempt = start["attempt"] if start else manifest_digest(self.output)
+        if attempt is None:
+            return  # nothing happened yet
+        if attempt != self.attempt:
+            self._open(parent, attempt, start, cached)
+        if self.done:
+            return
+        new, offset = records.read(path, self.offset) if start else ([], 0)
+        self._send(new)
+        end = next((record for record in reversed(new) if record["kind"] == "end"), None)
+        if end or not start:
+            self._close(end)
+        elif failed:
+            self.tracker.client.set_terminated(self.run, "FAILED")
+        if offset != self.offset:  # last: what breaks off before is sent again, whole
+            self.offset = offset
+            self.tracker.client.set_tag(self.run, SENT, str(offset))
+
+    def _recorded(self, path: Path) -> bool:
+        """Whether the records are of the output that is there."""
+        found, _ = records.read(path)
+        return bool(found) and found[-1].get("manifest", "")[:16] == manifest_digest(self.output)
+
+    def _open(self, parent: str, attempt: str, start: dict | None, cached: bool) -> None:
+        tracker, token = self.tracker, f"{self.tracker.token}:{self.stage}:{attempt}"
+        self.attempt, self.offset, self.done = attempt, 0, False
+        if found := tracker.find(token):
+            tracker.parameters(found, tracker.subject.stage_parameters(self.stage))
+            self.run, told = found.info.run_id, {**found.data.tags, **found.data.metrics}
+            self.facts = {name: told[name] for name in FACTS if name in told}
+            self.offset = int(told.get(SENT, 0))
+            self.done = found.info.status == "FINISHED"
+            return
+        # What nobody has heard of ran for this parent, though it is sent only now that it is up to date.
+        cached = cached and (start is None or tracker.find(attempt, ATTEMPT, anywhere=True) is not None)
+        self.facts = {"cached": str(cached).lower()}
+        tags = {
+            "mlflow.runName": self.stage,
+            "mlflow.parentRunId": parent,
+            "stage": self.stage,
+            **self.facts,
+            ATTEMPT: attempt,
+            **tracker.subject.stage_tags(self.stage),
+        }
+        if start and start.get("revision"):
+            tags["revision"] = start["revision"]
+        run = tracker.make(token, tags, milliseconds(start or {}))
+        self.run = run.info.run_id
+        tracker.parameters(run, tracker.subject.stage_parameters(self.stage))
+
+    def _send(self, new: list[dict]) -> None:
+        points = []
+        for record in new:
+            time = milliseconds(record)
+            if record["kind"] == "metrics":
+                values = {**record["values"], **record.get("usage", {})}
+                points += [(name, value, record["step"], time) for name, value in values.items()]
+            elif record["kind"] == "picture":
+                self._picture(record, time)
+            elif record["kind"] == "file" and (self.state / record["file"]).is_file():
+                self.tracker.client.log_artifact(self.run, str(self.state / record["file"]))
+        log(self.tracker.client, self.run, points)
+
+    def _picture(self, record: dict, time: int) -> None:
+        """Under the name that the UI's step slider looks for; the same name when it is sent again."""
+        source = self.state / record["file"]
+        if not source.is_file():
+            return
+        from PIL import Image
+
+        unique = hashlib.sha256(f"{self.attempt}{record['file']}".encode()).hexdigest()[:32]
+        stem = f"{record['name']}+step+{record['step']}+timestamp+{time}+{unique}"
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copyfile(source, Path(folder) / f"{stem}.png")
+            Image.open(source).convert("RGB").save(Path(folder) / f"{stem}+compressed.webp")
+            self.tracker.client.log_artifacts(self.run, folder, "images")
+        self.tracker.client.set_tag(self.run, "mlflow.loggedImages", "true")
+
+    def _close(self, end: dict | None) -> None:
+        """The stage came to its end: its metrics, its files, what it took."""
+        client, end = self.tracker.client, end or {}
+        metrics = self.output / "metrics.json"
+        values = end.get("metrics") or (json.loads(metrics.read_text()) if metrics.is_file() else {})
+        usage = {name: end[name] for name in ("seconds", "peak_memory_mb") if name in end}
+        fractions = {
+            f"time_fraction_{name.replace(' ', '_')}": share for name, share in end.get("fractions", {}).items()
+        }
+        # At the last step: where a curve has a result's name, the result is its end.
+        step = max(
+            (record["step"] for record in records.read(self.state / "records.jsonl")[0] if record["kind"] == "metrics"),
+            default=0,
+        )
+        step = step if end else 0  # records of another run say nothing of this output
+        log(
+            client,
+            self.run,
+            [(name, value, step, milliseconds(end)) for name, value in {**values, **usage, **fractions}.items()],
+        )
+        self.facts |= usage
+        if "device" in end:
+            self.facts["device"] = end["device"]
+            client.set_tag(self.run, "device", end["device"])
+        for pattern in FILES:
+            for path in sorted(self.output.glob(pattern)):
+                client.log_artifact(self.run, str(path))
+        client.set_terminated(self.run, end_time=milliseconds(end) or None)
+        self.done = True
+
+
+def milliseconds(record: dict) -> int:
+    """A record's time as MLflow wants it; 0 where there is none."""
+    return int(record.get("time", 0) * 1000)
+
+
+def log(client, run: str, points: list[tuple]) -> None:
+    """Points: (name, value, step, milliseconds)."""
+    from mlflow.entities import Metric
+
+    metrics = [Metric(name, value, time, step) for name, value, step, time in points if value is not None]
+    for start in range(0, len(metrics), 500):
+        client.log_batch(run, metrics=metrics[start : start + 500])
+
+
+def manifest_digest(output: Path) -> str | None:
+    manifest = output / "manifest.json"
+    return hashlib.sha256(manifest.read_bytes()).hexdigest()[:16] if manifest.is_file() else None

@@ -1,0 +1,152 @@
+"""The command as a user meets it: results, exit statuses, one clear line for every mistake."""
+
+import json
+import sys
+
+import pytest
+
+from prolific_core.errors import InputError
+from tasks.runtime.project import STAGES
+
+
+def test_help_is_quick_because_nothing_heavy_is_imported(clone):
+    heavy = ("torch", "diffusers", "transformers", "prefect", "mlflow", "dvc", "numpy", "warp")
+    code = "import sys; from flows.cli import main as cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass\n"
+    done = clone.run("timeit", "-n1", "-r1", code + f"print([m for m in {heavy} if m in sys.modules])")
+    assert "generate" in done.stdout and "\n[]\n" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["generate", ""], "the prompt is empty"),
+        (["generate", "x" * 10_000], "10000 characters; at most 1000"),
+        (["generate", "a\nmug"], "control character"),
+        (["generate", "a mug", "--preset", "../demo"], "no preset '../demo'; known: demo, paper, room, tiny"),
+        (["generate", "a mug", "--seed", "-1"], "seed = -1"),
+        (["generate", "a mug", "--particles", "0"], "initialise.particles = 0"),
+        (["generate", "a mug", "--id", "../../x"], "not usable"),
+        (["generate", "another mug", "--id", "a-red-mug"], "choose another --id"),
+        (["stage", "nerf", "nothing"], "no prompt 'nothing'"),
+        (["stage", "nrf", "a-red-mug"], "no stage 'nrf'"),
+        (["stage", "nerf", "../x"], "not usable"),
+        (["stage", "texture", "a-red-mug"], "prolific stage nerf a-red-mug"),
+        (["sweep", "nothing"], "no prompt 'nothing'"),
+        (["ui", "--port", "0"], "--port 0"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(clone, arguments, said):
+    before = sorted(clone.root.rglob("prompt.yaml"))
+    done = clone.prolific(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("prolific: ") and done.stderr.count("\n") == 1 and said in done.stderr
+    assert sorted(clone.root.rglob("prompt.yaml")) == before and not (clone.root / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("nerf: {}", "nerf: {step: 5}", "params.yaml: unknown key 'nerf.step'; did you mean 'steps'"),
+        ("threads: 1", "threads: 0", "params.yaml: system.threads = 0"),
+        ("nerf: {}", "nerf: {", "params.yaml, line"),
+        ("path: toybox", "path: ./nowhere", "prior.path: no such folder: ./nowhere"),
+    ],
+)
+def test_a_mistake_in_a_file_is_told_before_anything_runs(clone, old, new, said):
+    clone.edit("params.yaml", old, new)
+    done = clone.prolific("generate", "a red mug")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and said in done.stderr
+    assert not (clone.root / "runs").exists()
+
+
+def test_no_project_says_where_it_looked(clone, tmp_path):
+    done = clone.prolific("sweep", PROLIFIC_ROOT=str(tmp_path / "nowhere"))
+    assert done.returncode == 2 and "nowhere" in done.stderr and "PROLIFIC_ROOT" in done.stderr
+
+
+def test_any_text_is_only_ever_text(project):
+    from flows.prompt_store.create import file_prompt
+
+    text = '"; touch owned; $(touch owned) `touch owned` ../../owned 🍄 ${id}'
+    prompt = file_prompt(project, text)
+    assert file_prompt(project, text) == project.prompt(prompt.id)
+    assert project.prompt(prompt.id).text == text
+    assert [path.name for path in (project.root / "prompts").iterdir() if path.name == prompt.id]
+
+
+def test_texts_with_the_same_words_are_different_prompts(project):
+    from flows.prompt_store.create import file_prompt
+
+    first, second = file_prompt(project, "a blue mug"), file_prompt(project, "a blue mug!")
+    assert first.id == "a-blue-mug" and second.id != first.id
+    assert file_prompt(project, "a blue mug!") == project.prompt(second.id)
+
+
+def test_options_are_part_of_the_name_and_of_the_numbers(project):
+    from flows.prompt_store.create import file_prompt
+
+    prompt = file_prompt(project, "a red mug", preset="tiny", seed=3, particles=2, method="sds")
+    assert prompt.id == "a-red-mug-s3-tiny-p2-sds"
+    config = project.config(prompt)
+    assert (
+        config.initialise.particles == 2 and config.nerf.guidance.method == "sds" and config.nerf.guidance.scale == 100
+    )
+    with pytest.raises(InputError, match="seed"):
+        file_prompt(project, "a red mug", seed=4, id=prompt.id)
+
+
+def test_generate_makes_everything_once(clone):
+    """Also with a prompt that a shell, a template or a path would trip over."""
+    text = "a 'red' mug; touch owned ../x ${id} 🍄"
+    done = clone.prolific("generate", text, "--preset", "tiny", "--json")
+    assert done.returncode == 0, done.stderr
+    assert clone.ran() == list(STAGES)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert set(result) == {"id", "seconds", "peak_memory_mb", "stages", "glb", "turntable", "report", "metrics"}
+    assert set(result["stages"]) == set(STAGES) and not any(stage["cached"] for stage in result["stages"].values())
+    assert result["metrics"] == {"quality": 0.5} and result["peak_memory_mb"] > 1
+    with open(result["glb"], "rb") as glb, open(result["turntable"], "rb") as turntable:
+        assert (glb.read(), turntable.read()) == (b"mesh.glb", b"turntable.mp4")
+    page = open(result["report"]).read()
+    assert "a &#x27;red&#x27; mug; touch owned" in page and "<script" not in page
+    assert not list(clone.root.rglob("owned"))
+    assert all(len(line) <= 80 for line in done.stderr.splitlines() if "warning" not in line), done.stderr
+
+    again = clone.prolific("generate", text, "--preset", "tiny")
+    assert again.returncode == 0 and clone.ran() == list(STAGES)  # nothing ran
+    assert "mesh.glb" in again.stdout and "report" in again.stdout
+
+
+def test_a_failed_stage_is_told_with_its_own_status_or_its_last_words(clone, prefect_server):
+    clone.trouble(
+        "nerf", "from prolific_core.errors import InputError\nraise InputError('prior.path: no such folder: /x')"
+    )
+    one = clone.prolific("generate", "a red mug", **prefect_server)
+    assert one.returncode == 2 and "stage 'nerf' of 'a-red-mug' failed: prior.path" in one.stderr
+    assert "Traceback" not in one.stderr and not (clone.root / "runs/a-red-mug/nerf").exists()
+
+    clone.trouble("nerf", "import os; print('last words', flush=True); os.kill(os.getpid(), 9)")
+    killed = clone.prolific("generate", "a red mug", **prefect_server)
+    assert killed.returncode == 1 and "last words" in killed.stderr and "Traceback" not in killed.stderr
+    assert clone.ran() == ["initialise", "nerf", "nerf", "nerf"]  # what was killed got a second try
+
+
+def test_doctor_names_versions_device_kernels_and_prior(clone):
+    done = clone.prolific("doctor")
+    assert done.returncode == 0, done.stderr
+    for said in ("torch", "dvc", "GPU", "threads", "hash_encoding", "compositing", "raster", "toybox"):
+        assert said in done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions work differently")
+def test_a_folder_that_may_not_be_written_is_named(clone):
+    import os
+
+    if os.geteuid() == 0:
+        # root may write anywhere: a file in the folder's place is as unusable
+        (clone.root / ".state").write_text("")
+        assert clone.stage("initialise").returncode == 1
+        return
+    (clone.root / "prompts").chmod(0o500)
+    done = clone.prolific("generate", "a green mug")
+    assert done.returncode == 1 and "no permission" in done.stderr and done.stderr.count("\n") == 1

@@ -1,0 +1,359 @@
+"""Many prompts at once: failures, kills, lost servers, two runs of one prompt; and what a user is told."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+
+from flows import sweep
+from flows.orchestration import dvc_runner, prefect_runtime, run_status
+from flows.orchestration.run_status import Outcome
+from flows.prompt_store import sets
+from flows.reporting import sweep_progress as board
+from prolific_core.errors import InputError, ProlificError
+from tasks.runtime.project import STAGES
+
+
+def add(project, *texts: str) -> list[str]:
+    prompts = [sets.plan(project, sets.Wanted(text, preset="tiny", id=text.split()[-1])) for text in texts]
+    for prompt in prompts:
+        sets.put(project, prompt)
+    return [prompt.id for prompt in prompts]
+
+
+def until(ready, seconds: float = 90):
+    end = time.monotonic() + seconds
+    while not (found := ready()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+    return found
+
+
+def in_mlflow(project) -> dict:
+    """How the prompts' own runs ended, by experiment and name."""
+    from mlflow import MlflowClient
+
+    from tasks.tracking import tracker
+
+    client = MlflowClient(tracker.uri(project))
+    found = {
+        experiment.name: client.search_runs([experiment.experiment_id]) for experiment in client.search_experiments()
+    }
+    return {
+        name: {run.info.run_name: run.info.status for run in runs if "stage" not in run.data.tags}
+        for name, runs in found.items()
+        if runs
+    }
+
+
+def ask(server: dict, path: str, **body) -> list[dict]:
+    request = urllib.request.Request(
+        f"{server['PREFECT_API_URL']}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+POISON = "import sys\nraise ImportError('torch and diffusers are not for looking')\n"
+
+
+def test_a_failure_stops_no_other_and_only_it_runs_again(clone, project, prefect_server, tmp_path):
+    add(project, "a blue chair", "a green car")
+    clone.trouble("nerf", "if 'green' in stage.prompt.text: print('last words', flush=True); raise MemoryError")
+    done = clone.prolific("sweep", "chair", "car", "--workers", "2", PROLIFIC_TRACKER="flow", **prefect_server)
+    assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].split()[:2] == ["chair", "done"] and lines[1].split()[:2] == ["car", "failed"]
+    assert "car: stage 'nerf' of 'car' failed: out of memory" in done.stdout and "    last words" in lines
+    assert lines[-1] == "2 prompts: 1 done, 1 failed; to go on: prolific sweep --only-failed"
+    assert all(len(line) <= 80 for line in done.stderr.splitlines()), done.stderr
+    assert sorted(clone.ran()) == sorted([*STAGES, "initialise", "nerf"])
+
+    # Prefect has a run for each, under one of the sweep, and the table of results.
+    runs = ask(prefect_server, "flow_runs/filter", sort="START_TIME_DESC", limit=3)
+    states = {run["name"]: run["state_name"] for run in runs}
+    assert states == {"chair": "Completed", "car": "Failed", "2 prompts": "Completed"}
+    assert [run["parent_task_run_id"] is None for run in runs] == [run["name"] == "2 prompts" for run in runs]
+    (table,) = ask(prefect_server, "artifacts/latest/filter", artifacts={"key": {"any_": ["sweep-results"]}})
+    assert {row["prompt"]: row["state"] for row in json.loads(table["data"])} == {"chair": "done", "car": "failed"}
+    (progress,) = ask(prefect_server, "artifacts/latest/filter", artifacts={"key": {"any_": ["sweep-progress"]}})
+    assert progress["data"] == 100
+
+    # The same run again, by Prefect's own command: finished stages are looked at, and no more.
+    (clone.root / "trouble-nerf.py").unlink()
+    failed = next(run["id"] for run in runs if run["name"] == "car")
+    again = clone.run(
+        "prefect",
+        "flow-run",
+        "retry",
+        failed,
+        "--entrypoint",
+        "flows/deployed.py:generate",
+        PROLIFIC_TRACKER="flow",
+        **prefect_server,
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert clone.ran()[-5:] == list(STAGES)[1:] and len(clone.ran()) == 8 + 5
+    assert clone.prolific("sweep", "chair", "car", "--only-failed").stdout.startswith("nothing to do")
+    assert in_mlflow(project) == {"chair, car": {"chair": "FINISHED", "car": "FINISHED"}}
+
+    # A sweep that has nothing to do loads neither torch nor diffusers, in no process of it.
+    for name in ("torch", "diffusers"):
+        (tmp_path / f"{name}.py").write_text(POISON)
+    path = os.pathsep.join([str(tmp_path), str(clone.root)])
+    nothing = clone.prolific("sweep", "chair", PYTHONPATH=path, **prefect_server)
+    assert nothing.returncode == 0 and len(clone.ran()) == 13, nothing.stderr
+    assert clone.prolific("prompts", "list", PYTHONPATH=path).returncode == 0
+    assert (
+        "torch"
+        in clone.run("tasks.nerf", PYTHONPATH=path).stdout + clone.run("prolific_core.optimise", PYTHONPATH=path).stderr
+    )
+
+
+def test_runs_that_begin_at_once_wait_for_no_second_try(prefect_server):
+    """SQLite refuses a write that began as a read while another writes; the client then sleeps for seconds, or gives up."""
+    flow = ask(prefect_server, "flows/", name="at once")
+    tell = lambda number: ask(
+        prefect_server, "flow_runs/", flow_id=flow["id"], name=f"at once {number}", state={"type": "RUNNING"}
+    )  # noqa: E731
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(tell, range(64)))  # urllib raises at a 503
+    assert len({run["id"] for run in made}) == 64
+
+
+def test_two_runs_of_one_prompt_make_it_once(clone, prefect_server):
+    clone.trouble("nerf", "import time; time.sleep(3)")
+    first = clone.start("flows.cli.main", "generate", "a red mug", **prefect_server)
+    until(lambda: "nerf" in clone.ran())
+    second = clone.prolific("generate", "a red mug", **prefect_server)
+    assert second.returncode == 0 and "another run of 'a-red-mug' is at work; waiting for it" in second.stderr
+    assert first.wait(60) == 0 and clone.ran() == list(STAGES)
+    first.communicate()
+
+
+def test_a_number_changed_while_later_stages_run_is_not_lost(clone, prefect_server):
+    clone.trouble("geometry", "import time; time.sleep(2)")
+    running = clone.start("flows.cli.main", "generate", "a red mug", **prefect_server)
+    until(lambda: "geometry" in clone.ran())
+    clone.edit("prompts/a-red-mug/prompt.yaml", "nerf: {}", "nerf: {steps: 9}")
+    out, err = running.communicate(timeout=120)
+    assert running.returncode == 0, out + err
+    assert clone.ran() == [*list(STAGES)[:5], *list(STAGES)[1:]]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_lost_server_stops_nothing_and_a_signal_stops_everything_quietly(clone):
+    """With the server that the command started itself."""
+    clone.trouble("nerf", "import time; time.sleep(3 if stage.prompt.seed == 0 else 100)")
+    running = clone.start("flows.cli.main", "sweep")
+    until(lambda: "nerf" in clone.ran())
+    (server,) = [
+        child
+        for child in psutil.Process(running.pid).children()
+        if "flows.orchestration.prefect_server" in child.cmdline()
+    ]
+    server.kill()
+    out, err = running.communicate(timeout=120)
+    assert running.returncode == 0 and clone.ran() == list(STAGES), err
+    said = [line for line in err.splitlines() if line.startswith("prolific: ")]
+    assert len(said) == 1 and said[0].endswith("is gone; the work goes on without it")
+    assert "Event" not in err and "Traceback" not in err
+
+    clone.edit("prompts/a-red-mug/prompt.yaml", "seed: 0", "seed: 1")
+    running = clone.start("flows.cli.main", "sweep")
+    until(lambda: clone.ran()[6:] == ["initialise", "nerf"])
+    started = psutil.Process(running.pid).children(recursive=True)
+    assert len(started) == 3  # the server, DVC, the stage
+    os.killpg(running.pid, signal.SIGTERM)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 143 and err.splitlines()[-1].startswith("prolific: stopped") and "Event" not in err, (
+        err
+    )
+    _, alive = psutil.wait_procs(started, timeout=10)
+    assert not alive
+    from tasks.runtime.project import Project
+
+    assert run_status.unfinished(Project(clone.root), "a-red-mug")
+
+
+@pytest.fixture
+def plain(project, monkeypatch):
+    """No Prefect, and prompts that a test's own function makes: what is a sweep's own doing."""
+    monkeypatch.setattr(prefect_runtime, "_away", True)
+    monkeypatch.setattr(dvc_runner, "stopping", threading.Event())
+    ids = add(project, "a blue car", "a red car2", "a pink car3", "a green car4")
+
+    def run(one, **options):
+        monkeypatch.setattr(sweep, "generate", lambda project, id, console, names: one(id))
+        rows = sweep.run(project, ids, ids, options.get("workers", 1), None, options.get("max_failures"))
+        return {row.id: row.state for row in rows}
+
+    return run
+
+
+def test_after_so_many_failures_no_more_are_started(plain, project):
+    def one(id):
+        if id in ("car", "car3"):
+            raise InputError("no")
+
+    assert plain(one) == {"car": "failed", "car2": "done", "car3": "failed", "car4": "done"}
+    assert plain(one, max_failures=2) == {"car": "failed", "car2": "done", "car3": "failed", "car4": "waiting"}
+    assert plain(one, max_failures=1) == {"car": "failed", "car2": "waiting", "car3": "waiting", "car4": "waiting"}
+
+
+def test_as_many_run_at_once_as_there_are_workers(plain):
+    together = threading.Barrier(4)
+    assert set(plain(lambda id: together.wait(20), workers=4).values()) == {"done"}
+    running, most, lock = 0, 0, threading.Lock()
+
+    def one(id):
+        nonlocal running, most
+        with lock:
+            running, most = running + 1, max(most, running + 1)
+        time.sleep(0.05)
+        with lock:
+            running -= 1
+
+    plain(one, workers=2)
+    assert most == 2
+
+
+def test_an_error_of_the_program_is_one_failed_prompt(plain):
+    assert plain(lambda id: [][1] if id == "car2" else None)["car2"] == "failed"
+
+
+def test_what_is_left_after_a_kill_is_what_only_failed_runs(project):
+    ids = add(project, "a blue car", "a red car2", "a pink car3")
+    run_status.write(project, "car", Outcome("done"))
+    run_status.write(project, "car2", Outcome("running"))  # as a kill leaves it
+    assert sweep.choose(project, ids, only_failed=True) == ["car2", "car3"]  # car3 never ran
+    for stage in STAGES:
+        project.output("car3", stage).mkdir(parents=True)
+        (project.output("car3", stage) / "manifest.json").write_text("{}")  # by dvc repro, which keeps no outcome
+    assert sweep.choose(project, ids, only_failed=True) == ["car2"]
+
+
+def test_a_prompt_that_is_being_made_is_not_removed(project):
+    said = []
+    with run_status.prompt_lock(project, "a-red-mug", None):
+        with pytest.raises(ProlificError, match="'a-red-mug' is being made"):
+            sets.remove(project, "a-red-mug")
+        thread = threading.Thread(target=lambda: run_status.prompt_lock(project, "a-red-mug", said.append).__enter__())
+        thread.start()
+        until(lambda: said)
+        assert thread.is_alive()
+    thread.join(5)
+    assert not thread.is_alive() and "waiting for it" in said[0]
+
+
+def test_a_terminal_shows_a_line_per_running_prompt_in_80_columns():
+    from rich.console import Console
+
+    shown = board.Board(5)
+    long = "a-very-long-name-of-a-prompt-that-would-not-fit-in-a-line-of-it"
+    for id in (long, "car"):
+        console = shown.console(id)("geometry")
+        console.values({"loss": 0.123456})
+        console.step(1234, 15000, 1234.5)
+    shown.end("mug", "done", "done after 5 s")
+    screen = Console(width=80, force_terminal=False, file=open(os.devnull, "w"), record=True)
+    screen.print(shown._picture())
+    lines = screen.export_text().splitlines()
+    assert (
+        all(len(line) <= 80 for line in lines)
+        and "1234/15000" in lines[0]
+        and lines[0].rstrip().endswith("1234 s left")
+    )
+    assert lines[1].split()[:3] == ["car", "geometry", "1234/15000"] and lines[2].strip() == "1 done, 2 waiting"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["sweep", "--workers", "0"], "--workers 0: from 1 to 1000"),
+        (["sweep", "--max-failures", "0"], "--max-failures 0"),
+        (["sweep", "nothing-*"], "no prompt matches 'nothing-*'"),
+        (["worker", "--gpus", "0,x"], "--gpus 0,x: numbers of GPUs"),
+        (["worker"], "PREFECT_API_URL is not set"),
+        (["deploy"], "PREFECT_API_URL is not set; start one with `prefect server start`"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(project, monkeypatch, capsys, arguments, said):
+    from flows.cli import main as cli
+
+    monkeypatch.chdir(project.root)
+    assert cli.main(arguments) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("prolific: ") and err.count("\n") == 1 and said in err
+
+
+def test_a_worker_per_gpu_sees_that_one_only_and_sweeps_see_none(project, prefect_server, monkeypatch):
+    """How they run is for `make test-faults`."""
+    from flows.orchestration import deploy
+
+    started = {}
+
+    def start(command, **options):
+        environment = options["env"]
+        started[command[command.index("--name") + 1].rpartition("-")[2]] = (
+            environment["CUDA_VISIBLE_DEVICES"], command[command.index("--work-queue") + 1], command[command.index("--limit") + 1],
+        )  # fmt: skip
+        assert environment["PROLIFIC_ROOT"] == str(project.root)
+        return type(
+            "Process",
+            (),
+            {
+                "poll": lambda self: None if command[-1].endswith("gpu0") else 1,
+                "send_signal": lambda *_: None,
+                "wait": lambda *_: 0,
+            },
+        )()
+
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server["PREFECT_API_URL"])
+    monkeypatch.setattr(deploy.subprocess, "Popen", start)
+    with pytest.raises(ProlificError, match="worker gpu3 ended with status 1; the others are stopped too"):
+        deploy.work(project, "gpu", [0, 3], 1)
+    assert started == {"gpu0": ("0", "default", "1"), "gpu3": ("3", "default", "1"), "head": ("", "head", "4")}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_workers_that_miss_their_signal_are_ended_all_the_same(monkeypatch):
+    from flows.orchestration import deploy
+
+    run = "subprocess.Popen(['sleep', '100'], start_new_session=True)"
+    deaf = f"import signal, subprocess, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); {run}; print(flush=True); time.sleep(100)"
+    start = lambda code: subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)  # noqa: E731
+    workers = [start(deaf), start("print(flush=True); import time; time.sleep(100)"), start(deaf)]
+    for process in workers:
+        process.stdout.readline()
+    runs = psutil.Process(workers[0].pid).children()
+    monkeypatch.setattr(deploy, "PATIENCE", 1)
+    deploy._stop(workers)
+    assert [process.wait(20) for process in workers] == [-signal.SIGKILL, -signal.SIGTERM, -signal.SIGKILL]
+    assert len(runs) == 1 and not psutil.wait_procs(runs, timeout=20)[1]
+    for process in workers:
+        process.stdout.close()
+
+
+def test_the_deployments_name_flows_that_exist_and_a_night(project):
+    import yaml
+
+    found = {one["name"]: one for one in yaml.safe_load((project.root / "prefect.yaml").read_text())["deployments"]}
+    assert {name: one["work_pool"]["work_queue_name"] for name, one in found.items()} == {
+        "gpu": "default",
+        "nightly": "head",
+    }
+    assert found["nightly"]["schedules"] == [{"cron": "0 2 * * *", "timezone": "UTC"}]
+    source = (project.root / "flows/deployed.py").read_text()
+    for one in found.values():
+        path, _, name = one["entrypoint"].partition(":")
+        assert path == "flows/deployed.py" and f"def {name}(" in source
+        assert one["work_pool"]["job_variables"]["env"] == {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}

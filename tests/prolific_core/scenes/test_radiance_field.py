@@ -1,0 +1,421 @@
+"""The radiance field: its initial shapes, its pictures, its randomness."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from prolific_core import cameras
+from prolific_core.errors import InputError
+from prolific_core.render import Render
+from prolific_core.render.volume.marching import TooManySamples
+from prolific_core.scenes import radiance_field as rf
+from prolific_core.scenes import regularisers
+from prolific_core.scenes.radiance_field import RadianceField
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def config(**changes):
+    values = dict(
+        levels=4,
+        features=2,
+        log2_entries=11,
+        base_resolution=4,
+        max_resolution=32,
+        interpolation="smoothstep",
+        hidden_width=16,
+        hidden_layers=1,
+        bound=1.0,
+        scene="object",
+        density_scale=10.0,
+        density_radius=0.5,
+        density_noise=1.0,
+        background="network",
+        occupancy_resolution=16,
+        occupancy_threshold=0.01,
+        samples_per_ray=96,
+        importance_samples=0,
+    )
+    return SimpleNamespace(**{**values, **changes})
+
+
+def field(seed=0, backend="auto", **changes):
+    return RadianceField(config(**changes), generator(seed), backend)
+
+
+def rough(seed=0, **changes):
+    """A field with strong features, so that nothing about it is symmetric."""
+    made = field(seed, **changes)
+    made.encoding.table.data.normal_(0, 0.5, generator=generator(seed + 1))
+    return made
+
+
+def rays(resolution=16, views=1, distance=1.6, fov=45.0):
+    return cameras.orbit(views, elevation=15, distance=distance, fov=fov).rays(resolution)
+
+
+# -- the initial density
+
+
+@pytest.mark.parametrize(
+    ("scene", "at", "expected"),
+    [
+        ("object", (0.0, 0.5, 1.0), (10.0, 0.0, -10.0)),
+        ("scene", (0.0, 2.5, 5.0), (-10.0, 0.0, 10.0)),
+        ("object-in-scene", (0.0, 0.5, 2.5, 5.0), (10.0, 0.0, 0.0, 10.0)),
+    ],
+)
+def test_initial_bias_follows_its_formula(scene, at, expected):
+    direction = torch.nn.functional.normalize(torch.tensor([1.0, -2.0, 0.5]), dim=0)
+    x = torch.tensor(at)[:, None] * direction
+    assert torch.allclose(rf.initial_bias(x, scene, 10.0, 0.5), torch.tensor(expected), atol=1e-5)
+
+
+def test_object_in_scene_switches_at_five_sixths_and_is_continuous_there():
+    x = torch.tensor([[5 / 6 - 1e-5, 0, 0], [5 / 6 + 1e-5, 0, 0]])
+    bias = rf.initial_bias(x, "object-in-scene", 10.0, 0.5)
+    assert bias[0].item() == pytest.approx(-20 / 3, abs=1e-3)
+    assert bias[1].item() == pytest.approx(-20 / 3, abs=1e-3)
+    outside = torch.tensor([[5 / 6 + 0.1, 0, 0]])
+    assert rf.initial_bias(outside, "object-in-scene", 10.0, 0.5) == rf.scene_bias(outside, 10.0)
+
+
+@pytest.mark.parametrize(("scene", "bound"), [("object", 1.0), ("scene", 5.0), ("object-in-scene", 5.0)])
+def test_a_new_field_s_density_is_the_activated_bias(scene, bound):
+    made = field(scene=scene, bound=bound)
+    x = (torch.rand(200, 3, generator=generator(3)) * 2 - 1) * bound
+    expected = torch.nn.functional.softplus(rf.initial_bias(x, scene, 10.0, 0.5))
+    assert torch.allclose(made.density(x), expected, rtol=1e-2, atol=1e-3)
+    assert torch.allclose(made.colour(x), torch.full((200, 3), 0.5), atol=1e-2)
+
+
+def test_the_first_picture_is_the_ball():
+    """Opacity through the centre: the integral of softplus(10 (1 - 2|t|)) along the diameter."""
+    made = field(samples_per_ray=512)
+    origins, directions = torch.tensor([3.0, 0, 0]).expand(1, 1, 1, 3), torch.tensor([-1.0, 0, 0]).expand(1, 1, 1, 3)
+    render = made.render(origins, directions, background="black")
+    t = torch.linspace(-1, 1, 20001, dtype=torch.float64)
+    thickness = torch.trapezoid(torch.nn.functional.softplus(10 * (1 - t.abs() / 0.5)), t).item()
+    assert render.opacity.item() == pytest.approx(1 - math.exp(-thickness), abs=1e-3)
+    assert render.rgb[0, 0].item() == pytest.approx(0.5 * render.opacity.item(), abs=1e-2)
+    assert 2.3 < render.depth.item() < 3.0
+
+
+def test_a_scene_needs_a_box_that_holds_it():
+    with pytest.raises(InputError, match="bound"):
+        field(scene="scene", bound=1.0)
+
+
+# -- pictures
+
+
+def test_shapes_and_ranges():
+    made = rough()
+    origins, directions = rays(12, views=2)
+    render = made.render(origins, directions, normals=True)
+    assert isinstance(render, Render)
+    assert render.rgb.shape == render.normal.shape == (2, 3, 12, 12)
+    assert render.opacity.shape == render.depth.shape == (2, 1, 12, 12)
+    for image in (render.rgb, render.opacity, render.normal):
+        assert image.dtype == torch.float32 and image.min() >= -1e-6 and image.max() <= 1 + 1e-6
+    assert render.opacity.max() > 0.5 > render.opacity.min()
+    assert len(render.weights) == len(render.samples) > 0
+
+
+def test_the_picture_is_the_right_way_up_and_round():
+    """A red half at y > 0 and a field cut to z > 0, seen from the front: y to the right, z up."""
+    made = field(background="black")
+
+    class Halves(torch.nn.Module):
+        width = 3
+
+        def forward(self, unit):
+            return unit * 2 - 1
+
+    class Colours(torch.nn.Module):
+        def forward(self, x):
+            red = x[:, 1] * 100
+            return torch.stack([(x[:, 2] - 0.02) * 100, red, -red, -red], dim=-1)
+
+    made.encoding, made.network = Halves(), Colours()
+    rgb = made.render(*rays(16)).rgb[0]
+    assert rgb[0, 4, 10] > 0.5 > rgb[2, 4, 10]  # upper right: y > 0, red
+    assert rgb[2, 4, 5] > 0.5 > rgb[0, 4, 5]  # upper left: y < 0, blue
+    assert rgb[:, 14, 8].max() < 0.05  # below: empty
+
+
+def test_normals_of_the_ball_point_away_from_its_centre():
+    made = field()
+    x = torch.nn.functional.normalize(torch.randn(50, 3, generator=generator()), dim=-1) * 0.4
+    assert torch.allclose(made.normals(x), x / 0.4, atol=0.02)
+    render = made.render(*rays(17), normals=True)
+    expected = -rays(17)[1][0, 8, 8] * render.opacity[0, :, 8, 8]  # the middle pixel faces us
+    assert torch.allclose(render.normal[0, :, 8, 8] * 2 - 1, expected, atol=0.02)
+
+
+@pytest.mark.parametrize("normals", [False, True])
+def test_chunks_without_gradients_give_the_same_picture(monkeypatch, normals):
+    made, view = rough(), rays(16, views=2)
+    whole = made.render(*view, normals=normals)
+    monkeypatch.setattr(rf, "CHUNK", 100)
+    with torch.no_grad():
+        pieces = made.render(*view, normals=normals)
+    assert torch.allclose(whole.rgb, pieces.rgb, atol=1e-6)
+    assert torch.allclose(whole.depth, pieces.depth, atol=1e-5)
+    assert pieces.samples is None
+
+
+def test_skipping_after_an_update_keeps_the_picture():
+    made, view = rough(density_noise=0.0), rays(24, views=2)
+    full = made.render(*view)
+    updates = [made.update_occupancy(step, generator(step)) for step in range(49)]
+    assert [step for step, updated in enumerate(updates) if updated] == [0, 16, 32, 48]
+    skipped = made.render(*view)
+    assert len(skipped.samples) < len(full.samples) / 2
+    error = (skipped.rgb - full.rgb).square().mean().item()
+    assert -10 * math.log10(error + 1e-12) > 40
+
+
+def test_a_particle_that_is_drawn_now_and_then_still_updates_every_16_of_its_own_steps():
+    made = field()
+    steps = range(3, 300, 7)  # none of them a multiple of 16 in time
+    updated = [made.update_occupancy(step, generator(step)) for step in steps]
+    assert [i for i, u in enumerate(updated) if u] == [0, 16, 32]
+    resumed = field()
+    resumed.load_state_dict(made.state_dict())
+    assert resumed.occupancy.visits == len(steps)
+
+
+def test_native_and_reference_train_alike():
+    gradients = []
+    for backend in ("warp", "torch"):
+        made = rough(backend=backend)
+        render = made.render(*rays(12), training=True, generator=generator(4))
+        (render.rgb.square().mean() + render.depth.mean()).backward()
+        gradients.append([p.grad for p in made.parameters()])
+    for native, reference in zip(*gradients):
+        assert torch.allclose(native, reference, rtol=1e-3, atol=1e-6)
+    assert all(g.abs().max() > 0 for g in gradients[0])
+
+
+def test_an_empty_view_is_only_background_and_trains():
+    made = field()
+    origins, directions = rays(8)
+    render = made.render(origins, -directions, background="white", normals=True)
+    assert len(render.samples) == 0
+    assert (render.rgb == 1).all() and (render.opacity == 0).all() and (render.normal == 0.5).all()
+    loss = render.rgb.mean() + regularisers.entropy(render) + regularisers.sparsity(render)
+    (loss + regularisers.orientation(render, -directions)).backward()
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in made.parameters())
+
+
+def test_too_many_samples_are_refused():
+    made = RadianceField(config(), generator(), max_samples=50)
+    with pytest.raises(TooManySamples):
+        made.render(*rays(8))
+
+
+# -- randomness
+
+
+def test_same_seed_same_bytes():
+    def train():
+        made = rough()
+        made.update_occupancy(0, generator(9))
+        optimizer = torch.optim.Adam(made.parameter_groups({"grid": 0.01, "networks": 1e-3, "background": 1e-3}))
+        for step in range(3):
+            render = made.render(*rays(12), training=True, generator=generator(step), random_background_probability=0.5)
+            optimizer.zero_grad()
+            (render.rgb - 0.3).square().mean().backward()
+            optimizer.step()
+        return b"".join(v.numpy().tobytes() for v in made.state_dict().values())
+
+    torch.manual_seed(1)
+    first = train()
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    assert train() == first
+    assert torch.equal(torch.get_rng_state(), state)  # the global generator was left alone
+
+
+def test_training_needs_a_generator_and_draws_from_it():
+    made, view = rough(), rays(8)
+    with pytest.raises(InputError, match="generator"):
+        made.render(*view, training=True)
+    first, again, other = (made.render(*view, training=True, generator=generator(s)).rgb for s in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(made.render(*view).rgb, made.render(*view).rgb)
+
+
+def test_density_noise_is_added_before_the_activation_while_training_only():
+    loud, quiet = rough(density_noise=3.0), rough(density_noise=0.0)
+    assert torch.equal(loud.render(*rays(8)).rgb, quiet.render(*rays(8)).rgb)
+    x = torch.zeros(1000, 3)
+    noise = torch.randn(1000, generator=generator())
+    before = loud(x)[0].expm1().log()  # softplus inverted
+    assert torch.allclose(loud(x, noise)[0].expm1().log() - before, noise, atol=1e-3)
+
+
+def test_random_backgrounds_come_with_their_probability():
+    made = field(background="white")
+    origins, directions = rays(2, views=1)
+    view = origins.expand(400, 2, 2, 3), -directions.expand(400, 2, 2, 3)
+    images = made.render(*view, training=True, generator=generator(), random_background_probability=0.25).rgb
+    assert (images.std(dim=(2, 3)) < 1e-6).all()  # plain
+    changed = (images[:, :, 0, 0] < 1).any(dim=1).float().mean().item()
+    assert 0.19 < changed < 0.31
+    assert (made.render(*view, random_background_probability=1.0).rgb == 1).all()  # not when not training
+
+
+def test_backgrounds_by_name_and_colour():
+    made, (origins, directions) = field(), rays(4, views=2)
+    assert (made.background_colour(directions, "grey") == 0.5).all()
+    colours = torch.tensor([[1.0, 0, 0], [0, 0, 1.0]])
+    assert torch.equal(made.background_colour(directions, colours)[:, :, 1, 2], colours)
+    network = made.background_colour(directions)
+    assert network.shape == (2, 3, 4, 4) and network.std() > 1e-3
+    with pytest.raises(InputError, match="plaid"):
+        made.background_colour(directions, "plaid")
+    with pytest.raises(InputError, match="network"):
+        field(background="white").background_colour(directions, "network")
+
+
+# -- training
+
+
+def test_groups_hold_every_parameter_once_without_decay():
+    made = field()
+    groups = made.parameter_groups({"grid": 0.01, "networks": 1e-3, "background": 2e-3})
+    assert [(g["name"], g["lr"], g["weight_decay"]) for g in groups] == [
+        ("grid", 0.01, 0.0),
+        ("networks", 1e-3, 0.0),
+        ("background", 2e-3, 0.0),
+    ]
+    assert {id(p) for g in groups for p in g["params"]} == {id(p) for p in made.parameters()}
+
+
+def test_state_dict_restores_the_picture_and_the_skipping():
+    first = rough()
+    first.update_occupancy(0, generator())
+    second = field(seed=5)
+    second.load_state_dict(first.state_dict())
+    a, b = first.render(*rays(8)), second.render(*rays(8))
+    assert torch.equal(a.rgb, b.rgb) and len(a.samples) == len(b.samples)
+
+
+def test_it_learns_a_picture():
+    """Fitting one view's colours brings the error down by ten: gradients point the right way."""
+    made, view = field(background="white", density_noise=0.0), rays(16)
+    target = torch.tensor([0.9, 0.2, 0.1])[None, :, None, None]
+    optimizer = torch.optim.Adam(made.parameter_groups({"grid": 0.02, "networks": 5e-3}), eps=1e-15)
+    losses = []
+    for step in range(60):
+        render = made.render(*view, training=True, generator=generator(step))
+        loss = (render.rgb - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 10
+
+
+# -- patches
+
+
+def trained_once(patch, seed=4, **changes):
+    """A training render's picture, and every gradient of a loss on it that has all regularisers in it."""
+    made = rough(**changes)
+    made.update_occupancy(0, generator(9))
+    view = rays(12, views=2)
+    render = made.render(
+        *view, training=True, generator=generator(seed), random_background_probability=0.5, normals=True, patch=patch
+    )
+    target = torch.rand(render.rgb.shape, generator=generator(5))
+    loss = (render.rgb - target).square().sum() + render.depth.mean() + render.normal.square().mean()
+    for term in (regularisers.opacity, regularisers.sparsity, regularisers.opacity_bce, regularisers.entropy):
+        loss = loss + 3 * term(render)
+    (loss + 3 * regularisers.orientation(render, view[1])).backward()
+    return render, [parameter.grad for parameter in made.parameters()]
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("patch", [37, 100, 288, 1000])
+def test_patches_give_the_whole_picture_s_gradients(patch, backend):
+    whole, expected = trained_once(None, backend=backend)
+    pieces, found = trained_once(patch, backend=backend)
+    assert torch.allclose(whole.rgb, pieces.rgb, atol=1e-6) and len(whole.samples) == len(pieces.samples) > 1000
+    assert torch.allclose(whole.weights, pieces.weights, atol=1e-6)
+    for a, b in zip(expected, found, strict=True):
+        assert a.abs().max() > 0
+        assert (a - b).abs().max() <= 2e-5 * a.abs().max()
+    if patch >= 288:  # no second render: the very same bytes
+        assert all(torch.equal(a, b) for a, b in zip(expected, found))
+
+
+def test_the_graph_of_one_patch_at_a_time_is_held(monkeypatch):
+    """Backward, each patch is rendered again, last to first, and gone through before the next."""
+    made, log = rough(density_noise=0.0), []
+    made.update_occupancy(0, generator(9))
+    forward = made.network.forward
+
+    def logged(x):
+        out = forward(x)
+        log.append(("drawn", len(x)))
+        out.register_hook(lambda gradient: log.append(("gone through", len(gradient))))
+        return out
+
+    monkeypatch.setattr(made.network, "forward", logged)
+    picture = made.render(*rays(16), training=True, generator=generator(1), patch=64)
+    sizes = [count for _, count in log]
+    assert len(sizes) == 4 and sum(sizes) == len(picture.samples) and [name for name, _ in log] == ["drawn"] * 4
+    log.clear()
+    picture.rgb.sum().backward()
+    assert log == [(name, count) for count in sizes[::-1] for name in ("drawn", "gone through")]
+
+
+def test_a_patch_with_too_many_samples_is_refused():
+    made = RadianceField(config(), generator(), max_samples=8000)
+    view = rays(16)
+    with pytest.raises(TooManySamples, match="at most 8000"):
+        made.render(*view, patch=200)
+
+
+# -- regularisers
+
+
+def render_of(opacity, weights=None):
+    return Render(
+        rgb=torch.zeros(1, 3, 1, len(opacity)), opacity=torch.tensor(opacity).view(1, 1, 1, -1), weights=weights
+    )
+
+
+def test_regularisers_follow_their_formulas():
+    render = render_of([0.0, 0.5, 1.0])
+    assert regularisers.opacity(render).item() == pytest.approx(0.5)
+    expected = sum(math.sqrt(o * o + 0.01) for o in (0, 0.5, 1)) / 3
+    assert regularisers.sparsity(render).item() == pytest.approx(expected)
+    edge = -(1e-3 * math.log(1e-3) + 0.999 * math.log(0.999))
+    assert regularisers.opacity_bce(render).item() == pytest.approx((math.log(2) + 2 * edge) / 3, rel=1e-4)
+
+
+def test_weight_entropy_is_zero_for_one_surface_and_log_n_for_n_equal_samples():
+    one = render_of([0.8], torch.tensor([0.0, 0.8, 0.0]))
+    assert regularisers.entropy(one).item() == pytest.approx(0, abs=1e-6)
+    four = render_of([0.8], torch.full((4,), 0.2))
+    assert regularisers.entropy(four).item() == pytest.approx(0.8 * 2, rel=1e-5)
+    with pytest.raises(ValueError, match="volume"):
+        regularisers.entropy(render_of([0.5]))
+
+
+def test_orientation_punishes_only_normals_that_face_away():
+    made, (origins, directions) = field(), rays(12)
+    render = made.render(origins, directions, normals=True)
+    honest = regularisers.orientation(render, directions).item()
+    flipped = regularisers.orientation(render, -directions).item()
+    assert flipped > 5 * honest > 0
+    with pytest.raises(ValueError, match="normals=True"):
+        regularisers.orientation(made.render(origins, directions), directions)

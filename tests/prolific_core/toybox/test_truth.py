@@ -1,0 +1,65 @@
+"""Against the truth: the truth itself measures 1 and 0, and what is wrong shows."""
+
+import pytest
+import torch
+
+from prolific_core import cameras
+from prolific_core.toybox.evaluation import ground_truth as truth
+
+ORBIT = cameras.orbit(8, elevation=15, distance=1.6, fov=45)
+
+
+@pytest.fixture(scope="module")
+def mugs():
+    return truth.true_views("a red mug", ORBIT, count=6)
+
+
+def test_true_views_are_the_worlds(mugs):
+    assert mugs.rgb.shape == (48, 3, 64, 64) and mugs.opacity.shape == (48, 1, 64, 64)
+    outside = mugs.opacity[:, 0] < 0.01
+    assert (mugs.rgb.permute(0, 2, 3, 1)[outside] > 0.99).all()
+    inside = mugs.rgb.permute(0, 2, 3, 1)[mugs.opacity[:, 0] > 0.99]
+    assert (inside[:, 0] > inside[:, 1] + 0.1).float().mean() > 0.9
+    assert truth.true_views("a zebra", ORBIT) is None
+
+
+def test_the_truth_is_near_itself_and_other_things_are_not(mugs):
+    halves = [truth.Views(mugs.rgb[k::2], mugs.opacity[k::2]) for k in (0, 1)]
+    same = truth.against_truth(*halves)
+    assert abs(same["occupied_ratio"] - 1) < 0.15 and abs(same["saturation_ratio"] - 1) < 0.05
+    cubes = truth.true_views("a blue cube", ORBIT, count=3)
+    assert truth.against_truth(cubes, mugs)["kernel_distance"] > 5 * abs(same["kernel_distance"])
+
+
+def test_what_is_wrong_shows(mugs):
+    fat = torch.nn.functional.interpolate(mugs.opacity[:, :, 16:48, 16:48], scale_factor=2)
+    assert truth.against_truth(truth.Views(mugs.rgb, fat), mugs)["occupied_ratio"] > 1.4
+    grey = truth.Views(mugs.rgb.mean(1, keepdim=True).expand(-1, 3, -1, -1), mugs.opacity)
+    assert truth.against_truth(grey, mugs)["saturation_ratio"] < 0.01
+
+
+def test_one_front_is_one_and_a_janus_has_two():
+    assert truth.runs([False] * 8) == 0 and truth.runs([True] * 8) == 1
+    assert truth.runs([True, False, False, False, False, False, True, True]) == 1
+    assert truth.runs([True, False, False, False, True, False, False, False]) == 2
+    house = truth.true_views("a yellow house", ORBIT, count=1).rgb
+    assert truth.fronts("a yellow house", house) == {"fronts": 1}
+    janus = torch.cat([house[:4], house[:4]])
+    assert truth.fronts("a yellow house", janus) == {"fronts": 2}
+    assert truth.fronts("a blue ball", house) == {}
+
+
+def test_layers_show_what_a_render_has():
+    from prolific_core.render.result import Render
+    from prolific_core.visualisation import layers
+
+    opacity = torch.zeros(1, 1, 2, 2)
+    opacity[..., 0] = 1
+    depth = torch.tensor([[1.0, 0], [3.0, 0]])[None, None]
+    picture = layers(Render(rgb=torch.full((1, 3, 2, 2), 0.25), opacity=opacity, depth=depth))
+    assert picture.shape == (1, 3, 6, 2)
+    assert (picture[:, :, :2] == 0.25).all() and (picture[:, 0, 2:4] == opacity[:, 0]).all()
+    torch.testing.assert_close(
+        picture[0, 0, 4:], torch.tensor([[1.0, 0], [0.1, 0]])
+    )  # near is bright, nothing is black
+    assert layers(Render(rgb=torch.ones(1, 3, 2, 2), opacity=opacity)).shape == (1, 3, 4, 2)

@@ -1,0 +1,310 @@
+"""Stages and files: nothing half-written is taken for whole, and only what changed runs again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from prolific_core.errors import InputError, ProlificError
+from tasks.dvc_pipeline import pipeline
+from tasks.runtime import machine
+from tasks.runtime.project import STAGES, Project, code_of
+from tasks.runtime.stage import Stage
+from tests.support.imports import imported_modules, module_file
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def no_torch(monkeypatch):
+    """Stages in this process leave torch's settings alone."""
+    monkeypatch.setattr(machine, "set_up_torch", lambda threads, device: "cpu")
+
+
+def make(project: Project, name: str, content: str = "x") -> None:
+    def body(stage):
+        (stage.output / "file.txt").write_text(content)
+        return {"quality": 1.0}
+
+    Stage(project, name, "a-red-mug").run(body)
+
+
+def everything(folder) -> dict:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_stage_writes_its_files_measures_and_manifest(project):
+    make(project, "initialise")
+    output = project.output("a-red-mug", "initialise")
+    assert set(everything(output)) == {"file.txt", "metrics.json", "manifest.json"}
+    assert json.loads((output / "metrics.json").read_text()) == {"quality": 1.0}
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["prompt"]["text"] == "a red mug" and set(manifest["files"]) == {"file.txt", "metrics.json"}
+    assert set(manifest["parameters"]) == {"initialise", "system"}
+
+
+def test_equal_runs_give_equal_bytes(project):
+    make(project, "initialise")
+    first = everything(project.output("a-red-mug", "initialise"))
+    time.sleep(0.01)
+    make(project, "initialise")
+    assert everything(project.output("a-red-mug", "initialise")) == first
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failed_stage_leaves_the_earlier_output_and_nothing_else(project, error):
+    make(project, "initialise", "before")
+    before = everything(project.root / "runs")
+
+    def body(stage):
+        (stage.output / "file.txt").write_text("half")
+        raise error
+
+    with pytest.raises(type(error)):
+        Stage(project, "initialise", "a-red-mug").run(body)
+    assert everything(project.root / "runs") == before
+
+
+def test_a_missing_or_damaged_input_is_named_with_the_command_that_makes_it(project):
+    with pytest.raises(InputError, match="runs/a-red-mug/initialise is missing.*prolific stage initialise a-red-mug"):
+        Stage(project, "nerf", "a-red-mug").input("initialise")
+    make(project, "initialise")
+    output = project.output("a-red-mug", "initialise")
+    assert Stage(project, "nerf", "a-red-mug").input("initialise") == output
+    (output / "file.txt").write_text("changed")
+    with pytest.raises(InputError, match="initialise/file.txt is not the file its stage wrote"):
+        Stage(project, "nerf", "a-red-mug").input("initialise")
+    (output / "manifest.json").unlink()
+    with pytest.raises(InputError, match="is incomplete"):
+        Stage(project, "nerf", "a-red-mug").input("initialise")
+
+
+def test_a_stage_may_read_only_what_it_lists(project):
+    with pytest.raises(ProlificError, match="STAGES"):
+        Stage(project, "nerf", "a-red-mug").input("export")
+
+
+def test_a_checkpoint_is_of_these_parameters_inputs_and_code(clone, project):
+    def folder():
+        return Stage(project, "initialise", "a-red-mug").checkpoint
+
+    first = folder()
+    assert folder() == first
+    clone.edit("params.yaml", "preview_every: 50", "preview_every: 51")  # decides no result
+    clone.edit("params.yaml", "texture: {}", "texture: {steps: 9}")  # of a later stage
+    assert folder() == first
+    clone.edit("params.yaml", "initialise: {}", "initialise: {particles: 2}")
+    second = folder()
+    assert second != first and not first.exists()  # the old one is of no use any more
+    clone.edit("tasks/initialise.py", "quality", "Quality")
+    third = folder()
+    assert third not in (first, second)
+
+
+def test_a_resumed_stage_finds_its_checkpoint_and_goes_on_in_its_records(project):
+    seen = []
+
+    def body(stage):
+        state = stage.checkpoint / "step"
+        seen.append(int(state.read_text()) if state.exists() else 0)
+        for step in range(seen[-1] + 1, 11):
+            stage.progress(step, 10, loss=1.0)
+            state.write_text(str(step))
+            if step == 5 and len(seen) == 1:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Stage(project, "initialise", "a-red-mug").run(body)
+    stage = Stage(project, "initialise", "a-red-mug")
+    stage.run(body)
+    assert seen == [0, 5] and not stage.checkpoint.exists() or not any(stage.checkpoint.iterdir())
+    from tasks.runtime import records
+
+    found, _ = records.read(stage.state / "records.jsonl")
+    assert [record["kind"] for record in found if record["kind"] in ("start", "end")] == ["start", "start", "end"]
+    assert len({record["attempt"] for record in found if record["kind"] == "start"}) == 1
+    steps = [record["step"] for record in found if record["kind"] == "metrics"]
+    assert steps == sorted(steps) and steps[-1] == 10
+
+
+def test_pictures_are_previews_and_records(project):
+    import numpy as np
+    from PIL import Image
+
+    def body(stage):
+        stage.progress(3, 10, loss=1.0)
+        stage.picture("view", np.full((3, 4, 5), 0.5, np.float32))
+
+    stage = Stage(project, "initialise", "a-red-mug")
+    stage.run(body)
+    image = Image.open(stage.state / "preview.png")
+    assert image.size == (5, 4) and image.getpixel((0, 0)) == (128, 128, 128)
+    assert (stage.state / "preview" / "view-000003.png").is_file()
+
+
+def test_a_measure_that_is_not_finite_is_null(project):
+    Stage(project, "initialise", "a-red-mug").run(lambda stage: {"good": 1, "bad": float("nan")})
+    metrics = json.loads((project.output("a-red-mug", "initialise") / "metrics.json").read_text())
+    assert metrics == {"good": 1.0, "bad": None}
+
+
+def test_one_run_of_a_stage_at_a_time(project):
+    def body(stage):
+        with pytest.raises(ProlificError, match="already running"):
+            make(project, "initialise")
+
+    Stage(project, "initialise", "a-red-mug").run(body)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "status", "said"),
+    [
+        ("raise OSError(28, 'No space left on device', 'runs/x')", 1, "disk is full"),
+        ("raise PermissionError(13, 'Permission denied', 'runs/x')", 1, "no permission"),
+        (
+            "from prolific_core.errors import InputError\nraise InputError('prior.path: no such\\nfolder')",
+            2,
+            "no such folder",
+        ),
+        ("raise MemoryError", 1, "out of memory"),
+    ],
+)
+def test_trouble_is_one_line_and_a_status(clone, trouble, status, said):
+    clone.trouble("initialise", "(stage.output / 'half').write_text('half')\n" + trouble)
+    done = clone.stage("initialise")
+    assert done.returncode == status
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("prolific: ") and said in done.stderr
+    assert not (clone.root / "runs" / "a-red-mug").exists() or not any((clone.root / "runs" / "a-red-mug").iterdir())
+
+
+def test_a_stage_killed_half_way_leaves_nothing_that_looks_whole(clone):
+    clone.trouble("initialise", "import os\n(stage.output / 'half').write_text('')\nos.kill(os.getpid(), 9)")
+    assert clone.stage("initialise").returncode == -signal.SIGKILL
+    assert not (clone.root / "runs/a-red-mug/initialise").exists()
+    assert "is missing" in clone.stage("nerf").stderr
+    (clone.root / "trouble-initialise.py").unlink()
+    assert clone.stage("initialise").returncode == 0
+    assert sorted(path.name for path in (clone.root / "runs/a-red-mug").iterdir()) == ["initialise"]
+
+
+def test_dvc_runs_only_what_changed(clone):
+    assert clone.repro() == list(STAGES)
+    clone.edit("params.yaml", "preview_every: 50", "preview_every: 10")  # logging: no result depends on it
+    (clone.root / "flows" / "report.py").write_text("# another report\n")
+    clone.edit("tasks/tracking/tracker.py", "MLflow remembers", "MLflow recalls")
+    assert clone.repro() == []
+    clone.edit("presets/demo.yaml", "export: {faces: 20000", "export: {faces: 20001")
+    assert clone.repro() == ["export", "evaluate"]
+    clone.edit("prompts/a-red-mug/prompt.yaml", "evaluate: {}", "evaluate: {views: 4}")
+    assert clone.repro() == ["evaluate"]
+    # Code: what used it, and what used that. A NeRF knows no meshes.
+    clone.edit("prolific_core/mesh/clean.py", '"""', '"""(Changed.) ')
+    assert clone.repro() == ["geometry", "texture", "export", "evaluate"]
+
+
+def test_root_repro_covers_every_prompt_and_the_gallery(clone, project):
+    from flows.prompt_store.create import file_prompt
+
+    file_prompt(project, "a blue chair", preset="tiny")
+    assert sorted(clone.repro("dvc.yaml")) == sorted(2 * list(STAGES))
+    page = (clone.root / "gallery" / "index.html").read_text()
+    assert "a red mug" in page and "a blue chair" in page
+    clone.edit("prompts/a-blue-chair-tiny/prompt.yaml", "seed: 0", "seed: 1")
+    assert clone.repro("dvc.yaml") == list(STAGES)
+
+
+def test_sections_that_dvc_would_miss_are_added(clone, project):
+    folder = project.prompt_folder("a-red-mug")
+    (folder / "prompt.yaml").write_text("id: a-red-mug\ntext: a red mug # mine\nseed: 0\npreset: demo\nnerf:\n")
+    pipeline.refresh(project, "a-red-mug")
+    assert "# mine" in (folder / "prompt.yaml").read_text()
+    assert clone.repro("prompts/a-red-mug/dvc.yaml:initialise") == ["initialise"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel to end a stage with its parent; Linux only")
+def test_a_stage_ends_with_the_dvc_that_started_it(clone):
+    clone.trouble(
+        "initialise", "import os, time\n(stage.project.root / 'pid').write_text(str(os.getpid()))\ntime.sleep(60)"
+    )
+    dvc = subprocess.Popen(
+        [sys.executable, "-m", "tasks.dvc_pipeline.cli", "repro", "prompts/a-red-mug/dvc.yaml"],
+        cwd=clone.root,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    pid = clone.root / "pid"
+    try:
+        _wait(lambda: pid.exists() and pid.read_text())
+        number = int(pid.read_text())
+    finally:
+        dvc.kill()
+        dvc.wait()
+    _wait(lambda: not _alive(number))
+    assert not (clone.root / "runs/a-red-mug/initialise").exists()
+
+
+def test_the_committed_pipeline_is_the_one_made_from_the_table():
+    project = Project(ROOT)
+    committed = (project.prompt_folder("a-red-mug") / "dvc.yaml").read_text()
+    assert committed == pipeline.text(project), "run: prolific sweep a-red-mug"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_lists_code_that_exists(stage):
+    missing = [path for path in code_of(stage) if not (ROOT / path).exists() and not path.endswith("weights")]
+    assert not missing
+
+
+# Modules that only report how a run went: no result depends on them.
+REPORTING = {
+    "tasks.runtime.console",
+    "tasks.runtime.failures",
+    "tasks.runtime.records",
+    "tasks.runtime.revision",
+    "tasks.runtime.usage",
+    "tasks.runtime.project",
+    "prolific_core.discovery",
+    "prolific_core.errors",
+    "prolific_core.prompts",
+    "prolific_core.memory",
+    "prolific_core.visualisation",
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_code_of_a_stage_covers_all_that_it_imports(stage):
+    listed = code_of(stage)
+    imported = imported_modules(f"tasks.{stage}", ROOT) - REPORTING
+    files = {
+        module_file(module, ROOT).relative_to(ROOT).as_posix()
+        for module in imported
+        if not module.startswith("tasks.tracking")
+    }
+    missing = {
+        file
+        for file in files
+        if not any(file == path or file.startswith(f"{path}/") for path in listed) and not file.endswith("__init__.py")
+    }
+    assert not missing
+
+
+def _wait(ready, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().split(")")[1].split()[0] != "Z"

@@ -1,0 +1,334 @@
+"""MLflow: everything arrives, once, however often it is sent; and nothing it does stops a run."""
+
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from flows.prompt_store import sets
+from flows.prompt_store.sets import Wanted
+from tasks.runtime import machine, records
+from tasks.runtime.stage import Stage
+from tasks.tracking import tracker
+from tasks.tracking.prompt_runs import EXPERIMENT, PromptRuns
+from tasks.tracking.stage_run import SENT
+from tasks.tracking.tracker import Tracker
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory):
+    """Made once: MLflow takes seconds to make its tables."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def project(project, empty_database, monkeypatch):
+    folder = project.state / "mlflow"
+    folder.mkdir(parents=True)
+    shutil.copy(empty_database, folder / "mlflow.db")
+    monkeypatch.delenv("PROLIFIC_TRACKER")
+    monkeypatch.setattr(machine, "set_up_torch", lambda threads, device: "cpu")
+    return project
+
+
+def body(stage):
+    for step in range(1, 21):
+        stage.progress(step, 20, loss=1 / step)
+    stage.picture("views", np.zeros((3, 8, 8), np.float32), 20)
+    (stage.output / "contact.png").write_bytes(b"picture")
+    return {"quality": 0.5}
+
+
+def run_stage(project, name="initialise"):
+    Stage(project, name, "a-red-mug").run(body)
+
+
+def runs(project, experiment: str = EXPERIMENT) -> dict[str, object]:
+    """All runs of an experiment by name; each name once."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracker.uri(project))
+    experiment = client.get_experiment_by_name(experiment)
+    found = client.search_runs([experiment.experiment_id])
+    by_name = {run.info.run_name: run for run in found}
+    assert len(by_name) == len(found)
+    return by_name
+
+
+def test_a_stage_arrives_once_however_often_it_is_sent(project):
+    from mlflow import MlflowClient
+
+    run_stage(project)
+    for _ in range(3):
+        tracker.sync(project, "a-red-mug", ["initialise"])
+    # What a crash between a message and its receipt leads to: everything is sent again.
+    client = MlflowClient(tracker.uri(project))
+    client.set_tag(runs(project)["initialise"].info.run_id, SENT, "0")
+    client.update_run(runs(project)["initialise"].info.run_id, status="RUNNING")
+    tracker.sync(project, "a-red-mug", ["initialise"])
+
+    found = runs(project)
+    assert set(found) == {"a-red-mug", "initialise"}
+    parent, stage = found["a-red-mug"], found["initialise"]
+    assert stage.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert stage.info.status == "FINISHED" and stage.data.metrics["quality"] == 0.5
+    assert parent.data.params["nerf.guidance.scale"] == "7.5" and parent.data.tags["prompt"] == "a red mug"
+    levels = project.config(project.prompt("a-red-mug")).initialise.field.levels
+    assert stage.data.params["field.levels"] == str(levels) and stage.data.tags["cached"] == "false"
+    points = client.get_metric_history(stage.info.run_id, "loss")
+    assert [(point.step, point.value) for point in points] == [(step, 1 / step) for step in (1, 5, 10, 15, 20)]
+    pictures = client.list_artifacts(stage.info.run_id, "images")
+    assert len(pictures) == 2 and all("views+step+20" in picture.path for picture in pictures)
+    files = {file.path for file in client.list_artifacts(stage.info.run_id)}
+    assert {"manifest.json", "metrics.json", "contact.png"} <= files
+
+
+def test_a_running_stage_is_followed_and_a_failed_one_is_marked(project):
+    steps = []
+
+    def stops(stage):
+        for step in range(1, 11):
+            stage.progress(step, 20, loss=1 / step)
+            if step in (5, 10):
+                follower.follow("initialise")
+                steps.append(runs(project)["initialise"].data.metrics["loss"])
+        raise RuntimeError("diverged")
+
+    with Tracker(project, "a-red-mug") as follower:
+        with pytest.raises(RuntimeError):
+            Stage(project, "initialise", "a-red-mug").run(stops)
+        follower.follow("initialise", failed=True)
+    assert steps == [1 / 5, 1 / 10] and runs(project)["initialise"].info.status == "FAILED"
+
+
+def test_a_cached_stage_appears_with_its_measures(project):
+    run_stage(project)
+    shutil.rmtree(project.state / "a-red-mug")  # as after `dvc pull` in another clone
+    with Tracker(project, "a-red-mug") as follower:
+        follower.follow("initialise", cached=True)
+    stage = runs(project)["initialise"]
+    assert stage.data.tags["cached"] == "true" and stage.data.metrics["quality"] == 0.5
+    assert stage.info.status == "FINISHED"
+
+
+def follow_all(project, group=None, cached=True):
+    """What a flow tells the tracker about the one stage that these tests make; its parent's own numbers."""
+    with Tracker(project, PromptRuns(project, "a-red-mug", group)) as follower:
+        follower.follow("initialise", cached=cached)
+        follower.finish({"quality": 0.25}, [project.output("a-red-mug", "initialise") / "contact.png"])
+
+
+def test_a_sweep_has_its_own_experiment_and_dataset_and_makes_no_second_copy(project, clone):
+    sets.put(project, sets.plan(project, Wanted("a blue chair", seed=3)))
+    (project.root / "prompts" / "toys.txt").write_text("a-red-mug\na-blue-chair-s3\n")
+    run_stage(project)
+    follow_all(project, cached=False)
+    toys = sets.group(project, ["toys"])
+    for _ in range(2):  # two nights
+        follow_all(project, toys)
+    alone, swept = runs(project), runs(project, "toys")
+    assert set(alone) == set(swept) == {"a-red-mug", "initialise"}
+    assert [found["initialise"].data.tags["cached"] for found in (alone, swept)] == ["false", "true"]
+    assert [found["a-red-mug"].data.tags["cached"] for found in (alone, swept)] == ["false", "true"]
+    assert (
+        swept["initialise"].data.metrics == alone["initialise"].data.metrics
+        and alone["initialise"].data.metrics["loss"] == 1 / 20
+    )
+    (dataset,) = swept["a-red-mug"].inputs.dataset_inputs
+    profile = json.loads(dataset.dataset.profile)
+    assert dataset.dataset.name == "toys" and profile["num_rows"] == 2
+    assert [(row["text"], row["seed"]) for row in profile["prompts"]] == [("a red mug", 0), ("a blue chair", 3)]
+
+    clone.edit("params.yaml", "threads: 1", "threads: 3")  # changed: another run
+    follow_all(project, toys)
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracker.uri(project))
+    found = client.search_runs([swept["initialise"].info.experiment_id], "tags.stage = 'initialise'")
+    assert len(found) == 2 and {run.data.tags["cached"] for run in found} == {"true"}
+
+
+def test_two_prompts_may_bring_their_dataset_at_once(project, monkeypatch, capsys):
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    real, calls = MlflowClient.log_inputs, []
+
+    def log_inputs(*arguments):
+        calls.append(1)
+        if len(calls) == 1:
+            raise MlflowException("UNIQUE constraint failed")  # what MLflow says to the one who is late
+        real(*arguments)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", log_inputs)
+    run_stage(project)
+    follow_all(project)
+    assert len(runs(project)["a-red-mug"].inputs.dataset_inputs) == 1 and not capsys.readouterr().err
+
+
+def test_the_experiment_is_named_after_what_a_sweep_names(project):
+    (project.root / "prompts" / "toys.txt").write_text("a-red-mug\n")
+    named = {
+        names: sets.group(project, list(names)).experiment for names in [(), ("toys",), ("a-red-*",), ("a-red-mug",)]
+    }
+    assert named == {(): "every prompt", ("toys",): "toys", ("a-red-*",): "a-red-*", ("a-red-mug",): EXPERIMENT}
+    (project.root / "prompts" / "toys.txt").write_text("gone\n")  # edited while a sweep runs
+    assert sets.group(project, ["toys"]).prompts == []
+
+
+def test_a_parent_has_its_own_measures_files_and_where_they_are_from(project):
+    from mlflow import MlflowClient
+
+    def git(*arguments):
+        return subprocess.run(
+            ["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments],
+            cwd=project.root,
+            check=True,
+            capture_output=True,
+        )
+
+    git("add", "params.yaml", "tasks")
+    git("commit", "-qm", "first")
+    commit = git("rev-parse", "--short=12", "HEAD").stdout.decode().strip()
+    run_stage(project)
+    lock = project.prompt_folder("a-red-mug") / "dvc.lock"
+    lock.write_text("schema: '2.0'\nstages:\n  initialise:\n    cmd: x\n")
+    follow_all(project, cached=False)
+    found = runs(project)
+    parent, stage = found["a-red-mug"], found["initialise"]
+    tags = {name: parent.data.tags[name] for name in ("revision", "device", "cached", "method")}
+    assert tags == {"revision": commit, "device": "cpu", "cached": "false", "method": "vsd"}
+    assert {stage.data.tags[name] for name in ("revision", "device")} == {commit, "cpu"}
+    assert len(parent.data.tags["dvc_lock"]) == len(stage.data.tags["dvc_lock"]) == 16
+    assert parent.data.metrics["quality"] == 0.25 and stage.data.metrics["quality"] == 0.5
+    assert {"seconds", "peak_memory_mb"} <= set(parent.data.metrics)
+    assert parent.data.metrics["seconds"] == stage.data.metrics["seconds"]
+    client = MlflowClient(tracker.uri(project))
+    assert [file.path for file in client.list_artifacts(parent.info.run_id)] == ["contact.png"]
+    memory = client.get_metric_history(stage.info.run_id, "system/memory_mb")
+    assert [point.step for point in memory] == [1, 5, 10, 15, 20] and all(10 < point.value < 10_000 for point in memory)
+
+    # Another state of the code, another lock: the parent says by which it was found up to date.
+    (project.root / "params.yaml").write_text((project.root / "params.yaml").read_text() + "# more\n")
+    lock.write_text("schema: '2.0'\nstages:\n  initialise:\n    cmd: y\n")
+    follow_all(project)
+    again = runs(project)
+    assert (
+        again["a-red-mug"].data.tags["revision"] == f"{commit}-dirty"
+        and again["initialise"].data.tags["revision"] == commit
+    )
+    assert again["a-red-mug"].data.tags["dvc_lock"] != parent.data.tags["dvc_lock"]
+    assert again["initialise"].data.tags["dvc_lock"] != stage.data.tags["dvc_lock"]
+    assert again["a-red-mug"].info.end_time == parent.info.end_time  # not as if it had run all the while
+
+
+def test_what_ran_while_the_server_was_away_is_no_cached_stage(project):
+    run_stage(project)
+    follow_all(project, cached=True)  # the next day
+    stage = runs(project)["initialise"]
+    assert stage.data.tags["cached"] == "false"
+    start = records.first(project.stage_state("a-red-mug", "initialise") / "records.jsonl")
+    assert stage.info.start_time == int(start["time"] * 1000) <= stage.info.end_time
+
+
+def test_an_experiment_deleted_in_the_ui_comes_back(project):
+    from mlflow import MlflowClient
+
+    run_stage(project)
+    follow_all(project)
+    client = MlflowClient(tracker.uri(project))
+    client.delete_experiment(client.get_experiment_by_name(EXPERIMENT).experiment_id)
+    follow_all(project)
+    assert runs(project)["initialise"].data.metrics["quality"] == 0.5
+
+
+def test_other_numbers_are_another_run(project, clone):
+    first = Tracker(project, "a-red-mug").token
+    clone.edit("params.yaml", "preview_every: 50", "preview_every: 51")
+    assert Tracker(project, "a-red-mug").token == first
+    clone.edit("params.yaml", "threads: 1", "threads: 3")
+    assert Tracker(project, "a-red-mug").token != first
+
+
+def test_a_server_that_is_away_costs_one_warning_and_its_records_arrive_later(project, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    run_stage(project)
+    with Tracker(project, "a-red-mug") as follower:
+        for _ in range(3):
+            follower.follow("initialise")
+        follower.finish({"quality": 1.0}, [])
+    assert capsys.readouterr().err.count("is not reachable") == 1
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    tracker.sync(project, "a-red-mug", ["initialise"])
+    assert runs(project)["initialise"].data.metrics["quality"] == 0.5
+
+
+def test_runs_made_while_the_server_was_away_all_arrive_though_the_last_one_overwrote_them(project, clone, monkeypatch):
+    """And once, though another prompt's run brings them, and the first try breaks off in the middle."""
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    for seed, quality in ((0, 0.125), (1, 0.375)):
+        run_stage(project)
+        for cached in (False, True):  # looked at twice
+            with Tracker(project, "a-red-mug") as follower:
+                follower.follow("initialise", cached=cached)
+                follower.finish({"quality": quality}, [project.output("a-red-mug", "initialise") / "contact.png"])
+        clone.edit("prompts/a-red-mug/prompt.yaml", f"seed: {seed}", f"seed: {seed + 1}")
+    assert len(list((project.state / "mlflow" / "outbox").glob("[!.]*"))) == 2
+    sets.put(project, sets.plan(project, Wanted("a blue chair")))
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    real = MlflowClient.log_artifact
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_artifact", lambda *a: real(*a) if "contact" in str(a[2]) else 1 / 0)
+        tracker.sync(project, "a-blue-chair", ["initialise"])
+        assert len(list((project.state / "mlflow" / "outbox").glob("[!.]*"))) == 2
+    tracker.sync(project, "a-blue-chair", ["initialise"])
+    assert not list((project.state / "mlflow" / "outbox").glob("[!.]*"))
+
+    client = MlflowClient(tracker.uri(project))
+    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    parents = client.search_runs([experiment], "tags.mlflow.runName = 'a-red-mug'")
+    assert {(run.data.params["seed"], run.data.metrics["quality"], run.info.status) for run in parents} == {
+        ("0", 0.125, "FINISHED"),
+        ("1", 0.375, "FINISHED"),
+    }
+    made = client.search_runs([experiment], "tags.stage = 'initialise'")
+    assert {run.data.tags["mlflow.parentRunId"] for run in made} == {run.info.run_id for run in parents} and len(
+        made
+    ) == 2
+    for run in made:
+        assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [1, 5, 10, 15, 20]
+        assert (
+            run.info.status == "FINISHED" and run.data.tags["cached"] == "false" and run.data.metrics["quality"] == 0.5
+        )
+        assert {"contact.png", "manifest.json"} <= {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert len({run.data.tags["prolific.attempt"] for run in made}) == 2
+
+
+def test_a_run_on_its_own_is_found_again_by_its_key(project, tmp_path):
+    """Of a study: nothing was sent before its measures, and a second time it is the same run."""
+    from mlflow import MlflowClient
+
+    (tmp_path / "table.md").write_text("| a |")
+    for value in (2.0, 1.0):
+        tracker.remember(
+            project, "study", "some key", {"steps": 3}, {"vsd 7.5, n = 1 kid": value}, [tmp_path / "table.md"]
+        )
+    client = MlflowClient(tracker.uri(project))
+    found = client.search_runs([client.get_experiment_by_name("study").experiment_id])
+    assert (
+        len(found) == 1
+        and found[0].data.metrics == {"vsd 7.5 n  1 kid": 1.0}
+        and found[0].data.params == {"steps": "3"}
+    )
+    assert [file.path for file in client.list_artifacts(found[0].info.run_id)] == ["table.md"]
