@@ -37,9 +37,9 @@ def main() -> None:
     # A plain `dvc repro` ran no flow, so nobody made these yet.
     for id in project.prompt_ids():
         made = project.output(id, "evaluate") / "manifest.json"
-        page = report.path_of(project, id)
+        page = project.report(id)
         if made.is_file() and not (page.is_file() and page.stat().st_mtime >= made.stat().st_mtime):
-            report.write(project, id)
+            report.write(project.resolve(id))
     print(write(project))
 
 
