@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
+from typing import cast
 
 import torch
 
@@ -53,11 +54,11 @@ def bench(project: Project, repetitions: int) -> list[Row]:
     """Measure with the score networks of the paper (rank 4, attention) and of the demo preset at batch 1 and 4."""
     from prolific_core import config, prompts
 
-    def load(file: str) -> config.Config:
-        return config.resolve((file, prompts.read_yaml(project.root / file, file) or {}))
-
-    shared, demo = load("params.yaml"), load("presets/demo.yaml")
-    device = set_up_torch(shared.system.threads, shared.system.device)
+    system = project.shared_config().system
+    file = "presets/demo.yaml"
+    preset = prompts.read_yaml(project.root / file, file)
+    demo = config.resolve((file, preset))  # pyright: ignore[reportArgumentType] (resolve checks the type)
+    device = set_up_torch(system.threads, system.device)
     # The texture stage uses CFG with two evaluations, as counted here; the radiance field's Perp-Neg has four.
     scores = {"paper": GuidanceConfig(), "demo": demo.texture.guidance}
     return [_row(name, guidance, batch, device, repetitions) for name, guidance in scores.items() for batch in BATCHES]
@@ -113,7 +114,7 @@ def _bare(prior: LatentDiffusion, config: GuidanceConfig, batch: int) -> dict[st
     lora = Lora(prior.unet, config.score, generator(0, "bare"))
     trained = copy_sharing_tensors(prior.unet)
     for name in lora.layers:  # the adapted weights get a gradient without LoRA's arithmetic
-        layer = trained.get_submodule(name)
+        layer = cast(torch.nn.Linear, trained.get_submodule(name))
         layer.weight = torch.nn.Parameter(layer.weight.detach().clone())
 
     def call(unet, inputs) -> torch.Tensor:

@@ -23,7 +23,7 @@ def kernels():
 
     x (N, 3), table (rows, 2), out and incoming (N, L, 2) are float32 arrays. `backward` adds to `gradient`.
     """
-    from numba import njit
+    from numba import njit  # pyright: ignore[reportMissingImports]
 
     y_prime, z_prime = np.uint32(PRIMES[1]), np.uint32(PRIMES[2])
 

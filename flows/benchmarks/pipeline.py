@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 import psutil
 
@@ -114,7 +115,7 @@ def sweep(project: Project, prompts: int, workers: int, seconds: float) -> dict[
                 most = max(most, head.memory_info().rss)
             time.sleep(0.2)
         took = time.monotonic() - began
-        _check(process, process.stdout.read())
+        _check(process, process.communicate()[0])
     ideal = -(-prompts // workers) * len(STAGES) * seconds
     return {"sweep_efficiency": ideal / took, "head_memory_mb": most / 2**20}
 
@@ -183,7 +184,7 @@ def _shell(root: Path, commands: str, **settings: str) -> None:
 def _check(process: subprocess.Popen, output: str) -> None:
     if process.returncode:
         last = (output.strip().splitlines() or ["no output"])[-1]
-        raise ProlificError(f"`{' '.join(process.args[2:])}` failed in the scratch copy: {last}")
+        raise ProlificError(f"`{' '.join(cast(list[str], process.args)[2:])}` failed in the scratch copy: {last}")
 
 
 def _seconds(work: Callable[[], None]) -> float:

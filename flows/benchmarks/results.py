@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from tabulate import tabulate
 
@@ -43,7 +44,7 @@ def goal_table(values: Mapping[str, float | None], goals: Mapping[str, Goal]) ->
     return table(("metric", "value", "goal", ""), rows)
 
 
-def as_json(found: object, **summary: float) -> str:
+def as_json(found: Any, **summary: float) -> str:
     """Return a benchmark's result as a JSON object: `summary`, then the keys of `found` or, for a list, its rows."""
     values = {"rows": found} if isinstance(found, list) else found if isinstance(found, dict) else asdict(found)
     return json.dumps(summary | values, default=asdict)

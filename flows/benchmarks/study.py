@@ -15,7 +15,7 @@ from torch import Tensor
 
 import prolific_core
 from flows.benchmarks import results
-from prolific_core import checkpoint, config, prompts
+from prolific_core import checkpoint, prompts
 from prolific_core.errors import InputError
 from prolific_core.experiments import study_2d as study
 from prolific_core.files import write_atomically
@@ -56,11 +56,11 @@ class Study:
 
     def __init__(self, project: Project, texts: list[str], methods: list[study.Method], settings: study.Settings):
         os.chdir(project.root)
-        values = config.resolve(("params.yaml", prompts.read_yaml(project.root / "params.yaml", "params.yaml") or {}))
+        values = project.shared_config()
         for text in texts:
             if world.parse(text) is None:
                 raise InputError(
-                    f"{text!r} has no true renders to compare with: name one object and one colour of the Toybox's world"
+                    f"{text!r} has no true renders to compare with: name an object and a colour of the Toybox's world"
                 )
         self.texts, self.methods, self.settings = texts, methods, settings
         self.path = values.prior.path
@@ -163,7 +163,7 @@ def run(
 
 def table(rows: list[study.Row]) -> str:
     """Return a Markdown table with a row per method."""
-    return results.table(list(study.Row.__dataclass_fields__), (asdict(row).values() for row in rows))
+    return results.table(list(study.Row.__dataclass_fields__), (list(asdict(row).values()) for row in rows))
 
 
 def figure(images_of: dict[str, dict[str, Tensor]], texts: list[str], columns: int = 4) -> Tensor:

@@ -11,14 +11,12 @@ def doctor() -> None:
     What a killed run left behind is repaired.
     """
     from flows.orchestration import preflight
-    from prolific_core import config, prompts
     from prolific_core.errors import ProlificError
     from tasks.runtime import machine
     from tasks.runtime.project import Project
 
     project = Project.find()
-    # The preset is left out because it belongs to a prompt.
-    shared = config.resolve(("params.yaml", prompts.read_yaml(project.root / "params.yaml", "params.yaml") or {}))
+    shared = project.shared_config()
     machine.threads(shared.system.threads)
     print("project")
     _line("root", project.root)

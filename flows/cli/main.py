@@ -50,7 +50,7 @@ def _run(arguments: list[str] | None) -> int | None:
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context else ""
-        message = error.format_message()
+        message = error.format_message().replace("Value error, ", "")  # a prefix of pydantic's
         if not message:  # The command was given without arguments, and its help has been printed.
             return error.exit_code
         raise InputError(message.rstrip(".") + hint) from None

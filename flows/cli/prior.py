@@ -118,12 +118,11 @@ def table(numbers: dict) -> str:
 
 
 def _shared_config():
-    """Resolve params.yaml, and change to the project's folder, where the paths in it start."""
+    """Return the parameters of params.yaml, and change to the project's folder, where the paths in it start."""
     import os
 
-    from prolific_core import config, prompts
     from tasks.runtime.project import Project
 
     project = Project.find()
     os.chdir(project.root)
-    return config.resolve(("params.yaml", prompts.read_yaml(project.root / "params.yaml", "params.yaml") or {}))
+    return project.shared_config()

@@ -156,6 +156,11 @@ class Project:
     def presets(self) -> list[str]:
         return sorted(path.stem for path in self.root.glob("presets/*.yaml"))
 
+    def shared_config(self) -> config.Config:
+        """Return the checked parameters of params.yaml alone, without a preset or a prompt."""
+        values = prompts.read_yaml(self.root / "params.yaml", "params.yaml") or {}
+        return config.resolve(("params.yaml", values))  # pyright: ignore[reportArgumentType] (resolve checks the type)
+
     def config(self, prompt: Prompt) -> config.Config:
         """params.yaml, then the preset, then the prompt's own sections, checked."""
         preset = f"presets/{prompt.preset}.yaml"
