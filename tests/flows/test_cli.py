@@ -2,12 +2,12 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
 from prolific_core.errors import InputError
 from tasks.runtime.project import STAGES
-
 
 HEAVY = ("torch", "diffusers", "transformers", "prefect", "mlflow", "dvc", "numpy", "warp", "pydantic")
 
@@ -162,7 +162,7 @@ def test_generate_makes_everything_once(clone):
     assert result["metrics"] == {"quality": 0.5} and result["peak_memory_mb"] > 1
     with open(result["glb"], "rb") as glb, open(result["turntable"], "rb") as turntable:
         assert (glb.read(), turntable.read()) == (b"mesh.glb", b"turntable.mp4")
-    page = open(result["report"]).read()
+    page = Path(result["report"]).read_text()
     assert "a &#x27;red&#x27; mug; touch owned" in page and "<script" not in page
     assert not list(clone.root.rglob("owned"))
     assert all(len(line) <= 80 for line in done.stderr.splitlines() if "warning" not in line), done.stderr
