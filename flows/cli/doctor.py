@@ -69,7 +69,7 @@ def _requirements() -> list[str]:
     return [
         re.split(r"[^A-Za-z0-9_.-]", line, maxsplit=1)[0]
         for line in lines
-        if not re.search("extra == .(test|develop)", line)
+        if not re.search("extra == .(test|develop|docs)", line)
     ]
 
 
