@@ -165,6 +165,11 @@ class Project:
     def presets(self) -> list[str]:
         return sorted(path.stem for path in self.root.glob("presets/*.yaml"))
 
+    def shared_config(self) -> config.Config:
+        """Return the checked parameters of params.yaml alone, without a preset or a prompt."""
+        values = prompts.read_yaml(self.root / "params.yaml", "params.yaml") or {}
+        return config.resolve(("params.yaml", values))  # pyright: ignore[reportArgumentType] (resolve checks the type)
+
     def config(self, prompt: Prompt) -> config.Config:
         """Return the checked configuration: params.yaml, overridden by the preset, overridden by the prompt."""
         preset = f"presets/{prompt.preset}.yaml"
