@@ -110,7 +110,7 @@ class Study:
                 cells[text] = self.cell(method, text, f"{m * len(self.texts) + k + 1}/{total} {method.name}, {text}")
             pictures[method.name] = {text: images for text, (images, _) in cells.items()}
             seconds = sum(seconds for _, seconds in cells.values())
-            features = lambda images: judge.judge(images).features  # noqa: E731
+            features = lambda images: judge.classify(images).features  # noqa: E731
             rows.append(study.row(method.name, pictures[method.name], truth, seconds, features, agreement, scorer))
         return rows, pictures
 

@@ -1,4 +1,4 @@
-"""`prolific prior`: what the 2D model itself makes of a sentence, and how well it knows its world."""
+"""Computation behind `prolific prior`: samples of the 2D model, and its metrics on the Toybox world."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ from tasks.runtime.project import Project
 
 
 def sample(project: Project, text: str, *, count: int, out: Path, scale: float, seed: int, steps: int) -> Path:
-    """A grid of `count` samples by DDIM at a guidance scale, as one PNG; its path."""
+    """Write a grid of `count` DDIM samples as one PNG and return its path."""
     from prolific_core import config, prompts
     from prolific_core.prior.latent_diffusion import LatentDiffusion
     from prolific_core.seeding import generator
@@ -19,7 +19,7 @@ def sample(project: Project, text: str, *, count: int, out: Path, scale: float, 
     text, out = prompts.check_text(text), out.resolve()
     if not out.parent.is_dir():
         raise InputError(f"--out: no such folder: {out.parent}")
-    os.chdir(project.root)  # where paths in the parameters start
+    os.chdir(project.root)  # Paths in the parameters are relative to it.
     settings = config.resolve(("params.yaml", prompts.read_yaml(project.root / "params.yaml", "params.yaml") or {}))
     device = set_up_torch(settings.system.threads, settings.system.device)
     prior = LatentDiffusion.load(settings.prior.path, device=device, dtype=settings.prior.dtype)
@@ -29,7 +29,7 @@ def sample(project: Project, text: str, *, count: int, out: Path, scale: float, 
 
 
 def check(project: Project, path: str | None, samples: int) -> dict:
-    """The numbers of a prior of the Toybox's world: the packaged one, or a folder's in its layout."""
+    """Return the metrics of a prior of the Toybox world: the packaged one, or one in a folder."""
     from prolific_core import config, prompts
     from prolific_core.prior.location import locate
     from prolific_core.toybox.evaluation.check import measure
@@ -41,7 +41,7 @@ def check(project: Project, path: str | None, samples: int) -> dict:
     settings = config.resolve(("params.yaml", prompts.read_yaml(project.root / "params.yaml", "params.yaml") or {}))
     folder = Path(locate(path or "toybox"))
     if not folder.is_dir():
-        raise InputError(f"--prior {path}: only a model of the Toybox's world, in a folder, can be checked")
+        raise InputError(f"--prior {path}: only a folder with a model of the Toybox world can be checked")
     set_up_torch(settings.system.threads, "cpu")
     console, pace = Console("check"), EtaEstimator()
     numbers = measure(folder, samples, progress=lambda done, total: console.step(done, total, pace.left(done, total)))
@@ -50,7 +50,7 @@ def check(project: Project, path: str | None, samples: int) -> dict:
 
 
 def table(numbers: dict) -> str:
-    """Each number beside its goal, and what the judge itself says of true renders."""
+    """Return a table of the metrics and their goals, with the classifier's fractions of right answers."""
     from prolific_core.toybox.evaluation.check import GOALS
 
     lines = [f"{'number':26} {'value':>8}  goal"]
@@ -61,8 +61,11 @@ def table(numbers: dict) -> str:
             f"{name:26} {value:8.3f}  {goal:g} or {'more' if more else 'less'}{'' if met else ': not reached'}"
         )
     lines.append(f"{'frechet_ratio, autoencoder':26} {numbers['frechet_ratio_of_autoencoder']:8.3f}  (its floor)")
-    lines += ["", f"of {numbers['samples']} samples at CFG {numbers['cfg']:g}; share right on truth and on samples:"]
-    for group, shares in numbers["shares"].items():
-        heads = (f"{head} {shares['truth'][head]:.2f} {shares['samples'][head]:.2f}" for head in shares["truth"])
-        lines.append(f"  {group:8} ({shares['count']}) " + ", ".join(heads))
+    lines += [
+        "",
+        f"of {numbers['samples']} samples at CFG {numbers['cfg']:g}; fraction right on true renders and on samples:",
+    ]
+    for group, right in numbers["shares"].items():
+        heads = (f"{head} {right['truth'][head]:.2f} {right['samples'][head]:.2f}" for head in right["truth"])
+        lines.append(f"  {group:8} ({right['count']}) " + ", ".join(heads))
     return "\n".join(lines)

@@ -38,7 +38,7 @@ _COMMON = (
     "tasks/runtime/machine.py",
     "tasks/runtime/stage.py",
 )
-# The scorer and the judge beside them decide no shape: a better judge re-runs `evaluate` only.
+# The scorer and the classifier beside them decide no shape: a better classifier re-runs `evaluate` only.
 _PIPELINE = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 _GUIDED = (
     "prolific_core/checkpoint.py",
@@ -79,11 +79,7 @@ STAGES: dict[str, StageSpec] = {
             "prolific_core/toybox/evaluation/classifier.py",
             "prolific_core/toybox/evaluation/agreement.py",
             "prolific_core/toybox/evaluation/ground_truth.py",
-            "prolific_core/checkpoint.py",
-            "prolific_core/toybox/files.py",
             "prolific_core/toybox/params.py",
-            "prolific_core/toybox/training/loop.py",
-            "prolific_core/toybox/training/shards.py",
             "prolific_core/toybox/world",
             "prolific_core/visualisation.py",
             "prolific_core/toybox/weights/classifier",
