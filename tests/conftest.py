@@ -146,7 +146,8 @@ def clone_with_fakes(folder: Path) -> Clone:
     weights = root / "prolific_core" / "toybox" / "weights"
     weights.mkdir()
     (weights / "model_index.json").write_text("{}")  # there, and nothing of it is read
-    pipeline.refresh(Project(root), "a-red-mug")
+    project = Project(root)
+    pipeline.refresh(project, project.prompt("a-red-mug"))
     return Clone(root)
 
 

@@ -90,7 +90,7 @@ def test_two_runs_show_their_measures_side_by_side(project, clone, server, tmp_p
     for method, values in measured.items():
         if method == "sds":
             clone.edit("prompts/a-red-mug/prompt.yaml", "nerf: {}", "nerf: {guidance: {method: sds, scale: 100}}")
-        with Tracker(project, PromptRuns(project, "a-red-mug")) as tracker:
+        with Tracker(project, PromptRuns(project.resolve("a-red-mug"))) as tracker:
             tracker.finish(values, [])
             runs.append(tracker.parent())
     port = server()
