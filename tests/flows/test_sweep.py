@@ -278,8 +278,8 @@ def test_a_terminal_shows_a_line_per_running_prompt_in_80_columns():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["sweep", "--workers", "0"], "--workers 0: from 1 to 1000"),
-        (["sweep", "--max-failures", "0"], "--max-failures 0"),
+        (["sweep", "--workers", "0"], "'--workers': Input should be greater than or equal to 1"),
+        (["sweep", "--max-failures", "0"], "'--max-failures': Input should be greater than or equal to 1"),
         (["sweep", "nothing-*"], "no prompt matches 'nothing-*'"),
         (["worker", "--gpus", "0,x"], "--gpus 0,x: numbers of GPUs"),
         (["worker"], "PREFECT_API_URL is not set"),
