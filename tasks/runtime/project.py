@@ -45,6 +45,7 @@ _GUIDED = (
     "prolific_core/optimise.py",
     "prolific_core/prior/latent_diffusion.py",
     "prolific_core/prior/location.py",
+    "prolific_core/prior/noise_schedule.py",
     *(f"prolific_core/toybox/weights/{part}" for part in _PIPELINE),
     "tasks/guided.py",
 )

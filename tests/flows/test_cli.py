@@ -1,4 +1,4 @@
-"""The command as a user meets it: results, exit statuses, one clear line for every mistake."""
+"""Tests of the command: results, exit statuses, and one clear line for every mistake."""
 
 import json
 import sys
@@ -107,19 +107,19 @@ def test_bad_input_is_one_line_and_status_2(clone, arguments, said):
         ("path: toybox", "path: ./nowhere", "prior.path: no such folder: ./nowhere"),
     ],
 )
-def test_a_mistake_in_a_file_is_told_before_anything_runs(clone, old, new, said):
+def test_a_mistake_in_a_file_is_reported_before_anything_runs(clone, old, new, said):
     clone.edit("params.yaml", old, new)
     done = clone.prolific("generate", "a red mug")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and said in done.stderr
     assert not (clone.root / "runs").exists()
 
 
-def test_no_project_says_where_it_looked(clone, tmp_path):
+def test_a_missing_project_is_reported_with_the_folder_searched(clone, tmp_path):
     done = clone.prolific("sweep", PROLIFIC_ROOT=str(tmp_path / "nowhere"))
     assert done.returncode == 2 and "nowhere" in done.stderr and "PROLIFIC_ROOT" in done.stderr
 
 
-def test_any_text_is_only_ever_text(project):
+def test_special_characters_in_a_prompt_stay_text(project):
     from flows.prompt_store.create import file_prompt
 
     text = '"; touch owned; $(touch owned) `touch owned` ../../owned 🍄 ${id}'
@@ -151,7 +151,7 @@ def test_options_are_part_of_the_name_and_of_the_numbers(project):
 
 
 def test_generate_makes_everything_once(clone):
-    """Also with a prompt that a shell, a template or a path would trip over."""
+    """The prompt holds characters that are special in a shell, a template and a path."""
     text = "a 'red' mug; touch owned ../x ${id} 🍄"
     done = clone.prolific("generate", text, "--preset", "tiny", "--json")
     assert done.returncode == 0, done.stderr
@@ -172,7 +172,7 @@ def test_generate_makes_everything_once(clone):
     assert "mesh.glb" in again.stdout and "report" in again.stdout
 
 
-def test_a_failed_stage_is_told_with_its_own_status_or_its_last_words(clone, prefect_server):
+def test_a_failed_stage_is_reported_with_its_status_or_its_last_output(clone, prefect_server):
     clone.trouble(
         "nerf", "from prolific_core.errors import InputError\nraise InputError('prior.path: no such folder: /x')"
     )
@@ -183,7 +183,7 @@ def test_a_failed_stage_is_told_with_its_own_status_or_its_last_words(clone, pre
     clone.trouble("nerf", "import os; print('last words', flush=True); os.kill(os.getpid(), 9)")
     killed = clone.prolific("generate", "a red mug", **prefect_server)
     assert killed.returncode == 1 and "last words" in killed.stderr and "Traceback" not in killed.stderr
-    assert clone.ran() == ["initialise", "nerf", "nerf", "nerf"]  # what was killed got a second try
+    assert clone.ran() == ["initialise", "nerf", "nerf", "nerf"]  # the killed stage is tried a second time
 
 
 def test_doctor_names_versions_device_kernels_and_prior(clone):
@@ -198,7 +198,7 @@ def test_a_folder_that_may_not_be_written_is_named(clone):
     import os
 
     if os.geteuid() == 0:
-        # root may write anywhere: a file in the folder's place is as unusable
+        # root may write anywhere, but a file in place of the folder is as unusable
         (clone.root / ".state").write_text("")
         assert clone.stage("initialise").returncode == 1
         return

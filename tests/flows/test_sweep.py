@@ -267,7 +267,7 @@ def test_a_terminal_shows_a_line_per_running_prompt_in_80_columns():
         console.step(1234, 15000, 1234.5)
     shown.end("mug", "done", "done after 5 s")
     screen = Console(width=80, force_terminal=False, file=open(os.devnull, "w"), record=True)
-    screen.print(shown._picture())
+    screen.print(shown._table())
     lines = screen.export_text().splitlines()
     assert (
         all(len(line) <= 80 for line in lines)
