@@ -105,7 +105,7 @@ class Clone:
         )
 
     def stage(self, name: str, id: str = "a-red-mug", **environment: str) -> subprocess.CompletedProcess:
-        return self.run("tasks.runtime.stage", name, id, **environment)
+        return self.run("tasks", name, id, **environment)
 
     def repro(self, target: str = "prompts/a-red-mug/dvc.yaml") -> list[str]:
         """`dvc repro`, and the stages that ran."""

@@ -31,7 +31,7 @@ def text(project: Project) -> str:
         stages[name] = {
             "wdir": "../..",
             # With exec the stage is DVC's own child, and ends when DVC is killed.
-            "cmd": f"exec python -m tasks.runtime.stage {name} ${{id}}",
+            "cmd": f"exec python -m tasks {name} ${{id}}",
             "deps": [
                 *(path for path in code_of(name) if (project.root / path).exists()),
                 *(f"runs/${{id}}/{earlier}" for earlier in spec.inputs),

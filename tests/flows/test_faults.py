@@ -128,7 +128,7 @@ def test_a_pool_makes_prompts_and_a_crashed_run_is_started_again(clone, project,
         stage = next(
             process
             for process in psutil.Process(worker.pid).children(recursive=True)
-            if "tasks.runtime.stage" in process.cmdline()
+            if "tasks" in process.cmdline()
         )
         assert stage.environ()["CUDA_VISIBLE_DEVICES"] == "3"
         # The process of the run: the worker's own child.
