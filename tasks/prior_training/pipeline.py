@@ -1,8 +1,11 @@
-"""Content of priors/<name>/dvc.yaml, made from the table of stages."""
+"""DVC pipeline of a prior's training: priors/<name>/dvc.yaml, made from the table of stages."""
 
 import yaml
 
+from prolific_core.files import write_atomically
+from tasks.prior_training.runs import PriorRuns
 from tasks.prior_training.specs import STAGES
+from tasks.runtime.project import Project
 
 _HEAD = (
     "# Made from STAGES in tasks/prior_training/specs.py, the same for every prior except for its name. "
@@ -23,3 +26,19 @@ def pipeline(prior: str) -> str:
             "outs": [{f"{folder}/{name}": {"cache": spec.cached}}],
         }
     return _HEAD + yaml.safe_dump({"stages": stages}, sort_keys=False, width=200)
+
+
+def refresh(project: Project, name: str) -> None:
+    """Write priors/<name>/dvc.yaml from STAGES, and add the sections that params.yaml lacks, as DVC requires them.
+
+    Raises an InputError for a mistake in params.yaml.
+    """
+    runs = PriorRuns(project, name)
+    missing = runs.missing_sections()
+    path, text = runs.folder / "dvc.yaml", pipeline(name).encode()
+    if not path.is_file() or path.read_bytes() != text:
+        write_atomically(path, text)
+    if missing:  # Appended, so that the user's comments stay.
+        params = runs.folder / "params.yaml"
+        added = "".join(f"\n{section}: {{}}\n" for section in missing)
+        write_atomically(params, params.read_bytes() + added.encode())
