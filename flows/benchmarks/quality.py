@@ -122,7 +122,7 @@ def _initial(project: Project, prompt) -> dict:
     views = cameras.orbit(look.views, elevation=look.elevation, distance=look.distance, fov=look.fov)
     with torch.no_grad():
         field.update_occupancy(0, generator(prompt.seed, "occupancy", 0))
-        image = field.render(*views.rays(look.resolution), background="white")
+        image = field.render(views, look.resolution, background="white")
     made, truth = Views(image.rgb, image.opacity), true_views(prompt.text, views)
     found = agreement(made.rgb, prompt.text) | fronts(prompt.text, made.rgb)
     return found | ({} if truth is None else against_truth(made, truth))

@@ -144,7 +144,7 @@ def _render(field: RadianceField, origins: Tensor, directions: Tensor) -> Callab
         for parameter in field.parameters():
             parameter.grad = None
         draw = generator(0, "bench", "march")
-        image = field.render(origins, directions, generator=draw, training=True, random_background_probability=0.5)
+        image = field.render_rays(origins, directions, generator=draw, random_background_probability=0.5)
         (image.rgb * incoming).sum().backward()
 
     return call
@@ -175,9 +175,9 @@ def _products(field: RadianceField, samples: int) -> Callable[[], None]:
 @torch.no_grad()
 def _skipping_error(field: RadianceField, origins: Tensor, directions: Tensor, every: Tensor) -> float:
     """Return the PSNR in dB between the images over white with and without skipping."""
-    skipped = field.render(origins, directions, background="white").rgb
+    skipped = field.render_rays(origins, directions, background="white").rgb
     occupied, field.occupancy.occupied = field.occupancy.occupied, every
-    whole = field.render(origins, directions, background="white").rgb
+    whole = field.render_rays(origins, directions, background="white").rgb
     field.occupancy.occupied = occupied
     return -10 * math.log10(max((skipped - whole).square().mean().item(), 1e-12))
 

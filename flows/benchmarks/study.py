@@ -115,7 +115,7 @@ class Study:
                 cells[text] = self.cell(method, text, f"{m * len(self.texts) + k + 1}/{total} {method.name}, {text}")
             images_of[method.name] = {text: images for text, (images, _) in cells.items()}
             seconds = sum(seconds for _, seconds in cells.values())
-            features = lambda images: classifier.judge(images).features  # noqa: E731
+            features = lambda images: classifier.classify(images).features  # noqa: E731
             rows.append(study.row(method.name, images_of[method.name], truth, seconds, features, agreement, scorer))
         return rows, images_of
 

@@ -104,7 +104,7 @@ def generate(
     $ prolific generate "a red mug" --preset tiny --seed 1
     $ prolific generate --method sds -- "-- a prompt that begins with dashes"
     """
-    from flows import generate as flow
+    from flows.orchestration import prefect_runtime, preflight
     from flows.prompt_store import create
     from tasks.runtime.project import Project
 
@@ -113,7 +113,11 @@ def generate(
         project, text, preset=preset, seed=seed, particles=particles, method=method.value, id=id
     )
     create.warn_of_unknown_words(project, prompt)
-    result = flow.generate(project, prompt.id)
+    preflight.check(project, prompt.id)  # reports a mistake before a server starts
+    prefect_runtime.set_up(project)
+    from flows import generate as flow
+
+    result = prefect_runtime.run_flow(flow.generate, prompt.id)
     if json:
         print(result.json(), flush=True)
         return

@@ -94,10 +94,16 @@ def train(
 
     The numbers of the training are in priors/NAME/params.yaml.
     """
-    from flows.train_prior import train as run
+    from flows.orchestration import prefect_runtime
+    from tasks.prior_training import pipeline
     from tasks.runtime.project import Project
 
-    print(run(Project.find(), name))
+    project = Project.find()
+    pipeline.refresh(project, name)  # reports a mistake in params.yaml before anything starts
+    prefect_runtime.set_up(project)
+    from flows.train_prior import train_prior
+
+    print(prefect_runtime.run_flow(train_prior, name))
 
 
 def table(numbers: dict) -> str:

@@ -42,14 +42,14 @@ def add(
     settings: Settings = None,
 ) -> None:
     """Put a prompt on file, or change the parameters of one that is on file."""
-    from flows.prompt_store import sets
-    from flows.prompt_store.create import warn_of_unknown_words
+    from flows.prompt_store import create
     from tasks.runtime.project import Project
 
     project = Project.find()
-    prompt = sets.plan(project, sets.Wanted(text, id, seed, preset, sets.settings(settings or [])))
-    print(f"{prompt.id}: {sets.put(project, prompt)}")
-    warn_of_unknown_words(project, prompt)
+    request = create.PromptRequest(text, id, seed, preset, create.settings(settings or []))
+    prompt = create.plan(project, request)
+    print(f"{prompt.id}: {create.put(project, prompt)}")
+    create.warn_of_unknown_words(project, prompt)
 
 
 @app.command("list")
@@ -62,7 +62,7 @@ def show(
 
     project = Project.find()
     found = [project.prompt(id) for id in sets.select(project, names or [])]
-    made = {prompt.id: sets.made(project, prompt.id) for prompt in found}
+    made = {prompt.id: project.finished_stages(prompt.id) for prompt in found}
     if json:
         keys = ("id", "text", "seed", "preset")
         print(dumps([{key: getattr(prompt, key) for key in keys} | {"stages": made[prompt.id]} for prompt in found]))
@@ -120,13 +120,12 @@ def read(
     $ prolific prompts import animals.txt --preset tiny
     $ prolific prompts import models.csv --name models
     """
-    from flows.prompt_store import sets
+    from flows.prompt_store import create, sets
     from tasks.runtime.project import Project
 
     project = Project.find()
-    name, done = sets.import_file(
-        project, file, name, sets.Wanted("", None, seed, preset, sets.settings(settings or []))
-    )
+    default = create.PromptRequest("", None, seed, preset, create.settings(settings or []))
+    name, done = sets.import_file(project, file, name, default)
     for id, what in done.items():
         print(f"{id}: {what}")
     print(f"set {name}: {len(done)} prompts; to make them: prolific sweep {name}")

@@ -36,12 +36,24 @@ def sweep(
     """
     if pool is not None and workers != 1:
         raise InputError("--workers and --pool exclude each other: the pool decides how many prompts run at once")
-    from flows.sweep import sweep as run
+    from flows.orchestration import prefect_runtime, preflight
     from tasks.runtime.project import Project
+    from tasks.tracking.tracker import prepare
 
-    return run(
-        Project.find(), names or [], workers=workers, pool=pool, only_failed=only_failed, max_failures=max_failures
-    )
+    project = Project.find()
+    if not preflight.choose(project, names or [], only_failed):  # reports mistakes before a server starts
+        print("nothing to do: no prompt failed or was interrupted")
+        return 0
+    prepare()
+    prefect_runtime.set_up(project)
+    from flows import sweep as flow
+
+    try:
+        print(prefect_runtime.run_flow(flow.sweep, names, pool, workers, only_failed, max_failures))
+    except flow.SweepFailed as failure:
+        print(failure)
+        return 1
+    return 0
 
 
 def worker(

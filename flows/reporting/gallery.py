@@ -26,9 +26,9 @@ def main() -> None:
     # A plain `dvc repro` runs no flow, so reports may be missing or old.
     for id in project.prompt_ids():
         evaluated = project.output(id, "evaluate") / "manifest.json"
-        page = report.path_of(project, id)
+        page = project.report(id)
         if evaluated.is_file() and not (page.is_file() and page.stat().st_mtime >= evaluated.stat().st_mtime):
-            report.write(project, id)
+            report.write(project.resolve(id))
     print(write(project))
 
 

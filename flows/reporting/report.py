@@ -13,7 +13,7 @@ from flows.reporting.html import number, polyline, render
 from prolific_core.config import Config
 from prolific_core.prompts import DEFAULT_PRESET, Prompt
 from tasks.runtime import records
-from tasks.runtime.project import STAGES, Project
+from tasks.runtime.project import STAGES, Project, ResolvedPrompt
 from tasks.tracking.prompt_runs import flatten
 
 _TITLES = {
@@ -26,15 +26,10 @@ _TITLES = {
 }
 
 
-def path_of(project: Project, id: str) -> Path:
-    return project.root / "reports" / f"{id}.html"
-
-
-def write(project: Project, id: str) -> Path:
+def write(resolved: ResolvedPrompt) -> Path:
     """Write the report from the prompt's outputs and records, and return its path."""
-    prompt = project.prompt(id)
-    config = project.config(prompt)
-    path = path_of(project, id)
+    project, prompt, config = resolved.project, resolved.prompt, resolved.config
+    id, path = prompt.id, project.report(prompt.id)
     path.parent.mkdir(parents=True, exist_ok=True)
     evaluated, mesh = project.output(id, "evaluate"), project.output(id, "export") / "mesh.glb"
     page = render(
