@@ -29,7 +29,7 @@ from flows.benchmarks.results import Goal
 from prolific_core import cameras
 from prolific_core.config import FieldConfig
 from prolific_core.render.hash_grid.encoding import encode_reference
-from prolific_core.render.hash_grid.warp import encode_native
+from prolific_core.render.hash_grid.warp import encode_warp
 from prolific_core.render.volume.marching import march
 from prolific_core.scenes.radiance_field import RadianceField
 from prolific_core.seeding import generator
@@ -74,7 +74,7 @@ def bench(repetitions: int = 5, config: FieldConfig = FIELD, steps: int = 150) -
     samples = _march(field, rays, field.occupancy.occupied)
     positions = (samples.positions(*rays) / config.bound + 1) / 2
     few = (repetitions + 1) // 2
-    encode = _seconds(_encode(field, positions, encode_native), repetitions)
+    encode = _seconds(_encode(field, positions, encode_warp), repetitions)
     reference = _seconds(_encode(field, positions, encode_reference), few)
     numba = _numba_seconds(field, positions, repetitions)
     render = _seconds(_render(field, origins, directions), repetitions)
