@@ -1,29 +1,31 @@
-"""`prolific bench render`: the radiance field's kernels as ratios, all measured in one run on one thread.
+"""Benchmark of the radiance field's kernels on one CPU thread (`prolific bench render`).
 
-    encode_speedup        hash encoding of the paper's grid (16 levels), forward and backward to the table:
-                          plain vectorised PyTorch over ours, on a training render's own samples
-    encode_vs_numba       the same over ours for plain numba loops; null where numba is not installed
-    render_speedup        a 64 x 64 training render of a trained object, forward and backward: reference over ours
-    skip_sample_ratio     samples along its rays without over with occupancy skipping
-    skip_psnr_db          the picture with skipping against the one without
-    nonmatmul_over_matmul that training render without its field's matrix products, over them (width 64)
+All metrics are ratios of times or counts of the same run:
 
-The object is fitted to a mesh of the Toybox's world first (`bench_object.py`), at the paper's field.
+    encode_speedup        hash encoding of the paper's grid (16 levels), forward and backward to the table, on the
+                          samples of a training render: time of vectorised PyTorch over time of the warp kernels
+    encode_vs_numba       the same with plain numba loops in place of PyTorch; None if numba is not installed
+    render_speedup        64 x 64 training render of a trained object, forward and backward: time of the PyTorch
+                          reference over time of the warp kernels
+    skip_sample_ratio     samples along its rays without occupancy skipping over samples with it
+    skip_psnr_db          PSNR between the images with and without occupancy skipping
+    nonmatmul_over_matmul time of that training render without its matrix products, over their time (width 64)
+
+The object is first fitted to a mesh of the Toybox's world (fitted_object.py), with the paper's field.
 """
 
 import importlib.util
-import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 
 import torch
 from torch import Tensor
 
-from flows.benchmarks import fitted_object as bench_object
-from flows.benchmarks import numba_encoding as bench_numba
+from flows.benchmarks import fitted_object, numba_encoding, results
+from flows.benchmarks.results import Goal
 from prolific_core import cameras
 from prolific_core.config import FieldConfig
 from prolific_core.render.hash_grid.encoding import encode_reference
@@ -34,11 +36,12 @@ from prolific_core.seeding import generator
 from tasks.runtime.machine import set_up_torch
 
 SIDE = 64
+FIELD = FieldConfig()
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """The ratios above, then what they were measured on: milliseconds and counts."""
+    """The metrics above, then the counts and times in milliseconds from which they were computed."""
 
     encode_speedup: float
     encode_vs_numba: float | None
@@ -46,27 +49,26 @@ class Numbers:
     skip_sample_ratio: float
     skip_psnr_db: float
     nonmatmul_over_matmul: float
-    samples: int  # of the training render
+    samples: int  # in the training render
     encode_ms: float
     render_ms: float
     matmul_ms: float
 
 
-# key: goal, whether more is better, in words
 GOALS = {
-    "encode_speedup": (30.0, True, "hash encoding, times a vectorised PyTorch's speed"),
-    "encode_vs_numba": (1.0, True, "hash encoding, times plain numba loops' speed"),
-    "render_speedup": (8.0, True, "training render, times its PyTorch reference's speed"),
-    "skip_sample_ratio": (4.0, True, "samples without occupancy skipping over with"),
-    "skip_psnr_db": (40.0, True, "dB between the pictures with and without"),
-    "nonmatmul_over_matmul": (4.0, False, "rest of the render over its matrix products"),
+    "encode_speedup": Goal(30, True, "hash encoding: speed-up over PyTorch"),
+    "encode_vs_numba": Goal(1, True, "hash encoding: speed-up over numba"),
+    "render_speedup": Goal(8, True, "training render: speed-up over PyTorch"),
+    "skip_sample_ratio": Goal(4, True, "samples without / with skipping"),
+    "skip_psnr_db": Goal(40, True, "PSNR of skipping (dB)"),
+    "nonmatmul_over_matmul": Goal(4, False, "render: other time / matrix products"),
 }
 
 
-def bench(repetitions: int = 5, config: FieldConfig = FieldConfig(), steps: int = 150) -> Numbers:
-    """Fit the object in `steps` and measure. The slow peers are timed half as often."""
+def bench(repetitions: int = 5, config: FieldConfig = FIELD, steps: int = 150) -> Numbers:
+    """Fit the object in `steps` steps and measure. The slow references are timed half as often."""
     set_up_torch(1, "cpu")
-    field = bench_object.fitted(config, steps)
+    field = fitted_object.fitted(config, steps)
     origins, directions = cameras.orbit(1, elevation=15, distance=1.25, fov=55).rays(SIDE)
     rays = origins.reshape(-1, 3), directions.reshape(-1, 3)
     samples = _march(field, rays, field.occupancy.occupied)
@@ -94,7 +96,7 @@ def bench(repetitions: int = 5, config: FieldConfig = FieldConfig(), steps: int 
 
 
 def _seconds(call: Callable[[], None], repetitions: int) -> float:
-    """Median of the process's own seconds, which others on the machine do not lengthen; one call to warm up."""
+    """Return the median processor time of a call after one call for warm-up. Other processes do not affect it."""
     times = []
     for _ in range(repetitions + 1):
         began = time.process_time()
@@ -121,9 +123,9 @@ def _encode(field: RadianceField, x: Tensor, encode) -> Callable[[], None]:
 def _numba_seconds(field: RadianceField, x: Tensor, repetitions: int) -> float | None:
     if importlib.util.find_spec("numba") is None:
         return None
-    forward, backward = bench_numba.kernels()
+    forward, backward = numba_encoding.kernels()
     encoding, table = field.encoding, field.encoding.table.detach()
-    scales, grids = bench_numba.grids_of(encoding.levels)
+    scales, grids = numba_encoding.grids_of(encoding.levels)
     shape = (len(x), len(encoding.levels), encoding.features)
     incoming = torch.randn(shape, generator=generator(0, "bench", "incoming")).numpy()
 
@@ -142,8 +144,8 @@ def _render(field: RadianceField, origins: Tensor, directions: Tensor) -> Callab
         for parameter in field.parameters():
             parameter.grad = None
         draw = generator(0, "bench", "march")
-        picture = field.render(origins, directions, generator=draw, training=True, random_background_probability=0.5)
-        (picture.rgb * incoming).sum().backward()
+        image = field.render_rays(origins, directions, generator=draw, random_background_probability=0.5)
+        (image.rgb * incoming).sum().backward()
 
     return call
 
@@ -155,7 +157,7 @@ def _as_reference(field: RadianceField) -> RadianceField:
 
 
 def _products(field: RadianceField, samples: int) -> Callable[[], None]:
-    """The network's matrix products for that many samples: one forward, two backward for each layer."""
+    """Return a call of the network's matrix products for `samples`: one forward and two backward for each layer."""
     draw = generator(0, "bench", "products")
     weights = [layer.weight.detach() for layer in field.network if isinstance(layer, torch.nn.Linear)]
     inputs = [torch.randn(samples, weight.shape[1], generator=draw) for weight in weights]
@@ -172,28 +174,20 @@ def _products(field: RadianceField, samples: int) -> Callable[[], None]:
 
 @torch.no_grad()
 def _skipping_error(field: RadianceField, origins: Tensor, directions: Tensor, every: Tensor) -> float:
-    """PSNR in dB between the pictures over white with and without skipping."""
-    skipped = field.render(origins, directions, background="white").rgb
+    """Return the PSNR in dB between the images over white with and without skipping."""
+    skipped = field.render_rays(origins, directions, background="white").rgb
     occupied, field.occupancy.occupied = field.occupancy.occupied, every
-    whole = field.render(origins, directions, background="white").rgb
+    whole = field.render_rays(origins, directions, background="white").rgb
     field.occupancy.occupied = occupied
     return -10 * math.log10(max((skipped - whole).square().mean().item(), 1e-12))
 
 
 def table(numbers: Numbers) -> str:
-    """The numbers beside their goals, at most 80 columns."""
-    lines = [f"{'':<51}{'measured':>10}{'goal':>12}"]
-    for key, (goal, more, words) in GOALS.items():
-        value = getattr(numbers, key)
-        shown = "no numba" if value is None else f"{value:.2f}"
-        mark = "" if value is None or (value >= goal if more else value <= goal) else "  missed"
-        lines.append(f"{words:<51}{shown:>10}{('>= ' if more else '<= ') + f'{goal:g}':>8}{mark}")
-    lines.append(
-        f"{numbers.samples} samples: encoding {numbers.encode_ms:.0f} ms, "
-        f"render {numbers.render_ms:.0f} ms, of which products {numbers.matmul_ms:.0f} ms"
+    """Return the metrics beside their goals, in at most 80 columns."""
+    return "\n".join(
+        [
+            results.goal_table(vars(numbers), GOALS),
+            f"{numbers.samples} samples: encoding {numbers.encode_ms:.0f} ms, "
+            f"render {numbers.render_ms:.0f} ms, of which matrix products {numbers.matmul_ms:.0f} ms",
+        ]
     )
-    return "\n".join(lines)
-
-
-def as_json(numbers: Numbers) -> str:
-    return json.dumps(asdict(numbers))

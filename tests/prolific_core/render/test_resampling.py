@@ -134,9 +134,7 @@ def test_64_and_32_are_nearer_to_a_fine_march_than_96():
 def test_a_patched_render_is_the_whole_one():
     def gradient(patch):
         made = field(samples_per_ray=64, importance_samples=32)
-        picture = made.render(
-            *rays(), generator=torch.Generator().manual_seed(2), training=True, background="white", patch=patch
-        )
+        picture = made.render_rays(*rays(), generator=torch.Generator().manual_seed(2), background="white", patch=patch)
         (picture.rgb * torch.linspace(0, 1, picture.rgb.numel()).view_as(picture.rgb)).sum().backward()
         return picture.rgb.detach(), next(made.encoding.parameters()).grad
 
