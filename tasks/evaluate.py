@@ -31,7 +31,7 @@ def run(stage: Stage) -> dict:
     paths = sorted(stage.input("export").glob("mesh*.glb"), key=lambda path: (len(path.stem), path.stem))
     results = []
     for index, path in enumerate(paths):
-        mesh = load_glb(path, backend=system.backend).to(stage.device)
+        mesh = load_glb(path, device=stage.device, backend=system.backend)
 
         def look(views: cameras.Cameras) -> Views:
             with torch.no_grad():

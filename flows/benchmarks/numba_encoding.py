@@ -1,7 +1,7 @@
-"""The hash encoding once more as plain numba loops: the peer that `prolific bench render` times ours against.
+"""Hash encoding as plain numba loops, which `prolific bench render` compares the Warp kernels with.
 
-Not a backend: numba has no GPU half that needs no CUDA toolkit, and the same loops in warp serve both
-devices. Layout, hash and interpolation are those of `render/hash_encoding.py` (smoothstep).
+It is not a backend, because numba needs the CUDA toolkit on a GPU, while the same Warp source runs on both devices.
+Layout, hash and interpolation are those of `prolific_core/render/hash_grid/encoding.py` with smoothstep.
 """
 
 from functools import lru_cache
@@ -12,18 +12,18 @@ from prolific_core.render.hash_grid.levels import PRIMES, Level
 
 
 def grids_of(levels: list[Level]) -> tuple[np.ndarray, np.ndarray]:
-    """Scales (L,) float32; resolution, offset, entries, dense (L, 4) int64."""
+    """Return scale (L,) float32 and resolution, offset, entries and dense (L, 4) int64 of the levels."""
     rows = [[level.resolution, level.offset, level.entries, level.dense] for level in levels]
     return np.array([level.scale for level in levels], np.float32), np.array(rows, np.int64)
 
 
 @lru_cache(maxsize=1)
 def kernels():
-    """forward(x, table, scales, grids, out) and backward(x, incoming, scales, grids, table_gradient).
+    """Compile forward(x, table, scales, grids, out) and backward(x, incoming, scales, grids, table_gradient).
 
-    x (N, 3) and table (rows, 2) float32; out and incoming (N, L, 2); the gradient is added to.
+    `x` is (N, 3) and `table` (rows, 2), float32; `out` and `incoming` are (N, L, 2). `backward` adds to the gradient.
     """
-    from numba import njit
+    from numba import njit  # pyright: ignore[reportMissingImports]
 
     y_prime, z_prime = np.uint32(PRIMES[1]), np.uint32(PRIMES[2])
 

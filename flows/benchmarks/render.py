@@ -1,14 +1,17 @@
-"""`prolific bench render`: the radiance field's kernels as ratios, all measured in one run on one thread.
+"""`prolific bench render`: ratios of the radiance field's running times, all measured in one run on one thread.
 
-    encode_speedup        hash encoding of the paper's grid (16 levels), forward and backward to the table:
-                          plain vectorised PyTorch over ours, on a training render's own samples
-    encode_vs_numba       the same over ours for plain numba loops; null where numba is not installed
-    render_speedup        a 64 x 64 training render of a trained object, forward and backward: reference over ours
-    skip_sample_ratio     samples along its rays without over with occupancy skipping
-    skip_psnr_db          the picture with skipping against the one without
-    nonmatmul_over_matmul that training render without its field's matrix products, over them (width 64)
+    encode_speedup        time of the hash encoding (the paper's grid of 16 levels, forward and backward to the table)
+                          in vectorised PyTorch, divided by the time of the Warp kernels, on the samples of a training
+                          render
+    encode_vs_numba       the same for plain numba loops; null where numba is not installed
+    render_speedup        time of a 64 x 64 training render of a trained object (forward and backward) with the
+                          reference backend, divided by the time with the Warp kernels
+    skip_sample_ratio     number of samples along its rays without occupancy skipping, divided by the number with it
+    skip_psnr_db          PSNR between the images with and without skipping
+    nonmatmul_over_matmul time of that training render outside the matrix products of the field's network (width 64),
+                          divided by the time of the products
 
-The object is fitted to a mesh of the Toybox's world first (`bench_object.py`), at the paper's field.
+The object is fitted to a mesh of the Toybox's world first (`fitted_object.py`), with the paper's field.
 """
 
 import importlib.util
@@ -22,8 +25,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from flows.benchmarks import fitted_object as bench_object
-from flows.benchmarks import numba_encoding as bench_numba
+from flows.benchmarks import fitted_object, numba_encoding
 from prolific_core import cameras
 from prolific_core.config import FieldConfig
 from prolific_core.render.hash_grid.encoding import encode_reference
@@ -38,7 +40,7 @@ SIDE = 64
 
 @dataclass(frozen=True)
 class Numbers:
-    """The ratios above, then what they were measured on: milliseconds and counts."""
+    """Measured ratios (see the module), and the counts and milliseconds behind them."""
 
     encode_speedup: float
     encode_vs_numba: float | None
@@ -52,21 +54,21 @@ class Numbers:
     matmul_ms: float
 
 
-# key: goal, whether more is better, in words
+# The goal of each key, whether a larger value is better, and a description.
 GOALS = {
-    "encode_speedup": (30.0, True, "hash encoding, times a vectorised PyTorch's speed"),
-    "encode_vs_numba": (1.0, True, "hash encoding, times plain numba loops' speed"),
-    "render_speedup": (8.0, True, "training render, times its PyTorch reference's speed"),
+    "encode_speedup": (30.0, True, "hash encoding, speedup over vectorised PyTorch"),
+    "encode_vs_numba": (1.0, True, "hash encoding, speedup over plain numba loops"),
+    "render_speedup": (8.0, True, "training render, speedup over the PyTorch reference"),
     "skip_sample_ratio": (4.0, True, "samples without occupancy skipping over with"),
-    "skip_psnr_db": (40.0, True, "dB between the pictures with and without"),
+    "skip_psnr_db": (40.0, True, "PSNR in dB between images with and without"),
     "nonmatmul_over_matmul": (4.0, False, "rest of the render over its matrix products"),
 }
 
 
 def bench(repetitions: int = 5, config: FieldConfig = FieldConfig(), steps: int = 150) -> Numbers:
-    """Fit the object in `steps` and measure. The slow peers are timed half as often."""
+    """Fit the object in `steps` steps and measure; the slow references are timed half as often."""
     set_up_torch(1, "cpu")
-    field = bench_object.fitted(config, steps)
+    field = fitted_object.fitted(config, steps)
     origins, directions = cameras.orbit(1, elevation=15, distance=1.25, fov=55).rays(SIDE)
     rays = origins.reshape(-1, 3), directions.reshape(-1, 3)
     samples = _march(field, rays, field.occupancy.occupied)
@@ -94,7 +96,7 @@ def bench(repetitions: int = 5, config: FieldConfig = FieldConfig(), steps: int 
 
 
 def _seconds(call: Callable[[], None], repetitions: int) -> float:
-    """Median of the process's own seconds, which others on the machine do not lengthen; one call to warm up."""
+    """Return the median processor time of a call in seconds, which other processes hardly affect, after one warm-up."""
     times = []
     for _ in range(repetitions + 1):
         began = time.process_time()
@@ -121,9 +123,9 @@ def _encode(field: RadianceField, x: Tensor, encode) -> Callable[[], None]:
 def _numba_seconds(field: RadianceField, x: Tensor, repetitions: int) -> float | None:
     if importlib.util.find_spec("numba") is None:
         return None
-    forward, backward = bench_numba.kernels()
+    forward, backward = numba_encoding.kernels()
     encoding, table = field.encoding, field.encoding.table.detach()
-    scales, grids = bench_numba.grids_of(encoding.levels)
+    scales, grids = numba_encoding.grids_of(encoding.levels)
     shape = (len(x), len(encoding.levels), encoding.features)
     incoming = torch.randn(shape, generator=generator(0, "bench", "incoming")).numpy()
 
@@ -136,14 +138,14 @@ def _numba_seconds(field: RadianceField, x: Tensor, repetitions: int) -> float |
 
 
 def _render(field: RadianceField, origins: Tensor, directions: Tensor) -> Callable[[], None]:
-    incoming = torch.randn(1, 3, SIDE, SIDE, generator=generator(0, "bench", "picture"))
+    incoming = torch.randn(1, 3, SIDE, SIDE, generator=generator(0, "bench", "picture"))  # the name is part of the seed
 
     def call() -> None:
         for parameter in field.parameters():
             parameter.grad = None
         draw = generator(0, "bench", "march")
-        picture = field.render(origins, directions, generator=draw, training=True, random_background_probability=0.5)
-        (picture.rgb * incoming).sum().backward()
+        image = field.render(origins, directions, generator=draw, training=True, random_background_probability=0.5)
+        (image.rgb * incoming).sum().backward()
 
     return call
 
@@ -155,7 +157,7 @@ def _as_reference(field: RadianceField) -> RadianceField:
 
 
 def _products(field: RadianceField, samples: int) -> Callable[[], None]:
-    """The network's matrix products for that many samples: one forward, two backward for each layer."""
+    """Return a call of the network's matrix products for a number of samples: one forward and two backward per layer."""
     draw = generator(0, "bench", "products")
     weights = [layer.weight.detach() for layer in field.network if isinstance(layer, torch.nn.Linear)]
     inputs = [torch.randn(samples, weight.shape[1], generator=draw) for weight in weights]
@@ -163,16 +165,16 @@ def _products(field: RadianceField, samples: int) -> Callable[[], None]:
 
     def call() -> None:
         for weight, given, incoming in zip(weights, inputs, outputs):
-            given @ weight.T
-            incoming @ weight
-            incoming.T @ given
+            torch.matmul(given, weight.T)
+            torch.matmul(incoming, weight)
+            torch.matmul(incoming.T, given)
 
     return call
 
 
 @torch.no_grad()
 def _skipping_error(field: RadianceField, origins: Tensor, directions: Tensor, every: Tensor) -> float:
-    """PSNR in dB between the pictures over white with and without skipping."""
+    """Return the PSNR in dB between the images over white with and without skipping."""
     skipped = field.render(origins, directions, background="white").rgb
     occupied, field.occupancy.occupied = field.occupancy.occupied, every
     whole = field.render(origins, directions, background="white").rgb
@@ -181,7 +183,7 @@ def _skipping_error(field: RadianceField, origins: Tensor, directions: Tensor, e
 
 
 def table(numbers: Numbers) -> str:
-    """The numbers beside their goals, at most 80 columns."""
+    """Format the numbers beside their goals, in at most 80 columns."""
     lines = [f"{'':<51}{'measured':>10}{'goal':>12}"]
     for key, (goal, more, words) in GOALS.items():
         value = getattr(numbers, key)
