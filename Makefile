@@ -1,60 +1,100 @@
-# make demo [PROMPT="a blue chair"]   a model from a sentence
-# make test                           the tests
-# make test-faults                    a hundred kills, and crashes of servers and workers: minutes
-# make setup                          only .venv, with everything in it
+# make demo [PROMPT="a blue chair"]   make a 3D model from a sentence
+# make lint                           check format, style and types
+# make test                           run the tests: about 8 minutes on two cores
+# make test-slow                      run the slower tests too: whole runs of every stage
+# make test-faults                    kill stages, servers and workers by the hundred: minutes
+# make docs                           build the documentation into site/
+# make setup                          only install .venv
+# make setup-cuda                     compile the optional CUDA backends (docs/gpu.md)
+# make upgrade                        renew constraints.txt with the newest versions that fit
 #
-# PYTHON picks the interpreter that .venv is made from (3.11 to 3.13); TORCH the torch that is
-# installed when .venv has none.
+# PYTHON chooses the interpreter that .venv is made from (3.11 to 3.13). TORCH chooses the torch
+# that is installed if .venv has none.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults clean
+.PHONY: help setup demo lint test test-slow test-faults docs setup-cuda upgrade clean
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13,$(shell command -v $(name))) python3.11)
 TORCH ?= torch==2.13.0
 PROMPT ?= a red mushroom
-# As it was given: a prompt with $(...) in it is text, to make too.
+# Keep the prompt as it was typed: make must not expand a $(...) in it.
 override PROMPT := $(value PROMPT)
 TESTS ?= tests
 ARGUMENTS ?=
+# Two processes share the tests; each computes on one thread.
+PARALLEL ?= -n 2 --dist loadfile
 
-# Passed through the environment, never spliced into a command: a prompt may hold any character.
+# Variables reach commands through the environment, so that a prompt may hold any character.
 export PROMPT PYTHON TORCH TESTS
-# Nothing reports anything anywhere.
+# No tool reports usage to anyone.
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export NO_MKDOCS_2_WARNING := 1
 
-# Relative paths only: the clone's own path may hold spaces. A new pyproject.toml installs again.
-STAMP := .venv/installed
+# Paths are relative because the clone's own path may hold spaces.
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --progress-bar off
+# pip must not replace a CPU build of torch by a CUDA build, or the other way round.
+PINNED := --constraint constraints.txt --constraint .venv/torch.txt
+INSTALLED := .venv/installed
+DEVELOP := .venv/installed-develop
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
-setup: $(STAMP)
+setup: $(INSTALLED)
 
-$(STAMP): pyproject.toml Makefile
-	@if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then rm -rf .venv; "$$PYTHON" -m venv .venv || { rm -rf .venv; \
+.venv/torch.txt:
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then rm -rf .venv; "$$PYTHON" -m venv .venv || { rm -rf .venv; \
 	    echo "could not make .venv with '$$PYTHON': it needs Python 3.11 to 3.13 with its venv module (on Debian: python3-venv); another: make PYTHON=python3.12 setup" >&2; exit 1; }; fi
-	@# The torch that is there is kept: pip must not swap a CPU or a CUDA build for another.
-	@if ! .venv/bin/python -c 'import importlib.metadata as m; m.version("torch")' 2>/dev/null; then \
-	    .venv/bin/python -m pip install --quiet --progress-bar off "$$TORCH" </dev/null; fi
-	@.venv/bin/python -c 'import importlib.metadata as m; print("torch==" + m.version("torch"))' > .venv/torch.txt
-	.venv/bin/python -m pip install --quiet --progress-bar off --constraint .venv/torch.txt --editable '.[test]' </dev/null
-	@touch $(STAMP)
+	@if ! $(BIN)/python -c 'import importlib.metadata as m; m.version("torch")' 2>/dev/null; then $(PIP) "$$TORCH" </dev/null; fi
+	@$(BIN)/python -c 'import importlib.metadata as m; print("torch==" + m.version("torch"))' > $@
 
-demo: $(STAMP)
-	@.venv/bin/prolific generate $(ARGUMENTS) -- "$$PROMPT"
+$(INSTALLED): pyproject.toml constraints.txt Makefile | .venv/torch.txt
+	$(PIP) $(PINNED) --editable . </dev/null
+	@touch $@
 
-test: $(STAMP)
-	@.venv/bin/python -m pytest "$$TESTS" $(ARGUMENTS)
+$(DEVELOP): $(INSTALLED)
+	$(PIP) $(PINNED) --editable '.[test,develop,docs]' </dev/null
+	@touch $@
 
-test-faults: $(STAMP)
-	@.venv/bin/python -m pytest "$$TESTS" -m faults $(ARGUMENTS)
+demo: $(INSTALLED)
+	@$(BIN)/prolific generate $(ARGUMENTS) -- "$$PROMPT"
 
-# Outputs that DVC holds and everything under .state are kept; this is for a broken .venv.
+lint: $(DEVELOP)
+	@$(BIN)/ruff format --check --quiet . || { echo "not formatted: run .venv/bin/ruff format ." >&2; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/basedpyright
+
+test: $(DEVELOP)
+	@$(BIN)/python -m pytest "$$TESTS" $(PARALLEL) $(ARGUMENTS)
+
+test-slow: $(DEVELOP)
+	@$(BIN)/python -m pytest "$$TESTS" -m slow $(PARALLEL) $(ARGUMENTS)
+
+test-faults: $(DEVELOP)
+	@$(BIN)/python -m pytest "$$TESTS" -m faults $(ARGUMENTS)
+
+docs: $(DEVELOP)
+	@$(BIN)/mkdocs build --strict --quiet --site-dir site
+
+# The extensions are compiled against the torch in .venv, hence no build isolation; the setup script
+# of tiny-cuda-nn imports pkg_resources, which setuptools 81 has removed.
+setup-cuda: $(INSTALLED)
+	$(PIP) 'setuptools<81' wheel ninja packaging </dev/null
+	$(PIP) --constraint .venv/torch.txt --no-build-isolation --editable '.[cuda]' </dev/null
+
+# torch is left out, and with it what only its CUDA builds install: TORCH decides.
+upgrade: | .venv/torch.txt
+	$(PIP) --constraint .venv/torch.txt --upgrade --upgrade-strategy eager --editable '.[test,develop,docs,bench]' </dev/null
+	@$(BIN)/python -m pip freeze --exclude-editable | grep -vE '^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==' > constraints.txt
+	@touch $(INSTALLED) $(DEVELOP)
+
+# DVC's outputs and .state stay: this target repairs a broken .venv.
 clean:
 	rm -rf .venv

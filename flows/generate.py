@@ -1,46 +1,44 @@
-"""The flow of one prompt, from text to report."""
+"""Flow of one prompt, from its text to a model and a report."""
 
 import json
-import os
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flows.chain import chain
-from flows.orchestration import (
-    artifacts,
-    dvc_runner,
-    prefect_runtime,
-    preflight,
-    run_status,
-)
-from flows.orchestration.run_status import Outcome
-from flows.prompt_store import sets
+from prefect import flow, runtime, task
+from prefect.cache_policies import NO_CACHE
+
+from flows.orchestration import artifacts, dvc_runner, preflight, run_status
+from flows.orchestration.dvc_runner import StageResult
+from flows.orchestration.prefect_runtime import run_task
+from flows.orchestration.run_status import RunStatus
+from flows.prompt_store import create, sets
 from flows.reporting import report
-from prolific_core.prior.location import locate
+from prolific_core import prompts
+from prolific_core.prompts import DEFAULT_PRESET
 from tasks.dvc_pipeline import pipeline
-from tasks.runtime.console import Console
+from tasks.runtime.console import new_console
 from tasks.runtime.failures import explain
-from tasks.runtime.project import STAGES, Project
+from tasks.runtime.locks import prompt_lock
+from tasks.runtime.project import STAGES, Project, ResolvedPrompt
 from tasks.tracking.prompt_runs import PromptRuns
 from tasks.tracking.tracker import Tracker, prepare
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one prompt."""
+    """Finished model of a prompt, with its metrics and the stages that led to it."""
 
     id: str
     seconds: float
     peak_memory_mb: float | None
-    stages: list[dvc_runner.StageResult]
+    stages: list[StageResult]
     glb: Path
     turntable: Path
     report: Path
     metrics: dict
-    page: str | None  # of the run in MLflow's UI
+    page: str | None  # URL of the run in MLflow's UI
 
     def json(self) -> str:
         values = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items() if k != "page"}
@@ -48,60 +46,104 @@ class Result:
         return json.dumps(values)
 
 
+def _run_name() -> str:
+    parameters = runtime.flow_run.parameters
+    return (parameters.get("id") or parameters.get("text") or "generate")[:60]
+
+
+def _may_succeed(task, run, state) -> bool:
+    """Return whether a retry may succeed: the stage was killed, or its files were locked."""
+    try:
+        state.result()
+    except (dvc_runner.DvcLocked, dvc_runner.StageKilled):
+        return not dvc_runner.stopping.is_set()
+    except BaseException:
+        return False
+    return False
+
+
+# Results are cached by DVC alone: a second cache, local to one machine, would contradict it.
+@flow(flow_run_name=_run_name, persist_result=False)
 def generate(
-    project: Project, id: str, console: Callable[[str], Console] = Console, sweep: list[str] | None = None
+    id: str | None = None,
+    text: str | None = None,
+    preset: str = DEFAULT_PRESET,
+    seed: int = 0,
+    sweep: list[str] | None = None,
 ) -> Result:
-    """Run a prompt that is on file, from text to report, as a run of the flow `generate`.
+    """Make the model of a prompt on file, given by its id, or of a new one, given by its text.
 
-    sweep: what the sweep that it is of names, if it is of one.
+    An interrupted run continues, and finished stages do not run again. `sweep` has the names that a sweep was started
+    with, if this run is part of one.
     """
-    check(project, id)
-    prefect_runtime.set_up(project)
-    return prefect_runtime.as_flow("generate", id, lambda: make(project, id, console, sweep), sweep)
-
-
-def check(project: Project, id: str) -> None:
-    """A mistake in a file, a prior that is not there, or damage that needs a user is told before anything starts."""
-    os.chdir(project.root)  # where paths in the parameters start, wherever the command was given
-    locate(project.config(project.prompt(id)).prior.path)
-    preflight.check(project, id)
-
-
-def make(
-    project: Project, id: str, console: Callable[[str], Console] = Console, sweep: list[str] | None = None
-) -> Result:
-    """The body of the flow; what is finished costs about a second a stage."""
     began = time.monotonic()
-    check(project, id)
-
-    def seconds() -> float:
-        return round(time.monotonic() - began, 1)
-
-    with run_status.prompt_lock(project, id, lambda text: print(f"prolific: {text}", file=sys.stderr, flush=True)):
-        run_status.write(project, id, Outcome("running"))
+    project = Project.find()
+    if id is None:
+        id = create.file_prompt(project, text or "", preset=preset, seed=seed).id
+    prompts.check_id(id)
+    with prompt_lock(project, id, lambda message: print(f"prolific: {message}", file=sys.stderr, flush=True)):
+        run_status.write(project, id, RunStatus("running"))
         try:
-            group = None if sweep is None else sets.group(project, sweep)
-            result = _make(PromptRuns(project, id, group), console, seconds)
+            result = _make(preflight.check(project, id), sweep, began)
         except Exception as error:
-            told = (explain(error) or f"{type(error).__name__}: {error}").splitlines()[0]
+            message = (explain(error) or f"{type(error).__name__}: {error}").splitlines()[0]
             log = str(error.log.relative_to(project.root)) if isinstance(error, dvc_runner.StageFailed) else ""
-            run_status.write(project, id, Outcome("failed", told, log, seconds()))
+            run_status.write(project, id, RunStatus("failed", message, log, _seconds_since(began)))
             raise
-        run_status.write(project, id, Outcome("done", seconds=result.seconds))
+        run_status.write(project, id, RunStatus("done", seconds=result.seconds))
     return result
 
 
-def _make(runs: PromptRuns, console: Callable[[str], Console], seconds: Callable[[], float]) -> Result:
-    project, id = runs.project, runs.name
-    pipeline.refresh(project, id)
+@task(
+    task_run_name="{stage}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=1,
+    retry_delay_seconds=2,
+    retry_condition_fn=_may_succeed,
+)
+def run_stage(stage: str, tracker: Tracker, cached: bool, upstream: bool) -> StageResult:
+    """Bring a stage up to date with DVC, unless it is `cached`, and send its records to MLflow."""
+    console = new_console.get()(stage)
+    if cached:
+        tracker.sync_stage(stage, cached=True)
+        done = StageResult(stage, True, 0.0, None)
+    else:
+        done = dvc_runner.run(tracker.project, stage, tracker, console, upstream)
+    console.done(_describe(done), done.cached)
+    return done
+
+
+def run_stages(tracker: Tracker, stages: list[str]) -> list[StageResult]:
+    """Run stages of the tracker's subject in order, within a flow."""
+    finished = dvc_runner.finished(tracker.project, tracker.subject, stages)
+    # The last stage checks all others again, so that files that were edited during the run are noticed.
+    return [run_task(run_stage, stage, tracker, stage in finished, stage == stages[-1]) for stage in stages]
+
+
+def _make(prompt: ResolvedPrompt, sweep: list[str] | None, began: float) -> Result:
+    project, group = prompt.project, None if sweep is None else sets.group(prompt.project, sweep)
+    runs = PromptRuns(prompt, group)
+    pipeline.refresh(project, prompt.prompt)
     prepare()
     with Tracker(project, runs) as tracker:
-        done = chain(project, tracker, list(STAGES), console)
-        page = report.write(project, id)
-        metrics = json.loads((project.output(id, "evaluate") / "metrics.json").read_text())
+        stages = run_stages(tracker, list(STAGES))
+        page = report.write(prompt)
+        metrics = json.loads((prompt.output("evaluate") / "metrics.json").read_text())
         tracker.finish(runs.metrics, runs.files)
         address = tracker.address()
     if address:
-        artifacts.link(f"mlflow-{id}", address, f"{id} in MLflow (prolific ui)")
-    peaks = [stage.peak_memory_mb for stage in done if stage.peak_memory_mb]
-    return Result(id, seconds(), max(peaks, default=None), done, *runs.files[:2], page, metrics, address)
+        artifacts.link(f"mlflow-{prompt.id}", address, f"{prompt.id} in MLflow (prolific ui)")
+    peaks = [stage.peak_memory_mb for stage in stages if stage.peak_memory_mb]
+    seconds = _seconds_since(began)
+    return Result(prompt.id, seconds, max(peaks, default=None), stages, *runs.files[:2], page, metrics, address)
+
+
+def _seconds_since(began: float) -> float:
+    return round(time.monotonic() - began, 1)
+
+
+def _describe(done: StageResult) -> str:
+    if done.cached:
+        return "up to date"
+    return f"{done.seconds:.0f} s" + (f", {done.peak_memory_mb:.0f} MB" if done.peak_memory_mb else "")

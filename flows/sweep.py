@@ -1,4 +1,4 @@
-"""`prolific sweep`: many prompts as one Prefect flow with a run per prompt; a failure does not stop the others."""
+"""Flow of many prompts, with a run of the flow `generate` for each; a failure does not stop the others."""
 
 import contextvars
 import threading
@@ -7,24 +7,31 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from flows.generate import Result, check, generate
-from flows.orchestration import artifacts, dvc_runner, prefect_runtime, run_status
-from flows.orchestration.run_status import Outcome
+from prefect import flow, runtime
+
+from flows.generate import Result, generate
+from flows.orchestration import artifacts, dvc_runner, preflight, run_status, work_pool
+from flows.orchestration.prefect_runtime import run_flow
+from flows.orchestration.run_status import RunStatus
 from flows.prompt_store import sets
 from flows.reporting.sweep_progress import Board
-from prolific_core.errors import InputError
+from prolific_core.errors import ProlificError
+from tasks.runtime.console import new_console
 from tasks.runtime.failures import explain
 from tasks.runtime.project import Project
-from tasks.tracking.tracker import prepare
 
-TAIL = 5  # last lines of a failed stage's log, in the summary
+TAIL = 5  # last lines of a failed stage's log in the summary
 
-Run = Callable[[str, Board], Result | None]  # bring one prompt up to date, showing it on the board
+RunPrompt = Callable[[str, Board], Result | None]  # brings one prompt up to date, with its progress on the board
+
+
+class SweepFailed(ProlificError):
+    """Failure of at least one prompt; the message is the summary of the sweep."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """How one prompt of a sweep ended. state: done, failed, or waiting (never started)."""
+    """Outcome of one prompt of a sweep: "done", "failed", or "waiting" when it never started."""
 
     id: str
     state: str
@@ -34,67 +41,60 @@ class Row:
     page: str | None = None
 
 
+def _run_name() -> str:
+    return sets.title(runtime.flow_run.parameters.get("names") or [])[:60]
+
+
+@flow(flow_run_name=_run_name, persist_result=False)
 def sweep(
-    project: Project,
-    names: list[str],
-    *,
-    workers: int = 1,
+    names: list[str] | None = None,
     pool: str | None = None,
+    workers: int = 1,
     only_failed: bool = False,
     max_failures: int | None = None,
-) -> int:
-    """Bring prompts (all, when none is named) up to date; the exit status, 1 when one failed.
+) -> str:
+    """Bring the prompts that names select (without names, all of them) up to date, and return a summary.
 
-    workers: prompts at once on this machine; pool: a Prefect work pool whose workers run them instead.
-    max_failures: after so many, no more are started.
+    They run `workers` at a time on this machine, or on the workers of a Prefect work pool. After `max_failures`
+    failures no more are started. Raises SweepFailed when a prompt failed.
     """
-    ids = choose(project, names, only_failed)
-    if not ids:
-        print("nothing to do: no prompt failed or was interrupted")
-        return 0
-    prepare()
-    prefect_runtime.set_up(project)
-    rows = prefect_runtime.as_flow(
-        "sweep", f"{len(ids)} prompts", lambda: run(project, names, ids, workers, pool, max_failures)
-    )
-    print(summary(project, rows))
-    return 0 if all(row.state == "done" for row in rows) else 1
+    project, names = Project.find(), names or []
+    ids = preflight.choose(project, names, only_failed)
+    rows = _run(project, names, ids, pool, workers, max_failures)
+    text = summary(project, rows)
+    if any(row.state != "done" for row in rows):
+        raise SweepFailed(text)
+    return text
 
 
-def choose(project: Project, names: list[str], only_failed: bool) -> list[str]:
-    """The ids to run; every mistake in their files is told now, before hours of work."""
-    ids = sets.select(project, names)
-    if not ids:
-        raise InputError('no prompts on file; make one: prolific prompts add "a red mug"')
-    if only_failed:
-        ids = [id for id in ids if run_status.unfinished(project, id)]
-    for id in ids:
-        check(project, id)
-    return ids
-
-
-def run(
-    project: Project, names: list[str], ids: list[str], workers: int, pool: str | None, max_failures: int | None
+def _run(
+    project: Project, names: list[str], ids: list[str], pool: str | None, workers: int, max_failures: int | None
 ) -> list[Row]:
-    """The body of the flow: all prompts `ids` of what was named, each started when there is room for it."""
     for id in ids:
-        run_status.write(project, id, Outcome("waiting"))
-    one: Run = lambda id, board: generate(project, id, board.console(id), names)  # noqa: E731
-    if pool is not None:
-        from flows.orchestration import work_pool as pool_runs
-
-        workers, one = pool_runs.AT_ONCE, pool_runs.runner(project, pool, names)
-    sweeping = _Sweep(project, ids, one, max_failures)
-    with sweeping.board:
-        _threads(sweeping.bring_up_to_date, ids, workers)
-    rows = [sweeping.rows.get(id, Row(id, "waiting")) for id in ids]
+        run_status.write(project, id, RunStatus("waiting"))
+    if pool is None:
+        run_prompt = _local_runner(names)
+    else:
+        workers, run_prompt = work_pool.MAX_RUNS, work_pool.runner(project, pool, names)
+    state = _Sweep(project, ids, run_prompt, max_failures)
+    with state.board:
+        _threads(state.bring_up_to_date, ids, workers)
+    rows = [state.rows.get(id, Row(id, "waiting")) for id in ids]
     artifacts.table("sweep-results", [_cells(row) for row in rows], _counts(rows))
     return rows
 
 
+def _local_runner(names: list[str]) -> RunPrompt:
+    def run_prompt(id: str, board: Board) -> Result:
+        new_console.set(board.console(id))  # in this thread's own context
+        return run_flow(generate, id, sweep=names)
+
+    return run_prompt
+
+
 class _Sweep:
-    def __init__(self, project: Project, ids: list[str], one: Run, max_failures: int | None):
-        self.project, self.total, self.one, self.max_failures = project, len(ids), one, max_failures
+    def __init__(self, project: Project, ids: list[str], run_prompt: RunPrompt, max_failures: int | None):
+        self.project, self.total, self.run_prompt, self.max_failures = project, len(ids), run_prompt, max_failures
         self.board = Board(len(ids))
         self.rows: dict[str, Row] = {}
         self._progress: dict = {}
@@ -105,59 +105,48 @@ class _Sweep:
         if dvc_runner.stopping.is_set() or (self.max_failures is not None and failures >= self.max_failures):
             return
         row = self._row(id)
-        told = f"{row.state} after {row.seconds:.0f} s"
         with self._lock:
             self.rows[id] = row
-            self.board.end(id, row.state, told)
+            self.board.end(id, row.state, f"{row.state} after {row.seconds:.0f} s")
             artifacts.progress("sweep-progress", len(self.rows) / self.total, f"{self.total} prompts", self._progress)
 
     def _row(self, id: str) -> Row:
         began = time.monotonic()
         try:
-            result = self.one(id, self.board)
-        except Exception as error:  # whatever it is, the others go on
-            found = run_status.read(self.project, id) or Outcome(
-                "failed"
-            )  # a worker on this machine left the log's path
-            told = (explain(error) or f"unexpected {type(error).__name__}: {error}").splitlines()[0]
-            return Row(id, "failed", time.monotonic() - began, told, found.log)
+            result = self.run_prompt(id, self.board)
+        except Exception as error:  # of any kind, since the other prompts must go on
+            status = run_status.read(self.project, id)  # has the path of the log, also from a worker on this machine
+            message = (explain(error) or f"unexpected {type(error).__name__}: {error}").splitlines()[0]
+            return Row(id, "failed", time.monotonic() - began, message, status.log if status else "")
         return Row(id, "done", time.monotonic() - began, page=getattr(result, "page", None))
 
 
 def _threads(work: Callable[[str], None], ids: list[str], count: int) -> None:
-    """Do the work for every id, so many at once; when we are stopped, all that runs is stopped too."""
-    with ThreadPoolExecutor(max(1, min(count, len(ids)))) as pool:
-        # Each with our context, in which Prefect finds the flow that its runs belong to.
-        futures = [pool.submit(contextvars.copy_context().run, work, id) for id in ids]
+    """Call `work` for every id in `count` threads; an exception such as a signal's stops everything that runs."""
+    with ThreadPoolExecutor(max(1, min(count, len(ids)))) as executor:
+        # Each call gets a copy of this context, in which Prefect finds the parent of its flow run.
+        futures = [executor.submit(contextvars.copy_context().run, work, id) for id in ids]
         try:
             wait(futures)
         except BaseException:
             dvc_runner.stopping.set()
-            pool.shutdown(cancel_futures=True)
+            executor.shutdown(cancel_futures=True)
             raise
     for future in futures:
         future.result()
 
 
 def summary(project: Project, rows: list[Row]) -> str:
-    """A line per prompt, then each failure with the last lines of its log."""
-    width = max(len(row.id) for row in rows)
-    lines = []
-    for row in rows:
-        what = {
-            "done": f"done {row.seconds:7.0f} s",
-            "failed": f"failed {row.seconds:5.0f} s",
-            "waiting": "not started",
-        }[row.state]
-        lines.append(f"{row.id:<{width}}  {what}")
+    """Return a line for each prompt, and then each failure with the last lines of its log."""
+    width = max((len(row.id) for row in rows), default=0)
+    outcomes = {"done": "done {:7.0f} s", "failed": "failed {:5.0f} s", "waiting": "not started"}
+    lines = [f"{row.id:<{width}}  {outcomes[row.state].format(row.seconds)}" for row in rows]
     for row in rows:
         if row.state == "failed":
             lines += ["", f"{row.id}: {row.message}"]
             if row.log:
-                lines += [
-                    f"  the end of {row.log}:",
-                    *(f"    {line}" for line in dvc_runner.tail(project.root / row.log, TAIL)),
-                ]
+                log = dvc_runner.tail(project.root / row.log, TAIL)
+                lines += [f"  the end of {row.log}:", *(f"    {line}" for line in log)]
     if any(row.state != "done" for row in rows):
         lines += ["", f"{_counts(rows)}; to go on: prolific sweep --only-failed"]
     else:
@@ -166,10 +155,10 @@ def summary(project: Project, rows: list[Row]) -> str:
 
 
 def _counts(rows: list[Row]) -> str:
-    names = {"done": "done", "failed": "failed", "waiting": "not started"}
-    counts = {said: sum(row.state == state for row in rows) for state, said in names.items()}
+    labels = {"done": "done", "failed": "failed", "waiting": "not started"}
+    counts = {label: sum(row.state == state for row in rows) for state, label in labels.items()}
     return f"{len(rows)} {'prompt' if len(rows) == 1 else 'prompts'}: " + ", ".join(
-        f"{count} {said}" for said, count in counts.items() if count
+        f"{count} {label}" for label, count in counts.items() if count
     )
 
 

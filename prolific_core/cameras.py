@@ -1,43 +1,75 @@
-"""Where we look from: cameras on a sphere, their rays, and what a prompt calls the view.
+"""Cameras on a sphere, their rays, and the words for view-dependent prompting.
 
-World: right-handed, z up. Azimuth 0 looks at the object's front from +x and grows
-counter-clockwise seen from above. Camera-to-world matrices have OpenGL axes: x right, y up,
-looking along -z, determinant +1. Images are square and row 0 is the top.
+The world is right-handed with z up. A camera at azimuth 0 is at +x and sees the front of the object; the
+azimuth grows counter-clockwise when seen from above. Camera-to-world matrices use OpenGL axes (x right, y up,
+viewing direction -z) and have determinant +1. Images are square and row 0 is at the top.
 """
 
 import math
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-OVERHEAD = math.radians(60)  # the elevation above which a view is called overhead
+from prolific_core.config import CameraConfig
+
+OVERHEAD = math.radians(60)  # views from a higher elevation are called overhead views
 
 
 @dataclass(frozen=True)
 class Cameras:
     """A batch of cameras.
 
-    c2w (B, 4, 4); fov (B,) vertical field of view; azimuth, elevation (B,); all angles in radians.
+    Attributes:
+        c2w: Camera-to-world matrices.
+        fov: Vertical fields of view in radians.
+        azimuth: Azimuths of the camera positions in radians.
+        elevation: Elevations of the camera positions in radians.
     """
 
-    c2w: Tensor
-    fov: Tensor
-    azimuth: Tensor
-    elevation: Tensor
+    c2w: Float[Tensor, "batch 4 4"]
+    fov: Float[Tensor, " batch"]
+    azimuth: Float[Tensor, " batch"]
+    elevation: Float[Tensor, " batch"]
 
     def __len__(self) -> int:
         return self.c2w.shape[0]
 
-    def __getitem__(self, index) -> "Cameras":
-        index = slice(index, index + 1) if isinstance(index, int) else index
-        return Cameras(self.c2w[index], self.fov[index], self.azimuth[index], self.elevation[index])
+    def __getitem__(self, index: int | slice | Int[Tensor, " rows"] | Bool[Tensor, " batch"]) -> "Cameras":
+        rows = slice(index, index + 1) if isinstance(index, int) else index
+        return Cameras(self.c2w[rows], self.fov[rows], self.azimuth[rows], self.elevation[rows])
 
-    def to(self, device) -> "Cameras":
+    def to(self, device: torch.device | str) -> "Cameras":
+        """Return the cameras on a device.
+
+        Args:
+            device: The device.
+
+        Returns:
+            Cameras whose tensors are on `device`.
+        """
         return Cameras(*(x.to(device) for x in (self.c2w, self.fov, self.azimuth, self.elevation)))
 
-    def rays(self, resolution: int) -> tuple[Tensor, Tensor]:
-        """Origins and unit directions (B, H, W, 3) through the pixel centres."""
+    def angles(self) -> list[tuple[float, float]]:
+        """Return the angles as Python numbers.
+
+        Returns:
+            One pair (azimuth, elevation) per camera, in radians.
+        """
+        return list(zip(self.azimuth.tolist(), self.elevation.tolist(), strict=True))
+
+    def rays(
+        self, resolution: int
+    ) -> tuple[Float[Tensor, "batch height width 3"], Float[Tensor, "batch height width 3"]]:
+        """Return the rays through the centres of the pixels.
+
+        Args:
+            resolution: Height and width of the image in pixels.
+
+        Returns:
+            Origins and unit directions of the rays, in world coordinates.
+        """
         pixel = (torch.arange(resolution, device=self.c2w.device) + 0.5) / resolution * 2 - 1
         y, x = torch.meshgrid(-pixel, pixel, indexing="ij")
         half = torch.tan(self.fov / 2)[:, None, None]
@@ -47,11 +79,19 @@ class Cameras:
         return self.c2w[:, None, None, :3, 3].expand_as(directions), directions
 
 
-def look_at(position: Tensor, target: Tensor) -> Tensor:
-    """Camera-to-world (B, 4, 4) at `position` (B, 3) looking at `target` (B, 3), z up."""
+def look_at(position: Float[Tensor, "batch 3"], target: Float[Tensor, "batch 3"]) -> Float[Tensor, "batch 4 4"]:
+    """Return the matrices of cameras that look at a point with z up.
+
+    Args:
+        position: Positions of the cameras.
+        target: Points that the cameras look at.
+
+    Returns:
+        Camera-to-world matrices.
+    """
     back = torch.nn.functional.normalize(position - target, dim=-1)
     up = torch.tensor([0.0, 0.0, 1.0]).to(position).expand_as(back)
-    # Straight up or down, "up" in the picture is away from the front instead.
+    # For a vertical viewing direction, -x takes the place of z as the up direction.
     pole = back[:, 2:].abs() > 0.9999
     up = torch.where(pole, torch.tensor([-1.0, 0.0, 0.0]).to(position), up)
     right = torch.nn.functional.normalize(torch.cross(up, back, dim=-1), dim=-1)
@@ -61,8 +101,23 @@ def look_at(position: Tensor, target: Tensor) -> Tensor:
     return c2w
 
 
-def from_angles(azimuth: Tensor, elevation: Tensor, distance: Tensor, fov: Tensor) -> Cameras:
-    """Cameras that look at the origin. Angles (B,) in radians, distance (B,) in world units."""
+def from_angles(
+    azimuth: Float[Tensor, " batch"],
+    elevation: Float[Tensor, " batch"],
+    distance: Float[Tensor, " batch"],
+    fov: Float[Tensor, " batch"],
+) -> Cameras:
+    """Return cameras that look at the origin.
+
+    Args:
+        azimuth: Azimuths in radians.
+        elevation: Elevations in radians.
+        distance: Distances from the origin in world units.
+        fov: Vertical fields of view in radians.
+
+    Returns:
+        One camera per element.
+    """
     position = torch.stack(
         [
             elevation.cos() * azimuth.cos(),
@@ -76,24 +131,49 @@ def from_angles(azimuth: Tensor, elevation: Tensor, distance: Tensor, fov: Tenso
 
 
 def orbit(views: int, *, elevation: float, distance: float, fov: float) -> Cameras:
-    """Evenly spaced views around the object, the first from the front. Angles in degrees."""
+    """Return cameras that are evenly spaced on a circle around the object; the first one sees its front.
+
+    Args:
+        views: Number of cameras.
+        elevation: Elevation in degrees.
+        distance: Distance from the origin in world units.
+        fov: Vertical field of view in degrees.
+
+    Returns:
+        The cameras in the order of their azimuth.
+    """
     azimuth = torch.arange(views) * (2 * math.pi / views)
     full = torch.ones(views)
     return from_angles(azimuth, full * math.radians(elevation), full * distance, full * math.radians(fov))
 
 
 def around(views: int, *, fov: float) -> Cameras:
-    """Evenly spaced views from the origin outwards, each to the right of the one before. fov in degrees.
+    """Return evenly spaced cameras that look outwards from the origin, each further to the right than the last.
 
-    Azimuth is, as everywhere, on which side of the origin the camera stands: here a hair's breadth.
+    The cameras are at a distance of 0.001 from the origin and look across it, so that their azimuths have the same
+    meaning as elsewhere.
+
+    Args:
+        views: Number of cameras.
+        fov: Vertical field of view in degrees.
+
+    Returns:
+        The cameras.
     """
     return orbit(views, elevation=0, distance=1e-3, fov=fov)[torch.arange(views).neg() % views]
 
 
-def panorama(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Origins and unit directions (1, H, W, 3) of a 360-degree strip from the origin, on a cylinder.
+def panorama(height: int, width: int) -> tuple[Float[Tensor, "1 height width 3"], Float[Tensor, "1 height width 3"]]:
+    """Return the rays of a cylindrical 360-degree panorama seen from the origin.
 
-    What is before +x is in the middle; left is to the left; pixels are square at the horizon.
+    The direction +x is in the middle, +y is to the left of it, and pixels are square at the horizon.
+
+    Args:
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+
+    Returns:
+        Origins and unit directions of the rays, in world coordinates.
     """
     azimuth = math.pi - (torch.arange(width) + 0.5) * (2 * math.pi / width)
     rise = (height / 2 - 0.5 - torch.arange(height)) * (2 * math.pi / width)
@@ -102,11 +182,19 @@ def panorama(height: int, width: int) -> tuple[Tensor, Tensor]:
     return torch.zeros_like(directions), directions
 
 
-def sample(views: int, config, generator: torch.Generator) -> Cameras:
-    """Random training cameras by a `config.CameraConfig` (its ranges are in degrees).
+def sample(views: int, config: CameraConfig, generator: torch.Generator) -> Cameras:
+    """Sample random training cameras.
 
-    With probability `uniform_probability` a view is uniform on the upper hemisphere, else its
-    elevation is uniform in the given range (the paper's mixture, arXiv 2305.16213 appendix).
+    With probability `config.uniform_probability` a camera position is uniform on the upper hemisphere; otherwise its
+    elevation is uniform in the given range (ProlificDreamer, arXiv 2305.16213, appendix).
+
+    Args:
+        views: Number of cameras.
+        config: Ranges of the distances and angles.
+        generator: Source of the random numbers, on the CPU.
+
+    Returns:
+        The cameras, on the CPU.
     """
 
     def uniform(low: float, high: float) -> Tensor:
@@ -123,9 +211,19 @@ def sample(views: int, config, generator: torch.Generator) -> Cameras:
 
 
 def view_prompts(cameras: Cameras) -> list[str]:
-    """What the paper appends to a prompt: overhead above 60 degrees, front and back within 30, else side."""
+    """Return the words that ProlificDreamer (arXiv 2305.16213) appends to the prompt for each view.
+
+    Views from an elevation above 60 degrees are overhead views. Others are front or back views within 30 degrees of
+    the front or the back, and side views in between.
+
+    Args:
+        cameras: The cameras.
+
+    Returns:
+        One of "front view", "side view", "back view" and "overhead view" per camera.
+    """
     words = []
-    for azimuth, elevation in zip(cameras.azimuth.tolist(), cameras.elevation.tolist(), strict=True):
+    for azimuth, elevation in cameras.angles():
         off_front = abs(math.remainder(azimuth, 2 * math.pi))
         if elevation > OVERHEAD:
             words.append("overhead view")

@@ -1,14 +1,14 @@
-"""Atomic checkpoints of nested state: tensors as safetensors, the rest as JSON in its header.
+"""Checkpoints of nested state in one safetensors file: tensors as tensors, everything else as JSON in its header.
 
-Nothing is pickled. A file is written beside its place, flushed to disk and renamed, so a kill at any
-moment leaves the old checkpoint or the new one, never half of one.
+Files are written atomically and nothing is pickled.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from prolific_core.errors import ProlificError
 from prolific_core.files import atomically
@@ -17,40 +17,55 @@ _TENSOR = "__tensor__"
 
 
 def save(path: Path, state: Any) -> None:
-    """Write nested dicts and lists of tensors, numbers, strings, booleans and None."""
+    """Write nested state to a file atomically.
+
+    Args:
+        path: The file to write.
+        state: Nested dictionaries, lists and tuples of tensors, numbers, strings, booleans and None. Tuples are
+            read back as lists.
+
+    Raises:
+        TypeError: `state` contains a value of another type.
+    """
     from safetensors.torch import save_file
 
-    tensors: dict[str, torch.Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     skeleton = _strip(state, tensors)
     _separate(tensors)
-    with atomically(path) as temporary:  # from where the tensors lie: a copy of everything would double the memory
+    with atomically(path) as temporary:  # save_file reads the tensors in place; `save` would copy all of them first
         save_file(tensors, temporary, metadata={"state": json.dumps(skeleton)})
 
 
 def load(path: Path) -> Any:
-    """Read what `save` wrote. Raises ProlificError for a file that is not a whole checkpoint."""
-    from safetensors import safe_open
+    """Read the state that `save` wrote.
+
+    Args:
+        path: The file to read.
+
+    Returns:
+        The nested state, with tensors on the CPU.
+
+    Raises:
+        ProlificError: The file is missing, damaged or not a checkpoint.
+    """
+    from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             skeleton = json.loads(file.metadata()["state"])
             return _fill(skeleton, file.get_tensor)
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ProlificError(f"{path} is not a whole checkpoint ({error}); delete it to start the stage again") from None
-    except Exception as error:  # safetensors raises its own SafetensorError(Exception)
-        if type(error).__name__ != "SafetensorError":
-            raise
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise ProlificError(f"{path} is not a whole checkpoint ({error}); delete it to start the stage again") from None
 
 
-def _strip(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """The same nesting with every tensor replaced by its name in `tensors`."""
-    if isinstance(value, torch.Tensor):
+def _strip(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Return the same nesting with each tensor replaced by its name, and add the tensors to `tensors`."""
+    if isinstance(value, Tensor):
         name = str(len(tensors))
         tensors[name] = value.detach().cpu().contiguous()
         return {_TENSOR: name}
     if isinstance(value, dict):
-        # JSON keys are strings; optimizer states are keyed by numbers.
+        # A list of pairs, because JSON keys are strings and optimizer states have integer keys.
         return {"__dict__": [[key, _strip(item, tensors)] for key, item in value.items()]}
     if isinstance(value, (list, tuple)):
         return [_strip(item, tensors) for item in value]
@@ -59,8 +74,8 @@ def _strip(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     raise TypeError(f"a checkpoint holds tensors, numbers, strings and None, not {type(value).__name__}")
 
 
-def _separate(tensors: dict[str, torch.Tensor]) -> None:
-    """Give each its own storage where it shares one, which safetensors refuses."""
+def _separate(tensors: dict[str, Tensor]) -> None:
+    """Copy tensors that share storage with another one, because safetensors refuses shared storage."""
     seen = set()
     for name, tensor in tensors.items():
         storage = tensor.untyped_storage()
@@ -69,11 +84,12 @@ def _separate(tensors: dict[str, torch.Tensor]) -> None:
         seen.add(storage.data_ptr())
 
 
-def _fill(value: Any, tensor) -> Any:
+def _fill(value: Any, get_tensor: Callable[[str], Tensor]) -> Any:
+    """Return the nesting that `_strip` made with the tensors back in place."""
     if isinstance(value, dict):
         if _TENSOR in value:
-            return tensor(value[_TENSOR])
-        return {key: _fill(item, tensor) for key, item in value["__dict__"]}
+            return get_tensor(value[_TENSOR])
+        return {key: _fill(item, get_tensor) for key, item in value["__dict__"]}
     if isinstance(value, list):
-        return [_fill(item, tensor) for item in value]
+        return [_fill(item, get_tensor) for item in value]
     return value

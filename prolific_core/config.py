@@ -1,11 +1,14 @@
-"""Every parameter: its unit, default and bounds. params.yaml, presets and prompts are checked here.
+"""All parameters of a run, with units, defaults and bounds.
 
-Precedence: the defaults below, then params.yaml, then presets/<preset>.yaml, then the prompt's own
-sections. One section per stage, so that DVC sees each stage depend on its own numbers only. The
-defaults are the paper's (arXiv 2305.16213) where it has one.
+params.yaml, presets and prompts are validated against these classes. Later layers override earlier
+ones: the defaults below, params.yaml, presets/<preset>.yaml, the prompt's own sections. Each stage
+has its own section, so that DVC re-runs a stage only when its own parameters change. The defaults are
+those of the ProlificDreamer paper (arXiv 2305.16213) where it gives a value.
 """
 
-from typing import Annotated, Literal
+import difflib
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,6 +20,17 @@ Positive = Annotated[float, Field(gt=0, le=1e6)]
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 Steps = Annotated[int, Field(ge=1, le=1_000_000)]
+Distance = Annotated[float, Field(gt=0, le=1000)]  # world units
+Fov = Annotated[float, Field(gt=0, lt=180)]  # degrees
+Elevation = Annotated[float, Field(ge=-90, le=90)]  # degrees
+
+#: New names of renamed keys, by section and old name.
+RENAMED = {
+    "export.component_share": "component_fraction",
+    "guidance.view_words": "view_prompts",
+    "logging.measure_every": "metrics_every",
+    "time.at": "switch_at",
+}
 
 
 def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
@@ -25,248 +39,264 @@ def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
-def _range(**bounds):
-    end = Annotated[float, Field(**bounds)]
-    return Annotated[tuple[end, end], AfterValidator(_ordered)]
-
-
-DistanceRange = _range(gt=0, le=1000)  # world units
-FovRange = _range(gt=0, lt=180)  # degrees
-ElevationRange = _range(ge=-90, le=90)  # degrees
-
-
-class Section(BaseModel):
-    """A group of parameters; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-def _one_of(known):
-    """A name among those that `known()` finds in a folder: a new file there is all it takes."""
+def _one_of(known: Callable[[], list[str]]) -> AfterValidator:
+    """Return a validator for names of files, which are looked up when a value is checked."""
 
     def check(name: str) -> str:
         if name not in known():
             raise ValueError(f"there is no such file; known: {', '.join(known())}")
         return name
 
-    return Annotated[str, AfterValidator(check)]
+    return AfterValidator(check)
+
+
+class Section(BaseModel):
+    """Base class of all groups of parameters. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class SystemConfig(Section):
-    """Where it computes. The thread count decides the bytes, so it is a parameter, never the machine's."""
+    """Parameters of the machine.
+
+    Results depend on the thread count, because it changes the order of additions. It is therefore a parameter and
+    never taken from the machine.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = Field(1, ge=1, le=256)
-    backend: Literal["auto", "warp", "torch", "cuda"] = "auto"
+    threads: int = Field(default=1, ge=1, le=256)
+    backend: Literal["auto", "warp", "torch", "cuda"] = "auto"  # implementation of the render kernels
 
 
 class PriorConfig(Section):
-    """The 2D model: `toybox` (ships with the package), a folder, or a model id on the hub."""
+    """The 2D diffusion model: `toybox` (part of the package), a folder, or a model id on the Hugging Face hub."""
 
-    path: str = Field("toybox", min_length=1, max_length=1000)
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"  # of the frozen weights; what is trained is float32
-    vae_slicing: bool = False  # pictures through the autoencoder one by one: less memory with several views
-    gradient_checkpointing: bool = False  # blocks computed again in the backward pass: less memory, more time
-    torch_compile: bool = False  # the U-Net compiled at its first call: minutes once, then faster on a GPU
+    path: str = Field(default="toybox", min_length=1, max_length=1000)
+    # Data type of the frozen weights; trained weights are always float32.
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    # Pass images through the autoencoder one by one, which saves memory when a step has several views.
+    vae_slicing: bool = False
+    gradient_checkpointing: bool = False  # recompute blocks in the backward pass: less memory, more time
+    torch_compile: bool = False  # compile the U-Net at its first call, which takes minutes but is faster on a GPU
 
 
 class TimeConfig(Section):
-    """t ~ U(minimum, upper) as fractions of the prior's T; `upper` goes from maximum to final.
+    """Distribution of the diffusion time: t ~ U(minimum, upper), in fractions of the prior's number of time steps.
 
-    `step`: the paper's two phases, changing at fraction `at` of the run; `sqrt`, `linear` and `cosine`:
-    continuous, with that function of progress; `none`: uniform on (minimum, maximum) throughout.
+    The upper end goes from `maximum` to `final` over the run. With `anneal: step` it switches from one to the other
+    at the fraction `switch_at` of the run, as in the paper. With `linear`, `sqrt` and `cosine` it moves
+    continuously, by that function of the progress. With `none` it stays at `maximum`.
     """
 
     minimum: Fraction = 0.02
     maximum: Fraction = 0.98
     final: Fraction = 0.5
     anneal: Literal["step", "sqrt", "linear", "cosine", "none"] = "step"
-    at: Fraction = 0.2
+    switch_at: Fraction = 0.2
 
 
 class ScoreConfig(Section):
-    """The learned score q of the particles (VSD only): LoRA on the prior's U-Net, or a small one of its own."""
+    """The learned score network of the particles (VSD only): LoRA on the prior's U-Net, or a small separate U-Net."""
 
     kind: Literal["lora", "unet"] = "lora"
-    base: str | None = Field(None, max_length=1000)  # another pipeline (the paper: SD 2.1, v-prediction)
-    prediction: Literal["epsilon", "v_prediction"] | None = None  # q's, in its loss; null: the base's (lora), v (unet)
-    rank: int = Field(4, ge=1, le=256)
-    # attention: q, k, v and out, as in the paper; all: every convolution and linear; else endings of module names.
+    # Path of another pipeline that LoRA starts from; the paper uses Stable Diffusion 2.1 (v-prediction).
+    base: str | None = Field(default=None, max_length=1000)
+    # Prediction type of the training loss; null: that of the base for `lora`, v_prediction for `unet`.
+    prediction: Literal["epsilon", "v_prediction"] | None = None
+    rank: int = Field(default=4, ge=1, le=256)  # lora
+    # Layers with LoRA. attention: query, key, value and output projections, as in the paper; all: every convolution
+    # and linear layer; a list: the layers whose names end with one of its entries.
     targets: Literal["attention", "all"] | list[Annotated[str, Field(min_length=1, max_length=200)]] = "attention"
     channels: list[Annotated[int, Field(ge=8, le=2048, multiple_of=8)]] = Field(
-        [32, 64, 128], min_length=1, max_length=6
-    )  # unet
+        default=[32, 64, 128], min_length=1, max_length=6
+    )  # unet: channels of each level
     learning_rate: Rate = 1e-4
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)  # Adam's
-    warmup: int = Field(0, ge=0, le=100_000)  # score steps in which the rate climbs to its value
-    steps: int = Field(1, ge=1, le=100)  # score steps per particle step
-    camera_dropout: Fraction = 0.1
-    # One of the steps is trained on q's pass for the particle's gradient: one evaluation of q less. That step
-    # then sees the particle's t (its annealed range, not U[0, T)) and noise, and every camera.
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)  # Adam
+    warmup: int = Field(default=0, ge=0, le=100_000)  # training steps over which the learning rate rises linearly
+    steps: int = Field(default=1, ge=1, le=100)  # training steps per particle step
+    camera_dropout: Fraction = 0.1  # probability that a training sample has no camera
+    # Train one of the steps on the forward pass that was made for the particles' gradient, which saves an evaluation
+    # of the U-Net. That step has the particles' t (of the annealed range instead of all times), their noise, and no
+    # camera dropout.
     share_pass: bool = False
 
 
 class GuidanceConfig(Section):
-    """How the prior's belief becomes a gradient on an image."""
+    """Distillation of the prior into a gradient on rendered images."""
 
-    method: _one_of(discovery.guidance_methods) = "vsd"  # a file in guidance/
-    combine: _one_of(discovery.score_compositions) = "cfg"  # a file in guidance/combine/
-    scale: float = Field(7.5, ge=0, le=1000)  # classifier-free guidance: uncond + scale (cond - uncond)
-    rescale: Fraction = 0.7  # combine: rescale; the share of the picture with the conditional's deviation
-    negative_scale: float | None = Field(None, ge=0, le=1000)  # csd: of the negative prompt; null: `scale`
-    # Guidance only for t in this range, as fractions of T (2404.07724); outside eps_pretrained is the
-    # conditional's alone: one evaluation less, and a gradient there as with scale 1. null: everywhere.
-    interval: _range(ge=0, le=1) | None = None
-    weighting: Literal["one_minus_alpha_bar", "uniform", "alpha_sigma_squared"] = "one_minus_alpha_bar"
-    prompt: str = Field("{prompt}", max_length=200)  # "a normal map of {prompt}" for normals
-    negative_prompt: str = Field("", max_length=500)
-    # true: the paper's words by azimuth and elevation; interpolated: their embeddings mixed by azimuth
-    # (DreamFusion). Never in 360-degree scenes, whose cameras stand inside.
+    # Name of a file in guidance/.
+    method: Annotated[str, _one_of(discovery.guidance_methods)] = "vsd"
+    # Name of a file in guidance/combine/.
+    combine: Annotated[str, _one_of(discovery.score_compositions)] = "cfg"
+    # Classifier-free guidance: unconditional + scale (conditional - unconditional).
+    scale: float = Field(default=7.5, ge=0, le=1000)
+    rescale: Fraction = 0.7  # combine: rescale; weight of the rescaled prediction, phi in the paper
+    # method: csd; weight of the negative prompt; null: the same as `scale`.
+    negative_scale: float | None = Field(default=None, ge=0, le=1000)
+    # Range of t with guidance, in fractions of the number of time steps (arXiv 2404.07724). Outside of it only the
+    # conditional is evaluated, as with scale 1. null: guidance everywhere.
+    interval: Annotated[tuple[Fraction, Fraction], AfterValidator(_ordered)] | None = None
+    weighting: Literal["one_minus_alpha_bar", "uniform", "alpha_sigma_squared"] = "one_minus_alpha_bar"  # w(t)
+    prompt: str = Field(default="{prompt}", max_length=200)  # template such as "a normal map of {prompt}"
+    negative_prompt: str = Field(default="", max_length=500)
+    # View-dependent prompting. true: append the paper's words, chosen by azimuth and elevation; interpolated:
+    # interpolate their embeddings by azimuth (DreamFusion). It is always off in 360-degree scenes, where the cameras
+    # are inside.
     view_prompts: bool | Literal["interpolated"] = True
     time: TimeConfig = TimeConfig()
     score: ScoreConfig = ScoreConfig()
 
 
 class CameraConfig(Section):
-    """Training cameras. Distances in world units (the object fits in [-1, 1]^3), angles in degrees."""
+    """Training cameras. The object fits in [-1, 1]^3."""
 
-    distance: DistanceRange = (1.0, 1.5)
-    fov: FovRange = (40.0, 70.0)
-    elevation: ElevationRange = (-30.0, 90.0)
-    uniform_probability: Fraction = 0.5  # of a view uniform on the upper hemisphere
+    distance: Annotated[tuple[Distance, Distance], AfterValidator(_ordered)] = (1.0, 1.5)
+    fov: Annotated[tuple[Fov, Fov], AfterValidator(_ordered)] = (40.0, 70.0)
+    elevation: Annotated[tuple[Elevation, Elevation], AfterValidator(_ordered)] = (-30.0, 90.0)
+    uniform_probability: Fraction = 0.5  # probability of a view that is uniform on the upper hemisphere
 
 
 class FieldConfig(Section):
-    """The radiance field: multiresolution hash grid and two small networks."""
+    """The radiance field: a multiresolution hash grid and two small MLPs."""
 
-    levels: int = Field(16, ge=1, le=32)
-    features: Literal[1, 2, 4, 8] = 2
-    log2_entries: int = Field(19, ge=4, le=24)
-    base_resolution: int = Field(16, ge=2, le=512)
-    max_resolution: int = Field(2048, ge=2, le=65536)
+    levels: int = Field(default=16, ge=1, le=32)
+    features: Literal[1, 2, 4, 8] = 2  # per level
+    log2_entries: int = Field(default=19, ge=4, le=24)  # per level
+    base_resolution: int = Field(default=16, ge=2, le=512)  # cells per side
+    max_resolution: int = Field(default=2048, ge=2, le=65536)  # cells per side
     interpolation: Literal["smoothstep", "linear"] = "smoothstep"
-    hidden_width: int = Field(64, ge=4, le=512)
-    hidden_layers: int = Field(1, ge=1, le=8)
-    bound: float = Field(1.0, gt=0, le=100)
+    hidden_width: int = Field(default=64, ge=4, le=512)
+    hidden_layers: int = Field(default=1, ge=1, le=8)
+    bound: float = Field(default=1.0, gt=0, le=100)  # half the side of the field's box, in world units
     scene: Literal["object", "scene", "object-in-scene"] = "object"
-    density_scale: float = Field(10.0, ge=-1000, le=1000)  # lambda of the initial density
-    density_radius: Positive = 0.5  # r of the initial density
-    density_noise: Weight = 1.0  # standard deviation, before the activation, while training
+    density_scale: float = Field(default=10.0, ge=-1000, le=1000)  # lambda of the initial density
+    density_radius: Positive = 0.5  # r of the initial density, in world units
+    density_noise: Weight = 1.0  # standard deviation of the noise before the activation, in training only
     background: Literal["network", "white", "grey", "black"] = "network"
-    occupancy_resolution: int = Field(32, ge=4, le=512)
+    occupancy_resolution: int = Field(default=32, ge=4, le=512)  # cells per side
     occupancy_threshold: Weight = 0.01
-    samples_per_ray: int = Field(512, ge=4, le=4096)  # along the box's diagonal, before skipping
-    importance_samples: int = Field(0, ge=0, le=1024)  # more, where the first ones found something (the paper: 64 + 32)
+    samples_per_ray: int = Field(default=512, ge=4, le=4096)  # along the box's diagonal, empty space included
+    # Additional samples per ray where the first ones found density (the paper: 64 + 32).
+    importance_samples: int = Field(default=0, ge=0, le=1024)
 
 
 class InitialiseConfig(Section):
-    """Stage 1: the particles' fields before any guidance."""
+    """Stage 1: the particles' radiance fields before distillation."""
 
-    particles: int = Field(1, ge=1, le=64)
+    particles: int = Field(default=1, ge=1, le=64)
     field: FieldConfig = FieldConfig()
-    preview_resolution: int = Field(128, ge=16, le=2048)
+    preview_resolution: int = Field(default=128, ge=16, le=2048)  # pixels
 
 
 class LossWeights(Section):
-    """Weights of the field's regularisers (`scenes/regularisers.py`)."""
+    """Weights of the radiance field's regularisers (`scenes/regularisers.py`)."""
 
     opacity: Weight = 0.0
-    opacity_end: Weight | None = None  # null: constant; else linear to this, as the guidance's gradient fades with t
+    # Weight of the opacity at the end of the run, reached linearly, because the gradient of the guidance shrinks
+    # with t; null: constant.
+    opacity_end: Weight | None = None
     sparsity: Weight = 0.0
     entropy: Weight = 10.0
     orientation: Weight = 0.0
 
     def opacity_at(self, progress: float) -> float:
-        """The opacity's weight at `progress` in [0, 1] of the run."""
+        """Return the weight of the opacity loss at a moment of the run.
+
+        Args:
+            progress: Fraction of the run in [0, 1].
+
+        Returns:
+            The weight, between `opacity` and `opacity_end`.
+        """
         end = self.opacity if self.opacity_end is None else self.opacity_end
         return self.opacity + (end - self.opacity) * progress
 
 
 class StageConfig(Section):
-    """What every optimised stage has."""
+    """Parameters that all optimised stages have."""
 
     steps: Steps
-    views: int = Field(1, ge=1, le=64)  # cameras per step
-    # The particles' learning rates fall, as half a cosine, to this share of themselves. 1: constant, as in the paper.
+    views: int = Field(default=1, ge=1, le=64)  # cameras per step
+    # The particles' learning rates decay to this fraction, as half a cosine. 1, as in the paper: they stay constant.
     learning_rate_final: Fraction = 1.0
-    # (fraction of the run from which it holds, side of the square render in pixels)
-    resolution: list[tuple[Fraction, Annotated[int, Field(ge=8, le=4096)]]] = Field([(0.0, 512)], min_length=1)
+    # Pairs (fraction of the run from which it holds, side of the square training render in pixels).
+    resolution: list[tuple[Fraction, Annotated[int, Field(ge=8, le=4096)]]] = Field(default=[(0.0, 512)], min_length=1)
     cameras: CameraConfig = CameraConfig()
     guidance: GuidanceConfig = GuidanceConfig()
 
 
 class NerfConfig(StageConfig):
-    """Stage 2: the radiance field, by VSD."""
+    """Stage 2: optimise the radiance field by VSD."""
 
     steps: Steps = 25_000
     grid_learning_rate: Rate = 1e-2
     network_learning_rate: Rate = 1e-3
     background_learning_rate: Rate = 1e-3
-    random_background: Fraction = 0.5  # probability of a plain random colour behind a training view
-    # Rays whose graph is held at once: the guidance sees the whole picture, and what it says of it is then
-    # carried into the field patch by patch, each rendered a second time. null: all at once, no second time.
-    patch: int | None = Field(None, ge=64, le=2**24)
+    random_background: Fraction = 0.5  # probability of a uniform random colour behind a training view
+    # Number of rays whose autograd graph is kept at once. The guidance sees the whole image; its gradient is then
+    # propagated into the field patch by patch, and each patch is rendered a second time. null: all rays at once.
+    patch: int | None = Field(default=None, ge=64, le=2**24)
     losses: LossWeights = LossWeights()
 
 
 class GeometryConfig(StageConfig):
-    """Stage 3: a tetrahedral signed-distance grid, by SDS on its normals."""
+    """Stage 3: optimise a tetrahedral signed-distance grid by SDS on its normals."""
 
     steps: Steps = 15_000
-    grid_resolution: int = Field(128, ge=8, le=512)
-    extent: Positive = 0.6  # half side of the grid's box; objects have radius 0.5
-    density_threshold: Positive | None = 10.0  # null: the one whose silhouettes match the field's
+    grid_resolution: int = Field(default=128, ge=8, le=512)  # cubes per side
+    extent: Positive = 0.6  # half the side of the grid's box, in world units; objects have radius 0.5
+    density_threshold: Positive | None = 10.0  # null: chosen so that the silhouettes match those of the field
     learning_rate: Rate = 1e-3
     normal_consistency: Weight = 1.0
     laplacian: Weight = 1.0
     sdf_regularisation: Weight = 0.0
-    smoothing: int = Field(0, ge=0, le=100)  # passes over the copied signed distances
-    opacity: Weight = 0.0  # mean opacity of the views, against surfaces that swell
+    smoothing: int = Field(default=0, ge=0, le=100)  # smoothing passes over the initial signed distances
+    opacity: Weight = 0.0  # weight of the views' mean opacity, which keeps surfaces from swelling
     guidance: GuidanceConfig = GuidanceConfig(method="sds", scale=100.0, prompt="a normal map of {prompt}")
 
 
 class TextureConfig(StageConfig):
-    """Stage 4: colours on the fixed mesh, by VSD."""
+    """Stage 4: optimise the colours of the fixed mesh by VSD."""
 
     steps: Steps = 30_000
     grid_learning_rate: Rate = 1e-2
     network_learning_rate: Rate = 1e-3
-    random_background: Fraction = 0.5  # else white
-    supersampling: int = Field(1, ge=1, le=8)  # rays per pixel and axis
+    random_background: Fraction = 0.5  # probability of a uniform random colour behind a view instead of white
+    supersampling: int = Field(default=1, ge=1, le=8)  # rays per pixel along each axis
 
 
 class ExportConfig(Section):
-    """Stage 5: a cleaned, unwrapped, baked mesh as OBJ and GLB."""
+    """Stage 5: clean, unwrap and bake the mesh, and write it as OBJ and GLB."""
 
-    faces: int = Field(40_000, ge=100, le=5_000_000)  # at most, after decimation
-    texture_size: int = Field(2048, ge=64, le=8192)
-    smoothing: int = Field(0, ge=0, le=100)  # Taubin iterations
-    component_fraction: Fraction = 0.05  # smaller pieces, as a share of the largest, are dropped
+    faces: int = Field(default=40_000, ge=100, le=5_000_000)  # upper limit, reached by decimation
+    texture_size: int = Field(default=2048, ge=64, le=8192)  # pixels
+    smoothing: int = Field(default=0, ge=0, le=100)  # Taubin iterations
+    component_fraction: Fraction = 0.05  # components smaller than this fraction of the largest one are removed
 
 
 class EvaluateConfig(Section):
-    """Stage 6: metrics and pictures of what was exported."""
+    """Stage 6: metrics and images of the exported model."""
 
-    scorer: str | None = Field(None, max_length=1000)  # CLIP layout; none: the one beside the prior
-    views: int = Field(8, ge=1, le=64)
-    elevation: float = Field(15.0, ge=-90, le=90)
-    distance: Positive = 1.6
-    fov: float = Field(45.0, gt=0, lt=180)
-    resolution: int = Field(256, ge=16, le=2048)
-    turntable_frames: int = Field(48, ge=2, le=1000)
+    scorer: str | None = Field(default=None, max_length=1000)  # CLIP folder or model id; null: the prior's own scorer
+    views: int = Field(default=8, ge=1, le=64)
+    elevation: Elevation = 15.0
+    distance: Positive = 1.6  # world units
+    fov: Fov = 45.0
+    resolution: int = Field(default=256, ge=16, le=2048)  # pixels
+    turntable_frames: int = Field(default=48, ge=2, le=1000)
 
 
 class LoggingConfig(Section):
-    """What is shown and saved while it runs; no result depends on it, so no stage does either."""
+    """Previews, checkpoints and metrics during a run. No result depends on them, so they never re-run a stage."""
 
-    preview_every: int = Field(50, ge=1, le=1_000_000)  # steps
-    turntable_frames: int = Field(48, ge=2, le=1000)  # of the field, when its stage ends
-    checkpoint_every: int = Field(100, ge=1, le=1_000_000)  # steps
-    metrics_every: int = Field(5, ge=1, le=1_000_000)  # steps
+    preview_every: int = Field(default=50, ge=1, le=1_000_000)  # steps
+    turntable_frames: int = Field(default=48, ge=2, le=1000)  # of the radiance field at the end of its stage
+    checkpoint_every: int = Field(default=100, ge=1, le=1_000_000)  # steps
+    metrics_every: int = Field(default=5, ge=1, le=1_000_000)  # steps
 
 
 class Config(Section):
-    """All sections; a stage reads its own, `system` and `prior`."""
+    """All sections. Each stage reads its own section, `system` and `prior`."""
 
     system: SystemConfig = SystemConfig()
     prior: PriorConfig = PriorConfig()
@@ -279,23 +309,41 @@ class Config(Section):
     logging: LoggingConfig = LoggingConfig()
 
 
-def merge(*layers: dict) -> dict:
-    """Nested dictionaries, later ones over earlier ones; lists and scalars replace."""
-    result: dict = {}
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def merge(*layers: dict[str, Any]) -> dict[str, Any]:
+    """Merge nested dictionaries; values of later ones override those of earlier ones.
+
+    Args:
+        *layers: Nested dictionaries. An empty section (`nerf:` with nothing below it) changes nothing.
+
+    Returns:
+        A new dictionary. Lists and scalars are replaced as a whole.
+    """
+    result: dict[str, Any] = {}
     for layer in layers:
-        for key, value in (layer or {}).items():
+        for key, value in layer.items():
             old = result.get(key)
-            nested = isinstance(old, dict) and isinstance(value, dict)
-            # An empty section (`nerf:` with nothing below it) says nothing.
-            result[key] = merge(old, value) if nested else (old if value is None and isinstance(old, dict) else value)
+            if isinstance(old, dict) and (value is None or isinstance(value, dict)):
+                value = merge(old, value or {})
+            result[key] = value
     return result
 
 
-def resolve(*layers: tuple[str, dict]) -> Config:
-    """The checked configuration from (name, values) layers, later over earlier.
+def resolve(*layers: tuple[str, dict[str, Any]]) -> Config:
+    """Merge and validate the layers of a configuration.
 
-    Each layer is checked alone first, so that the message names the file a mistake is in. Raises
-    InputError with one line: file, key, what is wrong and what is allowed.
+    Each layer is first validated alone, so that the error message names the file that contains the mistake.
+
+    Args:
+        *layers: Pairs (name, values); later ones override earlier ones.
+
+    Returns:
+        The validated configuration.
+
+    Raises:
+        InputError: A layer is not a valid configuration; one line names the file, the key and the allowed values.
     """
     for name, values in layers:
         if not isinstance(values, dict):
@@ -304,28 +352,42 @@ def resolve(*layers: tuple[str, dict]) -> Config:
     return check(" + ".join(name for name, _ in layers), merge(*(values for _, values in layers)))
 
 
-def check(name: str, values: dict, model: type[Section] = Config) -> Section:
-    """The values as a `model` (all of its sections have defaults); InputError with one line that names the file."""
-    values = merge(model().model_dump(mode="json"), values)  # a section's own defaults hold when it is partly given
+def check(name: str, values: dict[str, Any], model: type[AnySection] = Config) -> AnySection:
+    """Validate values as a section or as a whole configuration.
+
+    Args:
+        name: The name of the file, for error messages.
+        values: The values, which may be incomplete.
+        model: The class to validate against; all of its fields must have defaults.
+
+    Returns:
+        An instance of `model`.
+
+    Raises:
+        InputError: A key is unknown or has been renamed, or a value is not allowed.
+    """
+    values = merge(model().model_dump(mode="json"), values)  # a partly given section keeps its own defaults
     try:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
+            parent, _, key = where.rpartition(".")
+            if new := RENAMED.get(f"{parent.rpartition('.')[2]}.{key}"):
+                raise InputError(f"{name}: {where} is now called {parent}.{new}") from None
             raise InputError(f"{name}: unknown key '{where}'{_suggest(model, first['loc'])}") from None
         raise InputError(
             f"{name}: {where} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}"
         ) from None
 
 
-def _suggest(model: type[Section], location: tuple) -> str:
-    """The nearest known key, for a typo."""
-    import difflib
-
+def _suggest(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    """Return the known key that is nearest to an unknown one, or all known keys."""
     for part in location[:-1]:
-        model = model.model_fields[part].annotation if part in model.model_fields else None
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        field = model.model_fields.get(str(part))
+        if not (field and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
             return ""
+        model = field.annotation
     near = difflib.get_close_matches(str(location[-1]), model.model_fields, n=1)
     return f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(model.model_fields)}"

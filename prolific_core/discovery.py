@@ -1,6 +1,6 @@
-"""Names of the implementations that folders of this package hold, found without importing them.
+"""Names of the available guidance methods and score compositions, found from their files without importing them.
 
-A configuration and a command line can so name what there is without loading torch.
+The configuration and the command line can therefore list them without loading torch.
 """
 
 from pathlib import Path
@@ -9,10 +9,18 @@ _GUIDANCE = Path(__file__).parent / "guidance"
 
 
 def guidance_methods() -> list[str]:
-    """List the modules in `guidance/` that define a subclass of `Guidance`."""
+    """Return the names of the modules in `guidance/` that define a subclass of `Guidance`.
+
+    Returns:
+        The module names in alphabetical order, for example `["csd", "sds", "vsd"]`.
+    """
     return sorted(path.stem for path in _GUIDANCE.glob("*.py") if "(Guidance):\n" in path.read_text(encoding="utf-8"))
 
 
 def score_compositions() -> list[str]:
-    """List the modules in `guidance/combine/`."""
+    """Return the names of the modules in `guidance/combine/`.
+
+    Returns:
+        The module names in alphabetical order, for example `["cfg", "perp_neg", "rescale"]`.
+    """
     return sorted(path.stem for path in (_GUIDANCE / "combine").glob("*.py") if not path.stem.startswith("_"))

@@ -1,13 +1,13 @@
-"""The two ways a command ends badly, each with one clear line and no traceback."""
+"""Exceptions that end a command with one line on stderr and no traceback."""
 
 
 class ProlificError(Exception):
-    """Something failed that the user did not get wrong (full disk, diverged run). Exit status 1."""
+    """Failure that is not caused by the user's input, such as a full disk or a diverged run. Exit status 1."""
 
     exit_status = 1
 
 
 class InputError(ProlificError, ValueError):
-    """The user gave something unusable; the message names it and the way out. Exit status 2."""
+    """Unusable input from the user; the message names the input and how to correct it. Exit status 2."""
 
     exit_status = 2

@@ -1,34 +1,68 @@
-"""Files that are there whole or not at all."""
+"""Atomic file writes: after an interruption, a file holds its old content or its new content, never a part."""
 
+import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
 def atomically(path: Path) -> Iterator[Path]:
-    """A place beside `path` to write to, flushed to disk and renamed at the end: a kill leaves the old file or the new one."""
+    """Provide a temporary file that replaces `path` when the block ends without an exception.
+
+    The temporary file is in the same folder and has a unique name, so that concurrent writers never
+    share one. It is flushed to disk before it is renamed, and removed if the block raises. The parent
+    folder is created if needed.
+
+    Args:
+        path: The file to write.
+
+    Yields:
+        The path of the (empty) temporary file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".tmp")
+    os.close(descriptor)
+    temporary = Path(name)
     try:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, _mode())  # safetensors makes its files for one user only
+        os.chmod(temporary, _default_mode())  # mkstemp and safetensors create files that only their owner can read
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Bytes as a file, by `atomically`."""
+    """Write bytes to a file atomically.
+
+    Args:
+        path: The file to write.
+        data: Its whole content.
+    """
     with atomically(path) as temporary:
         temporary.write_bytes(data)
 
 
-def _mode() -> int:
-    """Of a new file of this process."""
+def write_json(path: Path, value: Any, *, indent: int | None = 2, sort_keys: bool = True) -> None:
+    """Write a value as a JSON file atomically; equal values give equal bytes.
+
+    Args:
+        path: The file to write.
+        value: A value that `json.dumps` accepts.
+        indent: Number of spaces per level, or None for a single line.
+        sort_keys: Whether the keys of objects are sorted.
+    """
+    text = json.dumps(value, indent=indent, sort_keys=sort_keys, ensure_ascii=False)
+    write_atomically(path, f"{text}\n".encode())
+
+
+def _default_mode() -> int:
+    """Return the permissions that this process gives to new files."""
     umask = os.umask(0o077)
     os.umask(umask)
     return 0o666 & ~umask

@@ -1,126 +1,133 @@
-"""The one loop: draw a particle, draw cameras, render, ask the guidance, step, log, checkpoint.
+"""The optimisation loop of score distillation, which all stages share.
 
-The stages differ only in scene, guidance and numbers. Every random draw comes from a generator named
-by (seed, stage, step, purpose), and a checkpoint holds everything that changes, so a run that was
-killed and resumed makes the same bytes as one that was not.
+Every random draw comes from a generator that is seeded by (seed, name, step, purpose), and a checkpoint holds
+everything that changes. A run that was killed and resumed therefore ends with the same bytes as one that was not.
 """
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from prolific_core import cameras as camera_sampling
 from prolific_core import checkpoint
-from prolific_core.cameras import Cameras
 from prolific_core.config import LoggingConfig, StageConfig
 from prolific_core.errors import ProlificError
 from prolific_core.guidance.base import Guidance
-from prolific_core.prior.latent_diffusion import LatentDiffusion
-from prolific_core.render.result import Render
+from prolific_core.scenes.base import Scene
 from prolific_core.seeding import generator
 
-MEASURE_SCORE_EVERY = 10  # steps; it costs a forward pass of the frozen prior
-
-
-@dataclass
-class DistillationProblem:
-    """What a stage optimises.
-
-    render(particle, cameras, resolution, generator) -> Render of training views;
-    losses(particle, render, progress) -> weighted regularisers by name;
-    before_step(particle, step, generator) e.g. refreshes an occupancy grid;
-    encode(prior, render) -> latents (B, C, h, w) that the guidance is asked about;
-    pixel_bytes: what a render keeps per pixel for its backward pass, roughly (for `memory.estimate`).
-    """
-
-    particles: list[nn.Module]
-    parameter_groups: Callable[[nn.Module], list[dict]]
-    render: Callable[[nn.Module, Cameras, int, torch.Generator], Render]
-    losses: Callable[[nn.Module, Render, float], dict[str, Tensor]] = lambda particle, render, progress: {}
-    before_step: Callable[[nn.Module, int, torch.Generator], None] = lambda particle, step, generator: None
-    encode: Callable[[LatentDiffusion, Render], Tensor] = lambda prior, render: prior.encode(render.rgb)
-    pixel_bytes: float = 256.0  # of a surface: position, normal, coverage, colour
+MEASURE_SCORE_EVERY = 10  # steps, because score_gain costs a forward pass of the frozen prior
 
 
 @dataclass
 class StageTimer:
-    """Seconds spent per part of the loop, for the share printed after a run."""
+    """Seconds spent in each part of the loop.
+
+    Attributes:
+        seconds: Seconds by the name of the part.
+    """
 
     seconds: dict[str, float] = field(default_factory=dict)
     _last: float = field(default_factory=time.perf_counter)
 
     def start(self) -> None:
+        """Start the first part of a step; the time since the last part is not counted."""
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
+        """Add the time since the last call of `start` or `lap` to the part `name`."""
         now = time.perf_counter()
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
         self._last = now
 
     def fractions(self) -> dict[str, float]:
+        """Return each part's fraction of the total time."""
         total = sum(self.seconds.values()) or 1.0
         return {name: seconds / total for name, seconds in self.seconds.items()}
 
 
-def resolution_at(schedule: list[tuple[float, int]], progress: float) -> int:
-    """The side of the training render at `progress` in [0, 1], from (fraction from which, side) pairs."""
+def resolution_at(schedule: Sequence[tuple[float, int]], progress: float) -> int:
+    """Return the side in pixels of the training render at a point of the run.
+
+    Args:
+        schedule: Pairs of the fraction of the run from which a side holds, and the side.
+        progress: Fraction of the run that is done, in [0, 1].
+    """
     begun = [side for start, side in sorted(schedule) if start <= progress]
     return begun[-1] if begun else min(schedule)[1]
 
 
 def rate_at(final: float, progress: float) -> float:
-    """The share of the learning rates at `progress` in [0, 1]: from 1 to `final`, as half a cosine."""
+    """Return the factor of the learning rates at a point of the run: half a cosine from 1 to `final`.
+
+    Args:
+        final: The factor at the end of the run.
+        progress: Fraction of the run that is done, in [0, 1].
+    """
     return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def optimise(
-    problem: DistillationProblem,
+def distil(
+    scenes: Sequence[Scene],
     guidance: Guidance,
     config: StageConfig,
-    logging: LoggingConfig,
+    logging: LoggingConfig | None = None,
     *,
-    seed: int,
-    name: str,
-    state_file: Path,
-    observe: Callable[[int, dict[str, float | Tensor]], None],
-    preview: Callable[[int], None] | None = None,
+    seed: int = 0,
+    name: str = "distil",
+    state_file: Path | None = None,
+    observe: Callable[[int, dict[str, Any]], object] | None = None,
+    preview: Callable[[int], object] | None = None,
 ) -> StageTimer:
-    """Optimise the particles in place for `config.steps` steps, resuming from `state_file` if it exists.
+    """Train scenes in place by the gradient of a guidance on their renders.
 
-    `observe(step, metrics)` is called after each step, step counted from 1; `preview(step)` after every
-    `logging.preview_every` of them and the last. Raises ProlificError when the loss stops being a number.
+    Each step trains one scene, drawn at random.
+
+    Args:
+        scenes: The particles.
+        guidance: Source of the gradient, see `build_guidance`.
+        config: Number of steps over all scenes, cameras, and the schedules of resolution and learning rate.
+        logging: Intervals of checkpoints and previews.
+        seed: Seed of all random draws.
+        name: Name of the run, which is part of every seed and of error messages.
+        state_file: File of the checkpoint. The run resumes from it if it exists. Without one, nothing is saved.
+        observe: Called with the number of finished steps and the step's metrics after every step.
+        preview: Called with the number of finished steps after every `logging.preview_every` steps and at the end.
+
+    Returns:
+        The time spent in each part of the loop.
+
+    Raises:
+        ProlificError: The loss is not finite.
     """
-    optimizers = [
-        torch.optim.Adam(problem.parameter_groups(particle), betas=(0.9, 0.99), eps=1e-15)
-        for particle in problem.particles
-    ]
+    logging = logging or LoggingConfig()
+    optimizers = [torch.optim.Adam(scene.parameter_groups(), betas=(0.9, 0.99), eps=1e-15) for scene in scenes]
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-    state = _State(problem.particles, optimizers, guidance)
-    first = state.load(state_file) if state_file.exists() else 0
-    clock = StageTimer()
+    first = _load(state_file, scenes, optimizers, guidance) if state_file and state_file.exists() else 0
+    timer = StageTimer()
     for step in range(first, config.steps):
 
         def draw(purpose: str, step: int = step) -> torch.Generator:
             return generator(seed, name, step, purpose)
 
         progress = step / config.steps
-        index = int(torch.randint(len(problem.particles), (1,), generator=draw("particle")))
-        particle, optimizer = problem.particles[index], optimizers[index]
-        clock.start()
-        problem.before_step(particle, step, draw("occupancy"))
-        views = camera_sampling.sample(config.views, config.cameras, draw("cameras")).to(guidance.prior.device)
-        render = problem.render(particle, views, resolution_at(config.resolution, progress), draw("render"))
-        clock.lap("render")
-        latents = problem.encode(guidance.prior, render)
-        clock.lap("encode")
-        distillation = guidance.loss(latents, views, progress, draw("guidance"))
-        clock.lap("guidance")
-        losses = problem.losses(particle, render, progress)
+        index = int(torch.randint(len(scenes), (1,), generator=draw("particle")))
+        scene, optimizer = scenes[index], optimizers[index]
+        timer.start()
+        scene.before_step(step, draw("occupancy"))
+        cameras = camera_sampling.sample(config.views, config.cameras, draw("cameras")).to(guidance.prior.device)
+        render = scene.render(cameras, resolution_at(config.resolution, progress), draw("render"))
+        timer.lap("render")
+        latents = render.rgb if scene.renders_latents else guidance.prior.encode(render.rgb)
+        timer.lap("encode")
+        distillation = guidance.loss(latents, cameras, progress, draw("guidance"))
+        timer.lap("guidance")
+        losses = scene.losses(render, progress)
         total = distillation + sum(losses.values())
         if not torch.isfinite(total):
             raise ProlificError(
@@ -130,47 +137,41 @@ def optimise(
             group["lr"] = rate * rate_at(config.learning_rate_final, progress)
         total.backward()
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)  # of n particles, one at a time has gradients
-        clock.lap("backward")
+        optimizer.zero_grad(set_to_none=True)  # only one particle at a time holds gradients
+        timer.lap("backward")
         measure = step == 0 or (step + 1) % MEASURE_SCORE_EVERY == 0
-        metrics = guidance.train_score_network(latents, views, draw, measure=measure)
-        clock.lap("score model")
+        metrics = guidance.train_score_network(latents, cameras, draw, measure=measure)
+        timer.lap("score model")
         metrics |= {"loss": total.detach(), "opacity": render.opacity.detach().mean()}
         metrics |= {f"loss_{key}": value.detach() for key, value in losses.items()}
         done = step + 1
-        if done % logging.checkpoint_every == 0 and done < config.steps:
-            state.save(state_file, done)
-            clock.lap("checkpoints")
-        observe(done, metrics)
-        clock.lap("logging")
+        if state_file and done % logging.checkpoint_every == 0 and done < config.steps:
+            _save(state_file, done, scenes, optimizers, guidance)
+            timer.lap("checkpoints")
+        if observe:
+            observe(done, metrics)
+        timer.lap("logging")
         if preview and (done % logging.preview_every == 0 or done == config.steps):
             preview(done)
-            clock.lap("previews")
-    return clock
+            timer.lap("previews")
+    return timer
 
 
-class _State:
-    """Everything that changes from step to step, and nothing else."""
+def _save(path: Path, step: int, scenes: Sequence[Scene], optimizers: list, guidance: Guidance) -> None:
+    """Write everything that changes from step to step."""
+    state = {
+        "step": step,
+        "scenes": [scene.state_dict() for scene in scenes],
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "guidance": guidance.state_dict(),
+    }
+    checkpoint.save(path, state)
 
-    def __init__(self, particles: list[nn.Module], optimizers: list, guidance: Guidance):
-        self.particles, self.optimizers, self.guidance = particles, optimizers, guidance
 
-    def save(self, path: Path, step: int) -> None:
-        checkpoint.save(
-            path,
-            {
-                "step": step,
-                "particles": [particle.state_dict() for particle in self.particles],
-                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-                "guidance": self.guidance.state_dict(),
-            },
-        )
-
-    def load(self, path: Path) -> int:
-        state = checkpoint.load(path)
-        for particle, values in zip(self.particles, state["particles"], strict=True):
-            particle.load_state_dict(values)
-        for optimizer, values in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(values)
-        self.guidance.load_state_dict(state["guidance"])
-        return state["step"]
+def _load(path: Path, scenes: Sequence[Scene], optimizers: list, guidance: Guidance) -> int:
+    """Restore what `_save` has written and return the number of finished steps."""
+    state = checkpoint.load(path)
+    for part, values in zip([*scenes, *optimizers], state["scenes"] + state["optimizers"], strict=True):
+        part.load_state_dict(values)
+    guidance.load_state_dict(state["guidance"])
+    return state["step"]

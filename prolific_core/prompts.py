@@ -1,6 +1,6 @@
-"""A prompt: its text, seed and preset, the safe name it is filed under, and the file that holds it.
+"""Prompts: text, seed, preset and own parameters, the id that names their files, and the format of prompt.yaml.
 
-The text is never part of a path or a shell command: files and commands carry the id, which is
+The text is never part of a path or a shell command. Files and commands use the id, which consists of
 letters, digits and hyphens.
 """
 
@@ -10,6 +10,7 @@ import re
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -17,9 +18,9 @@ from prolific_core.config import Config
 from prolific_core.errors import InputError
 
 MAX_TEXT = 1000  # characters
-MAX_ID = 60
+MAX_ID = 60  # characters
 DEFAULT_PRESET = "demo"
-# DVC wants every section it watches to be present in the file, if empty.
+# DVC requires that every section it watches is present in the file, even if it is empty.
 SECTIONS = tuple(name for name in Config.model_fields if name != "logging")
 _KEYS = ("id", "text", "seed", "preset")
 _ID = re.compile(r"(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*")
@@ -27,22 +28,40 @@ _ID = re.compile(r"(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*")
 
 @dataclass(frozen=True)
 class Prompt:
-    """One thing to make. `sections` are its own parameters, over those of its preset."""
+    """A prompt from which one object is generated.
+
+    Attributes:
+        id: Name of its folder in prompts/ and runs/.
+        text: Description of the object.
+        seed: Seed of all random draws.
+        preset: Name of a file in presets/, without its suffix.
+        sections: Its own parameters by section, which override those of the preset.
+    """
 
     id: str
     text: str
     seed: int = 0
     preset: str = DEFAULT_PRESET
-    sections: dict = field(default_factory=dict)
+    sections: dict[str, Any] = field(default_factory=dict)
 
 
-def check_text(text: str) -> str:
-    """The text without outer spaces, or InputError: empty, too long, or with control characters."""
+def check_text(text: object) -> str:
+    """Validate the text of a prompt.
+
+    Args:
+        text: The text.
+
+    Returns:
+        The text without leading and trailing white space.
+
+    Raises:
+        InputError: It is not a string, it is empty or too long, or it contains control characters.
+    """
     if not isinstance(text, str):
         raise InputError(f"the prompt must be text, not {text!r}; put it in quotes")
     text = text.strip()
     if not text:
-        raise InputError('the prompt is empty; describe one thing, for example "a red mug"')
+        raise InputError('the prompt is empty; describe one object, for example "a red mug"')
     if len(text) > MAX_TEXT:
         raise InputError(f"the prompt has {len(text)} characters; at most {MAX_TEXT} are allowed, so shorten it")
     for position, character in enumerate(text, 1):
@@ -54,8 +73,19 @@ def check_text(text: str) -> str:
     return text
 
 
-def check_id(id: str) -> str:
-    """The id, or InputError: lower-case letters, digits and single hyphens, with at least one letter."""
+def check_id(id: object) -> str:
+    """Validate the id of a prompt.
+
+    Args:
+        id: The id.
+
+    Returns:
+        The id.
+
+    Raises:
+        InputError: It is too long, has no letter, or contains anything but lower-case letters, digits and single
+            hyphens.
+    """
     if not isinstance(id, str) or len(id) > MAX_ID or not _ID.fullmatch(id):
         raise InputError(
             f"prompt id {ascii(id)[:80]} is not usable: use lower-case letters, digits and single hyphens, "
@@ -65,15 +95,23 @@ def check_id(id: str) -> str:
 
 
 def make_id(text: str, *, suffix: str = "", distinct: bool = False) -> str:
-    """A readable, safe id for a text.
+    """Return a readable, safe id for a text.
 
-    A short hash is added when the words alone would not tell two texts apart: when something was cut
-    off or is not ASCII, or when `distinct` asks for it.
+    A short hash of the text is added if the words may not be unique, that is if the text was truncated or is not
+    ASCII, or if `distinct` is set.
+
+    Args:
+        text: The text of a prompt.
+        suffix: Text to end the id with, for example `"-s3"`.
+        distinct: Whether to add the hash in any case.
+
+    Returns:
+        An id of at most `MAX_ID` characters.
     """
     ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     words = re.sub(r"[^a-z0-9]+", "-", ascii_text).strip("-")
     if not re.search("[a-z]", words):
-        words = f"prompt-{words}".strip("-")  # all digits would be a number in DVC's templates
+        words = f"prompt-{words}".strip("-")  # DVC's templates would read an id of digits as a number
     room = MAX_ID - len(suffix)
     if distinct or len(words) > room or not text.isascii():
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -82,7 +120,18 @@ def make_id(text: str, *, suffix: str = "", distinct: bool = False) -> str:
 
 
 def parse(name: str, values: object) -> Prompt:
-    """A prompt from the content of a prompt.yaml; `name` is the file's, for messages."""
+    """Validate the content of a prompt.yaml, except its sections.
+
+    Args:
+        name: The name of the file, for error messages.
+        values: The content of the file.
+
+    Returns:
+        The prompt. Its sections are validated by `config.resolve`.
+
+    Raises:
+        InputError: A key is missing, or a value is not allowed.
+    """
     if not isinstance(values, dict):
         raise InputError(f"{name}: expected 'id:', 'text:', 'seed:' and 'preset:', found {type(values).__name__}")
     for key in _KEYS:
@@ -101,8 +150,19 @@ def parse(name: str, values: object) -> Prompt:
     return Prompt(id, text, seed, preset, {k: v for k, v in values.items() if k not in _KEYS})
 
 
-def read_yaml(path: Path, shown: str) -> object:
-    """The content of a YAML file; InputError, naming it as `shown`, when it is missing or not YAML."""
+def read_yaml(path: Path, shown: str) -> Any:
+    """Read a YAML file.
+
+    Args:
+        path: The file to read.
+        shown: The name of the file in error messages.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        InputError: The file is missing or is not valid YAML.
+    """
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -115,17 +175,26 @@ def read_yaml(path: Path, shown: str) -> object:
 
 
 def dump(prompt: Prompt) -> str:
-    """The text of prompt.yaml; names are quoted, for YAML reads a plain `null` or `1e5` as something else."""
+    """Return the content of a prompt's prompt.yaml.
+
+    Strings are quoted, because YAML reads a plain `null` or `1e5` as another type.
+
+    Args:
+        prompt: The prompt.
+
+    Returns:
+        The text of the file.
+    """
     lines = [
-        "# One prompt. Its sections go over params.yaml and the preset; every key: prolific_core/config.py.",
+        "# A prompt. Its sections override params.yaml and the preset; prolific_core/config.py lists all keys.",
         f"id: {json.dumps(prompt.id)}",
         f"text: {json.dumps(prompt.text, ensure_ascii=False)}",
         f"seed: {prompt.seed}",
         f"preset: {json.dumps(prompt.preset)}",
     ]
     for section in SECTIONS:
-        # JSON is YAML on one line; empty sections stay, for DVC.
+        # JSON is also YAML, and fits on one line.
         lines.append(f"{section}: {json.dumps(prompt.sections.get(section) or {})}")
-    if logging := prompt.sections.get("logging"):  # DVC watches it nowhere
+    if logging := prompt.sections.get("logging"):  # no stage depends on it
         lines.append(f"logging: {json.dumps(logging)}")
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""One seeded generator per purpose, so that no draw depends on what was drawn elsewhere."""
+"""Random number generators, one for each purpose, so that no draw depends on draws made elsewhere."""
 
 import hashlib
 
@@ -6,11 +6,18 @@ import torch
 
 
 def generator(seed: int, *purpose: str | int) -> torch.Generator:
-    """A CPU generator derived from the run's seed and the names of its purpose.
+    """Return a new CPU generator that is seeded by the run's seed and the names of its purpose.
 
-    ``generator(seed, "nerf", particle, step, "cameras")``. Draw on the CPU and move the result: the
-    same numbers then come out on every device. Because nothing carries over from one step to the
-    next, a run that resumes at step k draws what an uninterrupted run draws at step k.
+    Draw on the CPU and move the result to the device, so that every device gets the same numbers. No
+    generator is carried over from one step to the next: a run that is resumed at step k draws the same
+    numbers at step k as an uninterrupted run.
+
+    Args:
+        seed: The seed of the run.
+        *purpose: Names and numbers that identify the draw, for example `"nerf", step, "cameras"`.
+
+    Returns:
+        A generator in its initial state.
     """
     name = "/".join(str(part) for part in (seed, *purpose))
     digest = hashlib.sha256(name.encode()).digest()

@@ -1,37 +1,66 @@
-"""Pictures for people: what a render holds, a contact sheet, a turntable."""
+"""Images and videos of renders: layers, contact sheets and turntables."""
 
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from prolific_core.render.result import Render
 
 
-def layers(render: Render) -> Tensor:
-    """Colours, normals, opacity and depth, those that are there, one below another: (B, 3, k H, W) in [0, 1].
+def layers(render: Render) -> Float[Tensor, "batch 3 rows width"]:
+    """Stack colours, normals, opacity and depth of a render, as far as it has them, one below another.
 
-    Depth is bright where it is near, by the batch's own range, and black where nothing is.
+    Returns:
+        Images (B, 3, k H, W) in [0, 1]. The depth is bright where it is near, within the range of the batch, and
+        black where nothing was hit.
     """
-    shown = [render.rgb] + ([] if render.normal is None else [render.normal]) + [render.opacity.expand_as(render.rgb)]
+    rows = [render.rgb] + ([] if render.normal is None else [render.normal]) + [render.opacity.expand_as(render.rgb)]
     if render.depth is not None:
         hit = render.opacity > 0.5
         near, far = (render.depth[hit].min(), render.depth[hit].max()) if hit.any() else (0.0, 1.0)
         bright = 1 - 0.9 * (render.depth - near) / (far - near + 1e-6)
-        shown.append((bright * hit).clamp(0, 1).expand_as(render.rgb))
-    return torch.cat(shown, dim=-2)
+        rows.append((bright * hit).clamp(0, 1).expand_as(render.rgb))
+    return torch.cat(rows, dim=-2)
 
 
-def contact_sheet(views: Tensor, columns: int = 4) -> Tensor:
-    """Views (B, 3, S, S) in a grid of `columns` (3, rows S, columns S); missing cells are white."""
+def contact_sheet(
+    views: Float[Tensor, "batch 3 height width"], columns: int = 4
+) -> Float[Tensor, "3 rows_height columns_width"]:
+    """Arrange images in a grid.
+
+    Args:
+        views: Images (B, 3, H, W) in [0, 1].
+        columns: Images per row.
+
+    Returns:
+        One image (3, rows * H, columns * W), with white in place of missing images.
+    """
     missing = -len(views) % columns
     views = torch.cat([views, torch.ones(missing, *views.shape[1:], device=views.device)])
     rows = views.split(columns)
     return torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
 
 
-def write_video(path: Path, frames: Tensor, *, frames_per_second: int = 16) -> None:
-    """H.264 video of frames (N, 3, S, S) in [0, 1], S even; on one thread, so that bytes repeat."""
+def save_image(path: str | Path, image: Float[Tensor, "3 height width"]) -> None:
+    """Write an image (3, H, W) in [0, 1] to a file, whose suffix selects the format."""
+    from PIL import Image
+
+    pixels = (image.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    Image.fromarray(pixels).save(path)
+
+
+def write_video(
+    path: str | Path, frames: Float[Tensor, "frames 3 height width"], *, frames_per_second: int = 16
+) -> None:
+    """Write an H.264 video. It is encoded on one thread, so that the same frames give the same bytes.
+
+    Args:
+        path: The file.
+        frames: Frames (N, 3, H, W) in [0, 1], whose height and width are even.
+        frames_per_second: Speed of the video.
+    """
     import imageio.v2 as imageio
 
     pixels = (frames.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
@@ -40,4 +69,4 @@ def write_video(path: Path, frames: Tensor, *, frames_per_second: int = 16) -> N
         path, fps=frames_per_second, codec="libx264", quality=8, macro_block_size=2, output_params=options
     ) as writer:
         for frame in pixels:
-            writer.append_data(frame)
+            writer.append_data(frame)  # pyright: ignore[reportAttributeAccessIssue] (imageio's type is too general)

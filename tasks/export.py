@@ -1,4 +1,4 @@
-"""Stage 5: a clean mesh with a baked texture, as OBJ + MTL + PNG and as GLB."""
+"""Stage 5: write a clean mesh with a baked texture, as OBJ with MTL and PNG and as GLB."""
 
 import torch
 
@@ -23,12 +23,12 @@ def run(stage: Stage) -> dict:
             component_fraction=config.component_fraction,
             smoothing=config.smoothing,
         )
-        cut = unwrap(vertices, faces, config.texture_size)
+        mesh = unwrap(vertices, faces, config.texture_size)
         with torch.no_grad():
-            texture = bake(field.colour, cut.vertices, cut.faces, cut.uvs, config.texture_size, device=stage.device)
+            texture = bake(field.colour, mesh.vertices, mesh.faces, mesh.uvs, config.texture_size, device=stage.device)
         name = "mesh" if index == 0 else f"mesh_{index}"
-        write_obj(stage.output / f"{name}.obj", cut, texture)
-        write_glb(stage.output / f"{name}.glb", cut, texture)
+        write_obj(stage.output / f"{name}.obj", mesh, texture)
+        write_glb(stage.output / f"{name}.glb", mesh, texture)
         stage.progress(index + 1, len(meshes))
         sizes.append(len(faces))
     return {"faces": sum(sizes) / len(sizes)}

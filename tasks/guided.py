@@ -1,49 +1,55 @@
-"""What the optimised stages share: the prior, the guidance, and what they show while they run."""
+"""Distillation as the optimised stages run it: prior, guidance, memory estimate and previews."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from prolific_core import cameras, memory, optimise
+from prolific_core import cameras, memory
 from prolific_core.cameras import Cameras
 from prolific_core.config import GuidanceConfig, StageConfig
 from prolific_core.guidance import base
 from prolific_core.guidance.score_network.gain import ScoreGainMonitor
+from prolific_core.optimise import distil
 from prolific_core.prior.latent_diffusion import LatentDiffusion
+from prolific_core.scenes.base import Scene
 from prolific_core.seeding import generator
 from tasks.runtime.stage import Stage
 
-Show = Callable[[nn.Module, Cameras, int], torch.Tensor]  # -> (B, 3, H, W)
-Strip = Callable[[nn.Module], torch.Tensor]  # a particle's picture (3, H, W)
+Strip = Callable[[Any], Tensor]  # a scene's preview (3, H, W)
 
 
-def distil(stage: Stage, config: StageConfig, problem: optimise.DistillationProblem, strip: Strip) -> None:
-    """Optimise the problem's particles by the stage's guidance, showing a strip of each on the way.
+def distil_stage(
+    stage: Stage,
+    config: StageConfig,
+    scenes: Sequence[Scene],
+    strip: Strip | None = None,
+    pixel_bytes: float = memory.SURFACE_PIXEL_BYTES,
+) -> None:
+    """Train the scenes by the stage's guidance, with previews, and record how the time was spent.
 
-    Steps are per particle: n particles take n times as many. Metrics how the time was spent (as
-    records, not results).
+    The configured number of steps is per particle, so n particles take n times as many.
     """
     seed = stage.prompt.seed
     prior = LatentDiffusion.load(**stage.config.prior.model_dump(), device=stage.device)
     guidance = base.build_guidance(
         prior, _guidance(stage, config), stage.prompt.text, generator=generator(seed, stage.name, "score model")
     )
-    config = config.model_copy(update={"steps": config.steps * len(problem.particles)})
+    config = config.model_copy(update={"steps": config.steps * len(scenes)})
     side = max(side for _, side in config.resolution)
-    amounts = memory.estimate(
-        guidance, problem.particles, views=config.views, side=side, pixel_bytes=problem.pixel_bytes
-    )
-    stage.note(f"expects about {memory.shown(amounts)} on {stage.device.type}")
-    watch = ScoreGainMonitor(config.steps)
+    amounts = memory.estimate(guidance, scenes, views=config.views, side=side, pixel_bytes=pixel_bytes)
+    stage.note(f"expects about {memory.format_total(amounts)} on {stage.device.type}")
+    monitor = ScoreGainMonitor(config.steps)
+    strip = strip or four_views(stage, config)
 
     def observe(step: int, metrics: dict) -> None:
         stage.progress(step, config.steps, **metrics)
-        if warning := watch.see(step, metrics):
+        if warning := monitor.see(step, metrics):
             stage.note(warning)
 
-    clock = optimise.optimise(
-        problem,
+    timer = distil(
+        scenes,
         guidance,
         config,
         stage.config.logging,
@@ -51,31 +57,35 @@ def distil(stage: Stage, config: StageConfig, problem: optimise.DistillationProb
         name=stage.name,
         state_file=stage.checkpoint / "state.safetensors",
         observe=observe,
-        preview=lambda step: stage.picture("views", pictures(problem.particles, strip), step),
+        preview=lambda step: stage.picture("views", preview(scenes, strip), step),
     )
-    stage.fractions(clock.fractions())
+    stage.fractions(timer.fractions())
 
 
 def _guidance(stage: Stage, config: StageConfig) -> GuidanceConfig:
-    """The stage's; without view words in a 360-degree scene, which has no front that cameras look at."""
+    """Return the stage's guidance, without view-dependent prompting in a 360-degree scene, which has no front."""
     if stage.config.initialise.field.scene == "scene":
         return config.guidance.model_copy(update={"view_prompts": False})
     return config.guidance
 
 
 @torch.no_grad()
-def pictures(particles: list[nn.Module], strip: Strip) -> torch.Tensor:
-    """The particles' strips, one below another (3, H, W)."""
-    return torch.cat([strip(particle) for particle in particles], dim=-2)
+def preview(scenes: Sequence[Scene], strip: Strip) -> Tensor:
+    """Return the strips of all scenes, one below another, as one image (3, H, W)."""
+    return torch.cat([strip(scene) for scene in scenes], dim=-2)
 
 
-def picture_side(config: StageConfig) -> int:
-    """Of previews, in pixels: the training renders', within reason."""
+def preview_side(config: StageConfig) -> int:
+    """Return the side of a preview in pixels: that of the largest training render, from 64 to 256."""
     return max(64, min(256, max(side for _, side in config.resolution)))
 
 
-def four_views(show: Show, config: StageConfig) -> Strip:
-    """Four of `show`'s views side by side, from the middle of the stage's camera ranges."""
+def _colours(scene: Scene, views: Cameras, side: int) -> Tensor:
+    return scene.render(views, side).rgb
+
+
+def four_views(stage: Stage, config: StageConfig, show: Callable[[Any, Cameras, int], Tensor] = _colours) -> Strip:
+    """Show four views (B, 3, H, W) of a scene side by side, from the middle of the configured camera ranges."""
     middle = {key: sum(getattr(config.cameras, key)) / 2 for key in ("distance", "fov")}
-    views = cameras.orbit(4, elevation=20, **middle)
-    return lambda particle: torch.cat(list(show(particle, views, picture_side(config))), dim=-1)
+    views = cameras.orbit(4, elevation=20, **middle).to(stage.device)
+    return lambda scene: torch.cat(list(show(scene, views, preview_side(config))), dim=-1)

@@ -1,4 +1,4 @@
-"""Stage 1, scene initialisation: the particles' fields before any guidance, and their pictures."""
+"""Stage 1: initialise the particles' radiance fields, and show them before any guidance."""
 
 import torch
 
@@ -13,9 +13,7 @@ def run(stage: Stage) -> dict:
     config, seed = stage.config.initialise, stage.prompt.seed
     fields = []
     for index in range(config.particles):
-        field = RadianceField(
-            config.field, generator=generator(seed, "field", index), backend=stage.config.system.backend
-        )
+        field = RadianceField(config.field, generator(seed, "field", index), stage.config.system.backend)
         field = field.to(stage.device)
         field.update_occupancy(0, generator(seed, "occupancy", index))
         fields.append(field)
@@ -23,7 +21,7 @@ def run(stage: Stage) -> dict:
     store.save_fields(stage.output, config.field, fields)
     view = cameras.orbit(1, elevation=15, distance=1.6, fov=45).to(stage.device)
     with torch.no_grad():
-        picture = fields[0].render(*view.rays(config.preview_resolution), normals=True)
-    opacity = picture.opacity[0].expand(3, -1, -1)
-    stage.picture("initial", torch.cat([picture.rgb[0], opacity, picture.normal[0]], dim=-1))
+        render = fields[0].render(view, config.preview_resolution, normals=True)
+    opacity = render.opacity[0].expand(3, -1, -1)
+    stage.picture("initial", torch.cat([render.rgb[0], opacity, render.normal[0]], dim=-1))
     return {"initial_opacity": float(opacity.mean())}

@@ -1,25 +1,27 @@
-"""`prolific bench guidance`: what a VSD iteration costs over the calls of the U-Net that it cannot do without.
+"""Benchmark of a VSD iteration, relative to the U-Net evaluations that it needs (`prolific bench guidance`).
 
-An iteration goes from latents in to gradient out, and takes the score model's optimizer step; render and
-VAE encode are not in it, nor is score_gain, which a run measures every tenth step. It is divided by the
-same modules on the same rows, called bare, each input made beforehand:
+An iteration starts from latents, computes the gradient and takes the optimizer step of the score network.
+Rendering and VAE encoding are excluded, and so is score_gain, which a run measures at every tenth step only.
+The time of an iteration is divided by the time of these bare calls, with the same modules, the same batch and
+inputs that are prepared beforehand:
 
-- the prior's U-Net on 2 rows per picture (CFG), without gradient;
-- q's U-Net (the prior's, its adapted weights plain tensors) on 1 row, without gradient;
-- q's U-Net on 1 row, forward, and backward to the weights that are adapted.
+- the prior's U-Net on two rows per image (CFG), without gradient;
+- the score network (the prior's U-Net with its adapted weights as plain tensors) on one row, without gradient;
+- the score network on one row, forward, and backward to the adapted weights.
 
-Two more divisors are printed beside it: `frozen`, whose backward pass goes through the U-Net but to none
-of its weights, and `peft`, where q's U-Net is peft's own layers around the prior's.
+Two more ratios use other calls for the last of these: `frozen` runs the backward pass through the U-Net without
+computing a gradient of its weights, and `peft` wraps the prior's U-Net in peft's own layers.
 """
 
-import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
+from typing import cast
 
 import torch
 
+from flows.benchmarks import results
 from prolific_core import cameras
 from prolific_core.config import CameraConfig, GuidanceConfig
 from prolific_core.guidance import base
@@ -31,13 +33,13 @@ from tasks.runtime.project import Project
 
 BATCHES = (1, 4)
 PROMPT = "a red mug"
-# Options that save calls, timed at what they save at most: every t outside of the interval.
+# These options save network calls. They are timed at their largest saving, with every t outside the interval.
 OPTIONS = {"share_pass": {"score": {"share_pass": True}}, "outside interval": {"interval": (0.0, 0.0)}}
 
 
 @dataclass(frozen=True)
 class Row:
-    """Medians of interleaved repetitions. `milliseconds` of one iteration; ratios to the bare calls."""
+    """Medians over interleaved repetitions: the time of one iteration, and its ratios to the bare calls."""
 
     score: str
     batch: int
@@ -45,19 +47,19 @@ class Row:
     overhead_ratio: float
     frozen_ratio: float
     peft_ratio: float
-    speed_up: dict[str, float]  # of each option
+    speed_up: dict[str, float]  # by option
 
 
 def bench(project: Project, repetitions: int) -> list[Row]:
-    """The paper's score model (rank 4, attention) and the demo preset's, at batch 1 and 4."""
+    """Measure with the score networks of the paper (rank 4, attention) and of the demo preset at batch 1 and 4."""
     from prolific_core import config, prompts
 
-    def load(file: str) -> config.Config:
-        return config.resolve((file, prompts.read_yaml(project.root / file, file) or {}))
-
-    shared, demo = load("params.yaml"), load("presets/demo.yaml")
-    device = set_up_torch(shared.system.threads, shared.system.device)
-    # The texture's: the radiance field's Perp-Neg has four evaluations where CFG has the two that are counted here.
+    system = project.shared_config().system
+    file = "presets/demo.yaml"
+    preset = prompts.read_yaml(project.root / file, file)
+    demo = config.resolve((file, preset))  # pyright: ignore[reportArgumentType] (resolve checks the type)
+    device = set_up_torch(system.threads, system.device)
+    # The texture stage uses CFG with two evaluations, as counted here; the radiance field's Perp-Neg has four.
     scores = {"paper": GuidanceConfig(), "demo": demo.texture.guidance}
     return [_row(name, guidance, batch, device, repetitions) for name, guidance in scores.items() for batch in BATCHES]
 
@@ -105,14 +107,14 @@ def _iteration(prior: LatentDiffusion, config: GuidanceConfig, batch: int) -> Ca
 
 
 def _bare(prior: LatentDiffusion, config: GuidanceConfig, batch: int) -> dict[str, Callable[[], None]]:
-    """The calls by name, on the inputs of `_iteration`."""
+    """Return the bare calls by name, on the inputs of `_iteration`."""
     latents, _, t, _ = _inputs(prior, batch)
     text = prior.embed([PROMPT] * batch)
     one, two = (latents, t, text), (torch.cat([latents] * 2), torch.cat([t] * 2), torch.cat([text] * 2))
     lora = Lora(prior.unet, config.score, generator(0, "bare"))
     trained = copy_sharing_tensors(prior.unet)
-    for name in lora.layers:  # the same weights take a gradient, without LoRA's arithmetic
-        layer = trained.get_submodule(name)
+    for name in lora.layers:  # the adapted weights get a gradient without LoRA's arithmetic
+        layer = cast(torch.nn.Linear, trained.get_submodule(name))
         layer.weight = torch.nn.Parameter(layer.weight.detach().clone())
 
     def call(unet, inputs) -> torch.Tensor:
@@ -143,9 +145,9 @@ def _bare(prior: LatentDiffusion, config: GuidanceConfig, batch: int) -> dict[st
 def _interleaved(
     calls: dict[str, Callable[[], None]], repetitions: int, device: torch.device
 ) -> dict[str, list[float]]:
-    """Seconds of each call, one after another and again, so that a busy moment meets all of them.
+    """Return the seconds of each call. The calls take turns, so that a busy moment of the machine affects all of them.
 
-    On one thread of a CPU they are the process's own, which others on the machine do not lengthen.
+    On one thread of a CPU, the process's own time is measured, which other processes do not affect.
     """
     clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -155,30 +157,17 @@ def _interleaved(
             call()
             if device.type == "cuda":
                 torch.cuda.synchronize()
-            if repetition >= 2:  # the first ones allocate
+            if repetition >= 2:  # the first two allocate memory
                 seconds[name].append(clock() - began)
     return seconds
 
 
 def table(rows: list[Row]) -> str:
-    """The rows as a Markdown table."""
-    options = list(rows[0].speed_up)
-    lines = [
-        "| score | batch | ms | overhead_ratio | over frozen | over peft | "
-        + " | ".join(f"{o}: times faster" for o in options)
-        + " |",
-        "|---" * (6 + len(options)) + "|",
-    ]
-    for row in rows:
-        ratios = [row.overhead_ratio, row.frozen_ratio, row.peft_ratio, *row.speed_up.values()]
-        lines.append(
-            f"| {row.score} | {row.batch} | {row.milliseconds:.1f} | " + " | ".join(f"{r:.2f}" for r in ratios) + " |"
-        )
-    return "\n".join(lines)
-
-
-def as_json(rows: list[Row]) -> str:
-    """One object: `overhead_ratio` is the worst of the rows."""
-    return json.dumps(
-        {"overhead_ratio": max(row.overhead_ratio for row in rows), "rows": [asdict(row) for row in rows]}
+    """Return the rows as a Markdown table."""
+    header = ["score network", "batch", "ms", "overhead_ratio", "over frozen", "over peft"]
+    cells = (
+        [row.score, row.batch, f"{row.milliseconds:.1f}", row.overhead_ratio, row.frozen_ratio, row.peft_ratio]
+        + list(row.speed_up.values())
+        for row in rows
     )
+    return results.table([*header, *(f"{option}: speed-up" for option in rows[0].speed_up)], cells, ".2f")

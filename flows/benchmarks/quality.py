@@ -1,31 +1,30 @@
-"""`prolific bench quality`: fixed prompts and seeds, judged by a classifier that saw true renders only.
+"""Quality benchmark of fixed prompts and seeds (`prolific bench quality`).
 
-Every run is a prompt on file like any other, so what is finished is not made again and an
-interrupted bench goes on where it was.
+A classifier that was trained on true renders only evaluates every model. Each run is a prompt on file like any
+other, so finished runs are not repeated and an interrupted benchmark continues where it stopped.
 """
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
+from flows.benchmarks import results
 from flows.generate import generate
 from flows.prompt_store import create
 from prolific_core.errors import InputError
 from tasks.runtime.project import Project
 
-# Half of them with parts; those with a front are of families whose front the judge finds on true renders.
+# Half of them have parts. Those with a front are of families whose front the classifier finds on true renders.
 PROMPTS = (
     "a red mushroom", "a blue cube", "a green cone", "a purple ball", "a pink ring", "a green cylinder",
     "a red mug", "a blue chair", "a yellow house", "a white snowman", "a green car", "an orange rocket",
 )  # fmt: skip
-METHODS = ("initial", "sds", "vsd")
 
 
 @dataclass(frozen=True)
 class Row:
-    """Means over the runs of one prompt and method, of what `tasks/evaluate.py` measures.
+    """Mean metrics of tasks/evaluate.py over the runs of one prompt and method.
 
-    saturation_error: how far from 1 the ratio is. one_front: the share of runs with at most one front, for
-    families that have one.
+    saturation_error is the distance of the saturation ratio from 1. one_front is the Janus-free rate: the fraction
+    of runs with at most one front, for families that have one.
     """
 
     prompt: str
@@ -42,13 +41,18 @@ class Row:
 
 
 COLUMNS = {
-    "family_agreement": "family", "colour_agreement": "colour", "occupied_ratio": "occupied", "saturation_ratio": "saturation",
-    "saturation_error": "its error", "kernel_distance": "kernel distance", "one_front": "one front",
-}  # fmt: skip
+    "family_agreement": "family",
+    "colour_agreement": "colour",
+    "occupied_ratio": "occupied",
+    "saturation_ratio": "saturation",
+    "saturation_error": "saturation error",
+    "kernel_distance": "kernel distance",
+    "one_front": "Janus-free rate",
+}
 
 
 def quality(project: Project, *, prompts: list[str], seeds: int, methods: list[str], preset: str) -> list[Row]:
-    """One row per prompt and method; "initial" judges the field before any guidance."""
+    """Return one row per prompt and method. The method "initial" evaluates the field before any guidance."""
     rows = []
     for text in prompts:
         for method in methods:
@@ -56,7 +60,7 @@ def quality(project: Project, *, prompts: list[str], seeds: int, methods: list[s
             runs = [run | _derived(run) for run in runs]
             names = set.intersection(*(set(run) for run in runs))
             if "family_agreement" not in names:
-                raise InputError(f"{text!r} cannot be judged: the Toybox's world has no such family and colour")
+                raise InputError(f"{text!r} cannot be evaluated: the Toybox's world has no such family and colour")
             means = {name: sum(run[name] for run in runs) / len(runs) for name in names}
             kept = {name: means[name] for name in Row.__dataclass_fields__ if name in means}
             rows.append(Row(text, method, len(runs), **kept))
@@ -64,7 +68,7 @@ def quality(project: Project, *, prompts: list[str], seeds: int, methods: list[s
 
 
 def _derived(run: dict) -> dict:
-    """What is a mean over runs of something else than a measure of one."""
+    """Return the metrics of a run that follow from its other metrics."""
     values = {}
     if "saturation_ratio" in run:
         values["saturation_error"] = abs(run["saturation_ratio"] - 1)
@@ -74,21 +78,20 @@ def _derived(run: dict) -> dict:
 
 
 def table(rows: list[Row]) -> str:
-    """The rows and their means as a Markdown table."""
-    lines = ["| prompt | method | runs | " + " | ".join(COLUMNS.values()) + " |", "|---" * (3 + len(COLUMNS)) + "|"]
-    lines += [_line(row.prompt, row.method, [row]) for row in rows]
+    """Return the rows and their means by method as a Markdown table."""
+    lines = [(row.prompt, row.method, [row]) for row in rows]
     for method in dict.fromkeys(row.method for row in rows):
-        lines.append(_line("all", method, [row for row in rows if row.method == method]))
-    return "\n".join(lines)
+        lines.append(("all", method, [row for row in rows if row.method == method]))
+    cells = (
+        (prompt, method, sum(row.runs for row in some), *(_mean(some, name) for name in COLUMNS))
+        for prompt, method, some in lines
+    )
+    return results.table(["prompt", "method", "runs", *COLUMNS.values()], cells, ".2f")
 
 
-def _line(prompt: str, method: str, rows: list[Row]) -> str:
-    cells = [_mean([getattr(row, name) for row in rows if getattr(row, name) is not None]) for name in COLUMNS]
-    return f"| {prompt} | {method} | {sum(row.runs for row in rows)} | " + " | ".join(cells) + " |"
-
-
-def _mean(values: list[float]) -> str:
-    return f"{sum(values) / len(values):.2f}" if values else ""
+def _mean(rows: list[Row], name: str) -> float | None:
+    values = [value for row in rows if (value := getattr(row, name)) is not None]
+    return sum(values) / len(values) if values else None
 
 
 def _metrics(project: Project, text: str, method: str, seed: int, preset: str) -> dict:
@@ -99,7 +102,7 @@ def _metrics(project: Project, text: str, method: str, seed: int, preset: str) -
 
 
 def _initial(project: Project, prompt) -> dict:
-    """The judge on the initial field itself, from the evaluation's own cameras, over white."""
+    """Evaluate the initial field from the cameras of the evaluation, over white."""
     import torch
 
     from prolific_core import cameras
@@ -119,11 +122,7 @@ def _initial(project: Project, prompt) -> dict:
     views = cameras.orbit(look.views, elevation=look.elevation, distance=look.distance, fov=look.fov)
     with torch.no_grad():
         field.update_occupancy(0, generator(prompt.seed, "occupancy", 0))
-        picture = field.render(*views.rays(look.resolution), background="white")
-    made, truth = Views(picture.rgb, picture.opacity), true_views(prompt.text, views)
+        image = field.render(views, look.resolution, background="white")
+    made, truth = Views(image.rgb, image.opacity), true_views(prompt.text, views)
     found = agreement(made.rgb, prompt.text) | fronts(prompt.text, made.rgb)
     return found | ({} if truth is None else against_truth(made, truth))
-
-
-def as_json(rows: list[Row]) -> str:
-    return json.dumps({"rows": [asdict(row) for row in rows]})

@@ -1,31 +1,31 @@
-"""`prolific bench render`: ratios of the radiance field's running times, all measured in one run on one thread.
+"""Benchmark of the radiance field's kernels on one CPU thread (`prolific bench render`).
 
-    encode_speedup        time of the hash encoding (the paper's grid of 16 levels, forward and backward to the table)
-                          in vectorised PyTorch, divided by the time of the Warp kernels, on the samples of a training
-                          render
-    encode_vs_numba       the same for plain numba loops; null where numba is not installed
-    render_speedup        time of a 64 x 64 training render of a trained object (forward and backward) with the
-                          reference backend, divided by the time with the Warp kernels
-    skip_sample_ratio     number of samples along its rays without occupancy skipping, divided by the number with it
-    skip_psnr_db          PSNR between the images with and without skipping
-    nonmatmul_over_matmul time of that training render outside the matrix products of the field's network (width 64),
-                          divided by the time of the products
+All metrics are ratios of times or counts of the same run:
 
-The object is fitted to a mesh of the Toybox's world first (`fitted_object.py`), with the paper's field.
+    encode_speedup        hash encoding of the paper's grid (16 levels), forward and backward to the table, on the
+                          samples of a training render: time of vectorised PyTorch over time of the Warp kernels
+    encode_vs_numba       the same with plain numba loops in place of PyTorch; None if numba is not installed
+    render_speedup        64 x 64 training render of a trained object, forward and backward: time of the PyTorch
+                          reference over time of the Warp kernels
+    skip_sample_ratio     samples along its rays without occupancy skipping over samples with it
+    skip_psnr_db          PSNR between the images with and without occupancy skipping
+    nonmatmul_over_matmul time of that training render without its matrix products, over their time (width 64)
+
+The object is first fitted to a mesh of the Toybox's world (fitted_object.py), with the paper's field.
 """
 
 import importlib.util
-import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 
 import torch
 from torch import Tensor
 
-from flows.benchmarks import fitted_object, numba_encoding
+from flows.benchmarks import fitted_object, numba_encoding, results
+from flows.benchmarks.results import Goal
 from prolific_core import cameras
 from prolific_core.config import FieldConfig
 from prolific_core.render.hash_grid.encoding import encode_reference
@@ -36,11 +36,12 @@ from prolific_core.seeding import generator
 from tasks.runtime.machine import set_up_torch
 
 SIDE = 64
+FIELD = FieldConfig()
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """Measured ratios (see the module), and the counts and milliseconds behind them."""
+    """The metrics above, then the counts and times in milliseconds from which they were computed."""
 
     encode_speedup: float
     encode_vs_numba: float | None
@@ -48,25 +49,24 @@ class Numbers:
     skip_sample_ratio: float
     skip_psnr_db: float
     nonmatmul_over_matmul: float
-    samples: int  # of the training render
+    samples: int  # in the training render
     encode_ms: float
     render_ms: float
     matmul_ms: float
 
 
-# The goal of each key, whether a larger value is better, and a description.
 GOALS = {
-    "encode_speedup": (30.0, True, "hash encoding, speedup over vectorised PyTorch"),
-    "encode_vs_numba": (1.0, True, "hash encoding, speedup over plain numba loops"),
-    "render_speedup": (8.0, True, "training render, speedup over the PyTorch reference"),
-    "skip_sample_ratio": (4.0, True, "samples without occupancy skipping over with"),
-    "skip_psnr_db": (40.0, True, "PSNR in dB between images with and without"),
-    "nonmatmul_over_matmul": (4.0, False, "rest of the render over its matrix products"),
+    "encode_speedup": Goal(30, True, "hash encoding: speed-up over PyTorch"),
+    "encode_vs_numba": Goal(1, True, "hash encoding: speed-up over numba"),
+    "render_speedup": Goal(8, True, "training render: speed-up over PyTorch"),
+    "skip_sample_ratio": Goal(4, True, "samples without / with skipping"),
+    "skip_psnr_db": Goal(40, True, "PSNR of skipping (dB)"),
+    "nonmatmul_over_matmul": Goal(4, False, "render: other time / matrix products"),
 }
 
 
-def bench(repetitions: int = 5, config: FieldConfig = FieldConfig(), steps: int = 150) -> Numbers:
-    """Fit the object in `steps` steps and measure; the slow references are timed half as often."""
+def bench(repetitions: int = 5, config: FieldConfig = FIELD, steps: int = 150) -> Numbers:
+    """Fit the object in `steps` steps and measure. The slow references are timed half as often."""
     set_up_torch(1, "cpu")
     field = fitted_object.fitted(config, steps)
     origins, directions = cameras.orbit(1, elevation=15, distance=1.25, fov=55).rays(SIDE)
@@ -96,7 +96,7 @@ def bench(repetitions: int = 5, config: FieldConfig = FieldConfig(), steps: int 
 
 
 def _seconds(call: Callable[[], None], repetitions: int) -> float:
-    """Return the median processor time of a call in seconds, which other processes hardly affect, after one warm-up."""
+    """Return the median processor time of a call after one call for warm-up. Other processes do not affect it."""
     times = []
     for _ in range(repetitions + 1):
         began = time.process_time()
@@ -138,13 +138,13 @@ def _numba_seconds(field: RadianceField, x: Tensor, repetitions: int) -> float |
 
 
 def _render(field: RadianceField, origins: Tensor, directions: Tensor) -> Callable[[], None]:
-    incoming = torch.randn(1, 3, SIDE, SIDE, generator=generator(0, "bench", "picture"))  # the name is part of the seed
+    incoming = torch.randn(1, 3, SIDE, SIDE, generator=generator(0, "bench", "picture"))
 
     def call() -> None:
         for parameter in field.parameters():
             parameter.grad = None
         draw = generator(0, "bench", "march")
-        image = field.render(origins, directions, generator=draw, training=True, random_background_probability=0.5)
+        image = field.render_rays(origins, directions, generator=draw, random_background_probability=0.5)
         (image.rgb * incoming).sum().backward()
 
     return call
@@ -157,7 +157,7 @@ def _as_reference(field: RadianceField) -> RadianceField:
 
 
 def _products(field: RadianceField, samples: int) -> Callable[[], None]:
-    """Return a call of the network's matrix products for a number of samples: one forward and two backward per layer."""
+    """Return a call of the network's matrix products for `samples`: one forward and two backward for each layer."""
     draw = generator(0, "bench", "products")
     weights = [layer.weight.detach() for layer in field.network if isinstance(layer, torch.nn.Linear)]
     inputs = [torch.randn(samples, weight.shape[1], generator=draw) for weight in weights]
@@ -175,27 +175,19 @@ def _products(field: RadianceField, samples: int) -> Callable[[], None]:
 @torch.no_grad()
 def _skipping_error(field: RadianceField, origins: Tensor, directions: Tensor, every: Tensor) -> float:
     """Return the PSNR in dB between the images over white with and without skipping."""
-    skipped = field.render(origins, directions, background="white").rgb
+    skipped = field.render_rays(origins, directions, background="white").rgb
     occupied, field.occupancy.occupied = field.occupancy.occupied, every
-    whole = field.render(origins, directions, background="white").rgb
+    whole = field.render_rays(origins, directions, background="white").rgb
     field.occupancy.occupied = occupied
     return -10 * math.log10(max((skipped - whole).square().mean().item(), 1e-12))
 
 
 def table(numbers: Numbers) -> str:
-    """Format the numbers beside their goals, in at most 80 columns."""
-    lines = [f"{'':<51}{'measured':>10}{'goal':>12}"]
-    for key, (goal, more, words) in GOALS.items():
-        value = getattr(numbers, key)
-        shown = "no numba" if value is None else f"{value:.2f}"
-        mark = "" if value is None or (value >= goal if more else value <= goal) else "  missed"
-        lines.append(f"{words:<51}{shown:>10}{('>= ' if more else '<= ') + f'{goal:g}':>8}{mark}")
-    lines.append(
-        f"{numbers.samples} samples: encoding {numbers.encode_ms:.0f} ms, "
-        f"render {numbers.render_ms:.0f} ms, of which products {numbers.matmul_ms:.0f} ms"
+    """Return the metrics beside their goals, in at most 80 columns."""
+    return "\n".join(
+        [
+            results.goal_table(vars(numbers), GOALS),
+            f"{numbers.samples} samples: encoding {numbers.encode_ms:.0f} ms, "
+            f"render {numbers.render_ms:.0f} ms, of which matrix products {numbers.matmul_ms:.0f} ms",
+        ]
     )
-    return "\n".join(lines)
-
-
-def as_json(numbers: Numbers) -> str:
-    return json.dumps(asdict(numbers))

@@ -1,4 +1,4 @@
-"""A copy of a project's code and numbers, to measure or to break: no prompts but those asked for, no outputs, no history."""
+"""Copies of the project for benchmarks and tests, with its code and parameters but without outputs or history."""
 
 import os
 import shutil
@@ -8,12 +8,12 @@ from pathlib import Path
 
 FOLDERS = ("prolific_core", "tasks", "flows", "presets")
 FILES = ("params.yaml", "dvc.yaml", "prefect.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
-# What a user's own settings would change about a command in the copy.
+# Settings of the user that would change what a command in the copy does.
 OWN = ("PROLIFIC_ROOT", "PROLIFIC_TRACKER", "MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "DVC_STAGE")
 
 
 def copy(root: Path, folder: Path, *, prompts: tuple[str, ...] = (), weights: bool = False) -> Path:
-    """Copy the project at `root` into `folder`, made where it is missing; without `weights`, nothing can ask the prior."""
+    """Copy the project at `root` into `folder`, with the given prompts, and with the prior's weights if `weights`."""
     ignore = shutil.ignore_patterns("__pycache__", *(() if weights else ("weights", "*.safetensors")), "dvc.lock")
     for name in (*FOLDERS, *(f"prompts/{id}" for id in prompts)):
         shutil.copytree(root / name, folder / name, ignore=ignore)
@@ -26,12 +26,12 @@ def copy(root: Path, folder: Path, *, prompts: tuple[str, ...] = (), weights: bo
 
 
 def environment() -> dict[str, str]:
-    """Ours, less the settings that would lead a command out of the copy."""
+    """Return the environment without the settings that would lead a command out of the copy."""
     return {name: value for name, value in os.environ.items() if name not in OWN}
 
 
 def start(folder: Path, *command: str, **settings: str) -> subprocess.Popen:
-    """`python -m COMMAND` in the copy, whose modules are then the copy's own; quiet."""
+    """Start `python -m COMMAND` in the copy, whose own modules it imports, and capture its output."""
     return subprocess.Popen(
         [sys.executable, "-m", *command],
         cwd=folder,

@@ -1,4 +1,7 @@
-"""`prolific study`: the paper's experiment in 2D, as pictures, a table and an MLflow run; resumable by cells."""
+"""The paper's experiment in 2D (`prolific study`), which writes images, a table and an MLflow run.
+
+The images of each method and prompt, a cell, are kept, so that an interrupted study continues where it stopped.
+"""
 
 import hashlib
 import json
@@ -10,7 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prolific_core import checkpoint, config, prompts
+import prolific_core
+from flows.benchmarks import results
+from prolific_core import checkpoint, prompts
 from prolific_core.errors import InputError
 from prolific_core.experiments import study_2d as study
 from prolific_core.files import write_atomically
@@ -37,9 +42,9 @@ PROMPTS = (
     "a white snowman",
     "a purple ball",
 )
-TRACKED = {"family": "family_agreement", "colour": "colour_agreement"}  # as everywhere in MLflow
-TRUTH = 64  # true renders of each prompt
-FORMS = {  # prompts, settings
+TRACKED = {"family": "family_agreement", "colour": "colour_agreement"}  # the names of other runs in MLflow
+TRUE_RENDERS = 64  # per prompt
+FORMS = {  # number of prompts, settings
     "default": (4, study.Settings(particles=8, steps=200)),
     "full": (8, study.Settings(particles=16, steps=300)),
     "quick": (2, study.Settings(particles=2, steps=30, sampler_steps=20)),
@@ -47,51 +52,51 @@ FORMS = {  # prompts, settings
 
 
 class Study:
-    """One study: its cells are kept under .state/study/<key>/, where key is a hash of all that decides them."""
+    """One study, whose cells are kept in .state/study/<key>/, where the key is a hash of everything they depend on."""
 
     def __init__(self, project: Project, texts: list[str], methods: list[study.Method], settings: study.Settings):
         os.chdir(project.root)
-        values = config.resolve(("params.yaml", prompts.read_yaml(project.root / "params.yaml", "params.yaml") or {}))
+        values = project.shared_config()
         for text in texts:
             if world.parse(text) is None:
                 raise InputError(
-                    f"{text!r} has no truth to be compared with: name one thing and one colour of the Toybox's world"
+                    f"{text!r} has no true renders to compare with: name an object and a colour of the Toybox's world"
                 )
         self.texts, self.methods, self.settings = texts, methods, settings
         self.path = values.prior.path
         self.device = set_up_torch(values.system.threads, values.system.device)
-        where = Path(locate(self.path))
-        code = Path(study.__file__).parent
-        decides = [
+        folder = Path(locate(self.path))
+        code = Path(prolific_core.__file__).parent
+        depends_on = [
             asdict(settings),
             values.system.model_dump(),
-            *(digest(code / name) for name in ("study.py", "guidance", "optimise.py")),
+            *(digest(code / name) for name in ("experiments/study_2d.py", "guidance", "optimise.py")),
         ]
-        decides.append(
-            [digest(where / part) for part in ("unet", "vae", "text_encoder", "scheduler")]
-            if where.is_dir()
+        depends_on.append(
+            [digest(folder / part) for part in ("unet", "vae", "text_encoder", "scheduler")]
+            if folder.is_dir()
             else self.path
         )
-        self.key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+        self.key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = project.state / "study" / self.key
         self.prior = LatentDiffusion.load(self.path, device=self.device, dtype=values.prior.dtype)
 
     def cell(self, method: study.Method, text: str, title: str) -> tuple[Tensor, float]:
-        """The pictures of a method and prompt, and the seconds they took; made once."""
+        """Return the images of a method and prompt and the seconds they took, from file if they exist."""
         folder = self.folder / prompts.make_id(f"{method.name} {text}", distinct=True)
         done = folder / "cell.safetensors"
         if not done.is_file():
-            console, pace, began = Console(title), EtaEstimator(), time.monotonic()
+            console, eta, began = Console(title), EtaEstimator(), time.monotonic()
             images = study.make(
                 self.prior,
                 method,
                 text,
                 self.settings,
                 folder,
-                lambda step, steps: console.step(step, steps, pace.left(step, steps)),
+                lambda step, steps: console.step(step, steps, eta.left(step, steps)),
             )
             console.close()
-            # A resumed cell's seconds are of its last run only: the table says what a whole one takes.
+            # The seconds of a resumed cell are those of its last run only.
             checkpoint.save(done, {"images": images.cpu(), "seconds": time.monotonic() - began})
             for state in folder.glob("state-*.safetensors"):
                 state.unlink()
@@ -99,24 +104,24 @@ class Study:
         return kept["images"], kept["seconds"]
 
     def run(self) -> tuple[list[study.Row], dict[str, dict[str, Tensor]]]:
-        """A row per method, and the pictures by method ("truth" first) and prompt."""
-        truth = {text: true_renders(text, TRUTH) for text in self.texts}
-        judge, scorer = load_classifier(), Scorer.load(None, self.path)
-        rows, pictures = [], {"truth": truth}
+        """Return a row per method, and the images by method ("truth" first) and prompt."""
+        truth = {text: true_renders(text, TRUE_RENDERS) for text in self.texts}
+        classifier, scorer = load_classifier(), Scorer.load(None, self.path)
+        rows, images_of = [], {"truth": truth}
         total = len(self.methods) * len(self.texts)
         for m, method in enumerate(self.methods):
             cells = {}
             for k, text in enumerate(self.texts):
                 cells[text] = self.cell(method, text, f"{m * len(self.texts) + k + 1}/{total} {method.name}, {text}")
-            pictures[method.name] = {text: images for text, (images, _) in cells.items()}
+            images_of[method.name] = {text: images for text, (images, _) in cells.items()}
             seconds = sum(seconds for _, seconds in cells.values())
-            features = lambda images: judge.judge(images).features  # noqa: E731
-            rows.append(study.row(method.name, pictures[method.name], truth, seconds, features, agreement, scorer))
-        return rows, pictures
+            features = lambda images: classifier.classify(images).features  # noqa: E731
+            rows.append(study.row(method.name, images_of[method.name], truth, seconds, features, agreement, scorer))
+        return rows, images_of
 
 
 def true_renders(text: str, count: int) -> Tensor:
-    """What the prior was trained on, of this prompt, from a seed of its own: (count, 3, 64, 64) in [0, 1]."""
+    """Return unseen renders of the Toybox's world for a prompt, (count, 3, 64, 64) in [0, 1]."""
     import numpy as np
 
     images = [world.draw(90_017, k, kind="colour", words=world.parse(text)).image for k in range(count)]
@@ -126,26 +131,26 @@ def true_renders(text: str, count: int) -> Tensor:
 def run(
     project: Project, form: str, *, texts: list[str] | None, methods: list[str] | None, out: Path, **changed
 ) -> list[study.Row]:
-    """Run a study and write study.md, study.json and study.png into `out`; its rows.
+    """Run a study, write study.md, study.json and study.png into `out`, and return its rows.
 
-    changed: what of the form's `study.Settings` is other than None.
+    `changed` replaces settings of the form, unless a value is None.
     """
     count, settings = FORMS[form]
     settings = replace(settings, **{name: value for name, value in changed.items() if value is not None})
     if settings.particles < 2:
-        raise InputError(f"--particles {settings.particles}: at least 2, or there is no diversity to measure")
+        raise InputError(f"--particles {settings.particles}: at least 2 are needed to measure diversity")
     known = {method.name: method for method in study.METHODS + study.SAVINGS}
     for name in methods or []:
         if name not in known:
             raise InputError(f"no method {name!r}; known: {', '.join(known)}")
     texts = texts or list(PROMPTS[:count])
     work = Study(project, texts, [known[name] for name in methods] if methods else list(study.METHODS), settings)
-    rows, pictures = work.run()
+    rows, images = work.run()
     out.mkdir(parents=True, exist_ok=True)
     files = [out / "study.md", out / "study.json", out / "study.png"]
     write_atomically(files[0], (table(rows) + "\n").encode())
     write_json(files[1], {"prompts": texts, "settings": asdict(settings), "rows": [asdict(row) for row in rows]})
-    save_png(files[2], figure(pictures, texts))
+    save_png(files[2], figure(images, texts))
     values = {
         f"{row.method} {TRACKED.get(name, name)}": value
         for row in rows
@@ -157,22 +162,16 @@ def run(
 
 
 def table(rows: list[study.Row]) -> str:
-    """Markdown, a row per method."""
-    names = list(study.Row.__dataclass_fields__)
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    return "\n".join([*lines, *("| " + " | ".join(_cell(getattr(row, name)) for name in names) + " |" for row in rows)])
+    """Return a Markdown table with a row per method."""
+    return results.table(list(study.Row.__dataclass_fields__), (list(asdict(row).values()) for row in rows))
 
 
-def _cell(value) -> str:
-    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def figure(pictures: dict[str, dict[str, Tensor]], texts: list[str], columns: int = 4) -> Tensor:
-    """(3, H, W) in [0, 1]: a row per method, up to `columns` pictures of each prompt side by side."""
+def figure(images_of: dict[str, dict[str, Tensor]], texts: list[str], columns: int = 4) -> Tensor:
+    """Draw up to `columns` images of each prompt side by side in a row per method, (3, H, W) in [0, 1]."""
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 
-    shown = {name: torch.cat([sets[text][:columns] for text in texts]) for name, sets in pictures.items()}
+    shown = {name: torch.cat([sets[text][:columns] for text in texts]) for name, sets in images_of.items()}
     side, margin, head = 64, 150, 22
     sheet = Image.new("RGB", (margin + side * max(map(len, shown.values())), head + side * len(shown)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
@@ -185,7 +184,3 @@ def figure(pictures: dict[str, dict[str, Tensor]], texts: list[str], columns: in
             pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
             sheet.paste(Image.fromarray(pixels), (margin + c * side, head + r * side))
     return torch.from_numpy(np.asarray(sheet).copy()).permute(2, 0, 1).float() / 255
-
-
-def as_json(rows: list[study.Row]) -> str:
-    return json.dumps({"rows": [asdict(row) for row in rows]})

@@ -1,90 +1,124 @@
-"""`prolific bench`: what is measured. Imports nothing heavy."""
+"""The commands `prolific bench quality`, `guidance`, `render` and `pipeline`."""
 
-import argparse
+from enum import StrEnum
+from typing import Annotated
 
-from prolific_core.errors import InputError
-from tasks.runtime import machine
+import typer
 
-PIPELINE = ("tiny", "noop_10", "noop_100", "sweep")
-
-
-def add_to(commands) -> None:
-    bench = commands.add_parser("bench", help="measure: quality, guidance, render, pipeline")
-    benches = bench.add_subparsers(dest="what", required=True, metavar="WHAT")
-    last = argparse.ArgumentParser(add_help=False)
-    last.add_argument("--json", action="store_true", help="the last line is one JSON object")
-
-    quality = benches.add_parser(
-        "quality", parents=[last], help="fixed prompts and seeds, judged by a classifier of true renders"
-    )
-    quality.add_argument("--prompt", action="append", help="instead of the fixed twelve; may be repeated")
-    quality.add_argument("--seeds", type=int, default=3, help="0 to this many (default 3)")
-    quality.add_argument("--method", action="append", choices=("initial", "sds", "vsd"), help="default: all three")
-    quality.add_argument("--preset", default="demo")
-    quality.set_defaults(run=_quality)
-
-    cost = benches.add_parser("guidance", parents=[last], help="what a VSD iteration costs over its bare network calls")
-    cost.add_argument("--repetitions", type=int, default=15, help="of every call, interleaved (default 15)")
-    cost.set_defaults(run=_guidance)
-
-    drawing = benches.add_parser(
-        "render", parents=[last], help="the radiance field's kernels over PyTorch's and numba's; about three minutes"
-    )
-    drawing.add_argument("--repetitions", type=int, default=5, help="of every call (default 5)")
-    drawing.set_defaults(run=_render)
-
-    pipeline = benches.add_parser(
-        "pipeline", parents=[last], help="what Prefect, DVC and MLflow add to the stages; about a quarter of an hour"
-    )
-    pipeline.add_argument("--only", action="append", choices=PIPELINE, help="may be repeated (default: all)")
-    pipeline.set_defaults(run=_pipeline)
+from flows.cli.options import Json
 
 
-def _quality(options: argparse.Namespace) -> None:
+class QualityMethod(StrEnum):
+    """The methods that `prolific bench quality` compares; "initial" is the scene before any guidance."""
+
+    INITIAL = "initial"
+    SDS = "sds"
+    VSD = "vsd"
+
+
+class PipelineBenchmark(StrEnum):
+    """The benchmarks of flows/benchmarks/pipeline.py."""
+
+    TINY = "tiny"
+    NOOP_10 = "noop_10"
+    NOOP_100 = "noop_100"
+    SWEEP = "sweep"
+
+
+app = typer.Typer(
+    help="""Measure quality and speed, and compare the results with their goals.
+
+Examples:
+$ prolific bench guidance --json
+$ prolific bench quality --seeds 1 --prompt "a red mug"
+$ prolific bench pipeline --only noop_10""",
+    no_args_is_help=True,
+)
+
+
+@app.command()
+def quality(
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="Use this prompt instead of the fixed twelve. This option can be repeated.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="The number of seeds, counted from 0.")] = 3,
+    method: Annotated[
+        list[QualityMethod] | None, typer.Option(help="Run only this method. This option can be repeated.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="A file in presets/.")] = "demo",
+    json: Json = False,
+) -> None:
+    """Compare models of fixed prompts and seeds with true renders, by a classifier. This takes hours.
+
+    An interrupted run continues where it stopped.
+    """
     from flows.benchmarks import quality
     from tasks.runtime.project import Project
 
-    if options.seeds < 1:
-        raise InputError(f"--seeds {options.seeds}: at least one")
     rows = quality.quality(
         Project.find(),
-        prompts=options.prompt or list(quality.PROMPTS),
-        seeds=options.seeds,
-        methods=options.method or list(quality.METHODS),
-        preset=options.preset,
+        prompts=prompt or list(quality.PROMPTS),
+        seeds=seeds,
+        methods=[name.value for name in method or QualityMethod],
+        preset=preset,
     )
-    _show(options, quality, rows)
+    _show(quality.table(rows), rows, json)
 
 
-def _guidance(options: argparse.Namespace) -> None:
-    from flows.benchmarks import guidance as bench_guidance
+@app.command()
+def guidance(
+    repetitions: Annotated[
+        int, typer.Option(metavar="N", min=3, max=1000, help="The number of interleaved repetitions of each call.")
+    ] = 15,
+    json: Json = False,
+) -> None:
+    """Measure the cost of a VSD iteration over its bare network calls."""
+    from flows.benchmarks import guidance
     from tasks.runtime.project import Project
 
-    if not 3 <= options.repetitions <= 1000:
-        raise InputError("--repetitions goes from 3 to 1000")
-    _show(options, bench_guidance, bench_guidance.bench(Project.find(), options.repetitions))
+    rows = guidance.bench(Project.find(), repetitions)
+    _show(guidance.table(rows), rows, json, overhead_ratio=max(row.overhead_ratio for row in rows))
 
 
-def _render(options: argparse.Namespace) -> None:
+@app.command()
+def render(
+    repetitions: Annotated[
+        int, typer.Option(metavar="N", min=1, max=1000, help="The number of repetitions of each call.")
+    ] = 5,
+    json: Json = False,
+) -> None:
+    """Compare the radiance field's kernels with PyTorch and numba. This takes about three minutes."""
+    from tasks.runtime import machine
+
     machine.threads(1)
-    from flows.benchmarks import render as bench_render
+    from flows.benchmarks import render
 
-    if not 1 <= options.repetitions <= 1000:
-        raise InputError("--repetitions goes from 1 to 1000")
-    _show(options, bench_render, bench_render.bench(options.repetitions))
+    numbers = render.bench(repetitions)
+    _show(render.table(numbers), numbers, json)
 
 
-def _pipeline(options: argparse.Namespace) -> None:
-    from flows.benchmarks import pipeline as bench_pipeline
+@app.command()
+def pipeline(
+    only: Annotated[
+        list[PipelineBenchmark] | None,
+        typer.Option(metavar="NAME", help="Run only tiny, noop_10, noop_100 or sweep. This option can be repeated."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Measure the overhead of Prefect, DVC and MLflow. This takes about fifteen minutes."""
+    from flows.benchmarks import pipeline
     from tasks.runtime.console import Console
     from tasks.runtime.project import Project
 
-    console = Console("bench pipeline")
-    _show(options, bench_pipeline, bench_pipeline.bench(Project.find(), options.only or list(PIPELINE), console.note))
+    numbers = pipeline.bench(
+        Project.find(), [name.value for name in only or PipelineBenchmark], Console("bench pipeline").note
+    )
+    _show(pipeline.table(numbers), numbers, json)
 
 
-def _show(options: argparse.Namespace, of, found) -> None:
-    """The table of what a bench found, and its JSON where that was asked for."""
-    print(of.table(found))
-    if options.json:
-        print(of.as_json(found))
+def _show(table: str, found: object, json: bool, **summary: float) -> None:
+    from flows.benchmarks.results import as_json
+
+    print(table)
+    if json:
+        print(as_json(found, **summary))

@@ -1,32 +1,34 @@
-"""What runs here: versions, device, the implementation of every kernel, the prior; each with its reason."""
+"""The command `prolific doctor`."""
 
 import platform
+import re
 from importlib import metadata
 
-from flows.orchestration import preflight
-from prolific_core.errors import ProlificError
-from tasks.runtime import machine
-from tasks.runtime.project import Project
 
+def doctor() -> None:
+    """Show versions, device, kernels and prior, and the reason for each choice.
 
-def doctor(project: Project) -> None:
-    """Print it all; nothing is changed but what flows/orchestration/preflight.py repairs."""
-    from prolific_core import config, prompts
+    What a killed run left behind is repaired.
+    """
+    from flows.orchestration import preflight
+    from prolific_core.errors import ProlificError
+    from tasks.runtime import machine
+    from tasks.runtime.project import Project
 
-    # As the stages run, but for the preset, which belongs to a prompt.
-    shared = config.resolve(("params.yaml", prompts.read_yaml(project.root / "params.yaml", "params.yaml") or {}))
+    project = Project.find()
+    shared = project.shared_config()
     machine.threads(shared.system.threads)
-    _head("project")
+    print("project")
     _line("root", project.root)
     _line("prompts", len(project.prompt_ids()))
     for id in project.prompt_ids():
         try:
-            preflight.check(project, id)  # what a kill left behind, before a `dvc repro` by hand stumbles over it
+            preflight.check(project, id)
         except ProlificError as error:
             _line(id, error)
-    _head("versions")
+    print("\nversions")
     _line("python", f"{platform.python_version()} on {platform.platform()}")
-    for name in _packages():
+    for name in _requirements():
         try:
             _line(name, metadata.version(name))
         except metadata.PackageNotFoundError:
@@ -34,7 +36,7 @@ def doctor(project: Project) -> None:
 
     import torch
 
-    _head("device")
+    print("\ndevice")
     device = shared.system.device
     gpu = torch.cuda.is_available()
     used = ("cuda" if gpu else "cpu") if device == "auto" else device
@@ -44,7 +46,7 @@ def doctor(project: Project) -> None:
 
     from prolific_core.render import backends
 
-    _head("kernels")
+    print("\nkernels")
     for kernel in backends.EXTENSIONS:
         try:
             choice = backends.choose(kernel, shared.system.backend, used)
@@ -54,23 +56,21 @@ def doctor(project: Project) -> None:
 
     from prolific_core.prior.location import locate
 
-    _head("prior")
+    print("\nprior")
     try:
         _line(shared.prior.path, f"found: {locate(shared.prior.path)}")
     except ProlificError as error:
         _line(shared.prior.path, f"missing: {error}")
 
 
-def _packages() -> list[str]:
-    """The packages that this one asks for, from its own metadata."""
-    import re
-
-    wanted = metadata.requires("prolific") or []
-    return [re.split(r"[^A-Za-z0-9_.-]", line, maxsplit=1)[0] for line in wanted if "extra == 'test'" not in line]
-
-
-def _head(text: str) -> None:
-    print(f"\n{text}" if text != "project" else text)
+def _requirements() -> list[str]:
+    """List the packages that this one can use, without those for its development."""
+    lines = metadata.requires("prolific") or []
+    return [
+        re.split(r"[^A-Za-z0-9_.-]", line, maxsplit=1)[0]
+        for line in lines
+        if not re.search("extra == .(test|develop|docs)", line)
+    ]
 
 
 def _line(name: str, value: object) -> None:

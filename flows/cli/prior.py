@@ -1,68 +1,134 @@
-"""`prolific prior`: what the 2D model itself makes of a sentence, and how well it knows its world."""
+"""The commands `prolific prior sample`, `check` and `train`."""
 
-import os
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from flows.cli.options import Json
 from prolific_core.errors import InputError
-from tasks.runtime.project import Project
+
+app = typer.Typer(
+    help="""Sample, check and train the 2D diffusion model.
+
+Examples:
+$ prolific prior sample "a red mushroom" -n 4
+$ prolific prior check
+$ prolific prior train mine""",
+    no_args_is_help=True,
+)
 
 
-def sample(project: Project, text: str, *, count: int, out: Path, scale: float, seed: int, steps: int) -> Path:
-    """A grid of `count` samples by DDIM at a guidance scale, as one PNG; its path."""
-    from prolific_core import config, prompts
+@app.command()
+def sample(
+    text: Annotated[str, typer.Argument(help='The prompt, for example "a red mug".')],
+    count: Annotated[int, typer.Option("-n", metavar="N", min=1, max=1024, help="The number of images.")] = 16,
+    out: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("samples.png"),
+    scale: Annotated[float, typer.Option(help="The scale of classifier-free guidance.")] = 3.0,
+    steps: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="The number of DDIM steps.")] = 30,
+    seed: Annotated[int, typer.Option(help="The random seed.")] = 0,
+) -> None:
+    """Sample images of a prompt and write them as one PNG file."""
+    from prolific_core import prompts
+
+    text, out = prompts.check_text(text), out.resolve()
+    if not out.parent.is_dir():
+        raise InputError(f"--out: no such folder: {out.parent}")
     from prolific_core.prior.latent_diffusion import LatentDiffusion
     from prolific_core.seeding import generator
     from prolific_core.visualisation import contact_sheet
     from tasks.runtime.job import save_png
     from tasks.runtime.machine import set_up_torch
 
-    text, out = prompts.check_text(text), out.resolve()
-    if not out.parent.is_dir():
-        raise InputError(f"--out: no such folder: {out.parent}")
-    os.chdir(project.root)  # where paths in the parameters start
-    settings = config.resolve(("params.yaml", prompts.read_yaml(project.root / "params.yaml", "params.yaml") or {}))
-    device = set_up_torch(settings.system.threads, settings.system.device)
-    prior = LatentDiffusion.load(settings.prior.path, device=device, dtype=settings.prior.dtype)
+    shared = _shared_config()
+    device = set_up_torch(shared.system.threads, shared.system.device)
+    prior = LatentDiffusion.load(shared.prior.path, device=device, dtype=shared.prior.dtype)
     images = prior.sample([text] * count, scale=scale, steps=steps, generator=generator(seed, "sample"))
     save_png(out, contact_sheet(images.cpu(), columns=min(count, 8)))
-    return out
+    print(out)
 
 
-def check(project: Project, path: str | None, samples: int) -> dict:
-    """The numbers of a prior of the Toybox's world: the packaged one, or a folder's in its layout."""
-    from prolific_core import config, prompts
+@app.command()
+def check(
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="A model of the Toybox's world. By default, the packaged model is checked."
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(metavar="N", min=40, help="The number of images to sample.")] = 1000,
+    json: Json = False,
+) -> None:
+    """Measure a prior of the Toybox's world against its goals. This takes about seven minutes.
+
+    Examples:
+    $ prolific prior check
+    $ prolific prior check --prior priors/mine/model --samples 200
+    """
     from prolific_core.prior.location import locate
     from prolific_core.toybox.evaluation.check import measure
     from tasks.runtime.console import Console
     from tasks.runtime.machine import set_up_torch
     from tasks.runtime.records import EtaEstimator
 
-    os.chdir(project.root)
-    settings = config.resolve(("params.yaml", prompts.read_yaml(project.root / "params.yaml", "params.yaml") or {}))
-    folder = Path(locate(path or "toybox"))
+    shared = _shared_config()
+    folder = Path(locate(prior or "toybox"))
     if not folder.is_dir():
-        raise InputError(f"--prior {path}: only a model of the Toybox's world, in a folder, can be checked")
-    set_up_torch(settings.system.threads, "cpu")
-    console, pace = Console("check"), EtaEstimator()
-    numbers = measure(folder, samples, progress=lambda done, total: console.step(done, total, pace.left(done, total)))
+        raise InputError(f"--prior {prior}: only a model of the Toybox's world, in a folder, can be checked")
+    set_up_torch(shared.system.threads, "cpu")
+    console, eta = Console("check"), EtaEstimator()
+    numbers = measure(folder, samples, progress=lambda done, total: console.step(done, total, eta.left(done, total)))
     console.close()
-    return numbers
+    print(table(numbers))
+    if json:
+        from flows.benchmarks.results import as_json
+
+        print(as_json(numbers))
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The folder in priors/.")] = "toybox",
+) -> None:
+    """Train a prior of the Toybox's world, or continue its training. This takes hours.
+
+    The numbers of the training are in priors/NAME/params.yaml.
+    """
+    from flows.orchestration import prefect_runtime
+    from tasks.prior_training import pipeline
+    from tasks.runtime.project import Project
+
+    project = Project.find()
+    pipeline.refresh(project, name)  # reports a mistake in params.yaml before anything starts
+    prefect_runtime.set_up(project)
+    from flows.train_prior import train_prior
+
+    print(prefect_runtime.run_flow(train_prior, name))
 
 
 def table(numbers: dict) -> str:
-    """Each number beside its goal, and what the judge itself says of true renders."""
+    """Return the metrics beside their goals, then the classifier's accuracy on true renders and on samples."""
+    from flows.benchmarks.results import Goal, goal_table
     from prolific_core.toybox.evaluation.check import GOALS
 
-    lines = [f"{'number':26} {'value':>8}  goal"]
-    for name, (goal, more) in GOALS.items():
-        value = numbers[name]
-        met = value >= goal if more else value <= goal
-        lines.append(
-            f"{name:26} {value:8.3f}  {goal:g} or {'more' if more else 'less'}{'' if met else ': not reached'}"
-        )
-    lines.append(f"{'frechet_ratio, autoencoder':26} {numbers['frechet_ratio_of_autoencoder']:8.3f}  (its floor)")
-    lines += ["", f"of {numbers['samples']} samples at CFG {numbers['cfg']:g}; share right on truth and on samples:"]
-    for group, shares in numbers["shares"].items():
-        heads = (f"{head} {shares['truth'][head]:.2f} {shares['samples'][head]:.2f}" for head in shares["truth"])
-        lines.append(f"  {group:8} ({shares['count']}) " + ", ".join(heads))
+    lines = [
+        goal_table(numbers, {name: Goal(*goal) for name, goal in GOALS.items()}),
+        "",
+        f"The autoencoder alone has a Frechet ratio of {numbers['frechet_ratio_of_autoencoder']:.3f}.",
+        f"Accuracy of the classifier on true renders and on {numbers['samples']} samples at CFG {numbers['cfg']:g}:",
+    ]
+    for group, accuracy in numbers["shares"].items():
+        heads = (f"{head} {accuracy['truth'][head]:.2f} {accuracy['samples'][head]:.2f}" for head in accuracy["truth"])
+        lines.append(f"  {group:8} ({accuracy['count']}) " + ", ".join(heads))
     return "\n".join(lines)
+
+
+def _shared_config():
+    """Return the parameters of params.yaml, and change to the project's folder, where the paths in it start."""
+    import os
+
+    from tasks.runtime.project import Project
+
+    project = Project.find()
+    os.chdir(project.root)
+    return project.shared_config()

@@ -1,83 +1,73 @@
-"""`prolific prompts`: add, list, remove, import. Imports nothing heavy."""
+"""The commands `prolific prompts add`, `list`, `remove` and `import`."""
 
-import argparse
-import json
 import shutil
 import sys
+from json import dumps
 from pathlib import Path
+from typing import Annotated
 
-from prolific_core.errors import InputError
+import typer
 
+from flows.cli.options import Names, complete_id
 
-def add_to(commands) -> None:
-    prompts = commands.add_parser("prompts", help="the prompts on file: add, list, remove, import")
-    actions = prompts.add_subparsers(dest="action", required=True, metavar="ACTION")
-    own = argparse.ArgumentParser(add_help=False)
-    own.add_argument("--seed", type=int, help="another seed, another model (default 0)")
-    own.add_argument("--preset", help="a file in presets/ (default demo)")
-    own.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a number of its own, for example nerf.steps=200; may be repeated",
-    )
+app = typer.Typer(
+    help="""Add, list, import and remove prompts.
 
-    add = actions.add_parser("add", parents=[own], help="put a prompt on file, or change the numbers of one that is")
-    add.add_argument("text", help='what to make, for example "a red mug"')
-    add.add_argument("--id", help="file it under this name (default: made from the text)")
-    add.set_defaults(run=_add)
+Examples:
+$ prolific prompts add "a blue mug" --set nerf.steps=300
+$ prolific prompts import animals.csv
+$ prolific prompts list animals""",
+    no_args_is_help=True,
+)
 
-    show = actions.add_parser("list", help="what is on file, and how many stages of it are made")
-    show.add_argument("names", nargs="*", metavar="NAME", help="ids, sets or patterns such as 'a-red-*' (default: all)")
-    show.add_argument("--json", action="store_true", help="one JSON array")
-    show.set_defaults(run=_list)
-
-    remove = actions.add_parser("remove", help="delete prompts and what was made of them")
-    remove.add_argument("ids", nargs="+", metavar="ID")
-    remove.set_defaults(run=_remove)
-
-    read = actions.add_parser("import", parents=[own], help="put all prompts of a file on file, as a set of its name")
-    read.add_argument(
-        "file",
-        type=Path,
-        help=".txt: a line each; .csv: columns text, id, seed, preset, nerf.steps, ...; .yaml: a list",
-    )
-    read.add_argument("--name", help="of the set (default: the file's)")
-    read.set_defaults(run=_import)
+Seed = Annotated[int | None, typer.Option(help="The random seed. A new prompt has seed 0.")]
+Preset = Annotated[str | None, typer.Option(help="A file in presets/. A new prompt has the preset demo.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Set a parameter, for example nerf.steps=200. This option can be repeated."
+    ),
+]
 
 
-def _add(options: argparse.Namespace) -> None:
-    from flows.prompt_store import sets
+@app.command()
+def add(
+    text: Annotated[str, typer.Argument(help='The prompt, for example "a red mug".')],
+    id: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="The name of the prompt on file. By default, it is made from the text."),
+    ] = None,
+    seed: Seed = None,
+    preset: Preset = None,
+    settings: Settings = None,
+) -> None:
+    """Put a prompt on file, or change the parameters of one that is on file."""
+    from flows.prompt_store import create
     from tasks.runtime.project import Project
 
     project = Project.find()
-    sections = sets.settings(options.set)
-    prompt = sets.plan(project, sets.Wanted(options.text, options.id, options.seed, options.preset, sections))
-    print(f"{prompt.id}: {sets.put(project, prompt)}")
-    from flows.prompt_store.create import warn_of_unknown_words
-
-    warn_of_unknown_words(project, prompt)
+    request = create.PromptRequest(text, id, seed, preset, create.settings(settings or []))
+    prompt = create.plan(project, request)
+    print(f"{prompt.id}: {create.put(project, prompt)}")
+    create.warn_of_unknown_words(project, prompt)
 
 
-def _list(options: argparse.Namespace) -> None:
+@app.command("list")
+def show(
+    names: Names = None, json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False
+) -> None:
+    """List the prompts on file, with the number of finished stages of each."""
     from flows.prompt_store import sets
     from tasks.runtime.project import STAGES, Project
 
     project = Project.find()
-    found = [project.prompt(id) for id in sets.select(project, options.names)]
-    made = {prompt.id: sets.made(project, prompt.id) for prompt in found}
-    if options.json:
-        print(
-            json.dumps(
-                [
-                    {name: getattr(p, name) for name in ("id", "text", "seed", "preset")} | {"stages": made[p.id]}
-                    for p in found
-                ]
-            )
-        )
+    found = [project.prompt(id) for id in sets.select(project, names or [])]
+    made = {prompt.id: project.finished_stages(prompt.id) for prompt in found}
+    if json:
+        keys = ("id", "text", "seed", "preset")
+        print(dumps([{key: getattr(prompt, key) for key in keys} | {"stages": made[prompt.id]} for prompt in found]))
         return
-    # The text last: what does not fit in the terminal is cut.
+    # The text comes last because lines are cut at the terminal's width.
     rows = [(f"{made[p.id]}/{len(STAGES)}", p.preset, str(p.seed), p.id, p.text) for p in found]
     rows.insert(0, ("made", "preset", "seed", "id", "text"))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
@@ -86,31 +76,56 @@ def _list(options: argparse.Namespace) -> None:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True))
         print(line if end is None or len(line) <= end else line[: end - 1] + "…")
     known = sets.set_names(project)
-    if known and not options.names:
+    if known and not names:
         print("sets: " + ", ".join(known))
 
 
-def _remove(options: argparse.Namespace) -> None:
+@app.command()
+def remove(
+    ids: Annotated[list[str], typer.Argument(metavar="ID", help="Ids of prompts.", autocompletion=complete_id)],
+) -> None:
+    """Delete prompts and everything that was made from them."""
     from flows.prompt_store import sets
     from tasks.runtime.project import Project
 
     project = Project.find()
-    for id in options.ids:
-        project.prompt(id)  # all are there, or nothing is removed
-    for id in options.ids:
+    for id in ids:
+        project.prompt(id)  # nothing is removed if one of the prompts does not exist
+    for id in ids:
         sets.remove(project, id)
         print(f"{id}: removed")
 
 
-def _import(options: argparse.Namespace) -> None:
-    from flows.prompt_store import sets
+@app.command("import")
+def read(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A .txt file with one prompt per line, a .csv file with the columns text, id, seed, preset or "
+            "parameters such as nerf.steps, or a .yaml file with a list.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ],
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The name of the set. By default, it is the name of the file.")
+    ] = None,
+    seed: Seed = None,
+    preset: Preset = None,
+    settings: Settings = None,
+) -> None:
+    """Put all prompts of a file on file, as a set.
+
+    Examples:
+    $ prolific prompts import animals.txt --preset tiny
+    $ prolific prompts import models.csv --name models
+    """
+    from flows.prompt_store import create, sets
     from tasks.runtime.project import Project
 
     project = Project.find()
-    default = sets.Wanted("", None, options.seed, options.preset, sets.settings(options.set))
-    if not options.file.is_file():
-        raise InputError(f"{options.file}: no such file")
-    name, done = sets.import_file(project, options.file, options.name, default)
+    default = create.PromptRequest("", None, seed, preset, create.settings(settings or []))
+    name, done = sets.import_file(project, file, name, default)
     for id, what in done.items():
         print(f"{id}: {what}")
     print(f"set {name}: {len(done)} prompts; to make them: prolific sweep {name}")

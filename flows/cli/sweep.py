@@ -1,71 +1,95 @@
-"""`prolific sweep`, `worker` and `deploy`: many prompts, here or on a work pool. Imports nothing heavy."""
+"""The commands `prolific sweep`, `prolific worker` and `prolific deploy`, which run many prompts."""
 
-import argparse
+from typing import Annotated
 
+import typer
+
+from flows.cli.options import Names
 from prolific_core.errors import InputError
 
 
-def add_to(commands) -> None:
-    sweep = commands.add_parser("sweep", help="bring prompts on file up to date; a failure does not stop the others")
-    sweep.add_argument(
-        "names", nargs="*", metavar="NAME", help="ids, sets or patterns such as 'a-red-*' (default: all)"
-    )
-    where = sweep.add_mutually_exclusive_group()
-    where.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="prompts at once on this machine (default 1)"
-    )
-    where.add_argument("--pool", metavar="NAME", help="let the workers of a Prefect work pool do it (prolific deploy)")
-    sweep.add_argument("--only-failed", action="store_true", help="those that failed, were interrupted or never ran")
-    sweep.add_argument("--max-failures", type=int, metavar="N", help="after so many failures, start no more")
-    sweep.set_defaults(run=_sweep)
+def sweep(
+    names: Names = None,
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=1, max=1000, help="The number of prompts to run at once on this machine.")
+    ] = 1,
+    pool: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Let the workers of this Prefect work pool run the prompts (prolific deploy)."
+        ),
+    ] = None,
+    only_failed: Annotated[
+        bool, typer.Option("--only-failed", help="Run only the prompts that failed, were interrupted or never ran.")
+    ] = False,
+    max_failures: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, max=1000, help="Start no more prompts after this number of failures."),
+    ] = None,
+) -> int:
+    """Bring many prompts up to date. A prompt that fails does not stop the others.
 
-    worker = commands.add_parser("worker", help="run what a Prefect work pool is asked for, one process per GPU")
-    worker.add_argument("--pool", default="gpu", metavar="NAME", help="the work pool (default gpu)")
-    place = worker.add_mutually_exclusive_group()
-    place.add_argument("--gpus", metavar="0,1", help="these GPUs, one prompt at a time on each")
-    place.add_argument("--slots", type=int, default=1, metavar="N", help="without a GPU: prompts at once (default 1)")
-    worker.set_defaults(run=_worker)
-
-    deploy = commands.add_parser(
-        "deploy", help="put pool, deployments (prefect.yaml) and automation on a Prefect server"
-    )
-    deploy.set_defaults(run=_deploy)
-
-
-def _sweep(options: argparse.Namespace) -> int:
-    for name in ("workers", "max_failures"):
-        value = getattr(options, name)
-        if value is not None and not 1 <= value <= 1000:
-            raise InputError(f"--{name.replace('_', '-')} {value}: from 1 to 1000")
-    from flows.sweep import sweep
+    Examples:
+    $ prolific sweep
+    $ prolific sweep animals --workers 2
+    $ prolific sweep 'a-red-*' --only-failed
+    """
+    if pool is not None and workers != 1:
+        raise InputError("--workers and --pool exclude each other: the pool decides how many prompts run at once")
+    from flows.orchestration import prefect_runtime, preflight
     from tasks.runtime.project import Project
+    from tasks.tracking.tracker import prepare
 
-    return sweep(
-        Project.find(),
-        options.names,
-        workers=options.workers,
-        pool=options.pool,
-        only_failed=options.only_failed,
-        max_failures=options.max_failures,
-    )
+    project = Project.find()
+    if not preflight.choose(project, names or [], only_failed):  # reports mistakes before a server starts
+        print("nothing to do: no prompt failed or was interrupted")
+        return 0
+    prepare()
+    prefect_runtime.set_up(project)
+    from flows import sweep as flow
+
+    try:
+        print(prefect_runtime.run_flow(flow.sweep, names, pool, workers, only_failed, max_failures))
+    except flow.SweepFailed as failure:
+        print(failure)
+        return 1
+    return 0
 
 
-def _worker(options: argparse.Namespace) -> int:
-    gpus = None
-    if options.gpus is not None:
-        if not all(part.isdecimal() for part in options.gpus.split(",")):
-            raise InputError(f"--gpus {options.gpus}: numbers of GPUs, for example 0,1")
-        gpus = sorted({int(part) for part in options.gpus.split(",")})
-    if not 1 <= options.slots <= 256:
-        raise InputError(f"--slots {options.slots}: from 1 to 256")
+def worker(
+    pool: Annotated[str, typer.Option(metavar="NAME", help="The work pool.")] = "gpu",
+    gpus: Annotated[
+        str | None, typer.Option(metavar="0,1", help="The GPUs to use, with one prompt at a time on each.")
+    ] = None,
+    slots: Annotated[
+        int, typer.Option(metavar="N", min=1, max=256, help="The number of prompts to run at once without a GPU.")
+    ] = 1,
+) -> int:
+    """Run the prompts that a Prefect work pool schedules, with one process per GPU.
+
+    Examples:
+    $ prolific worker --gpus 0,1
+    $ prolific worker --pool cpu --slots 2
+    """
+    devices = None
+    if gpus is not None:
+        if slots != 1:
+            raise InputError("--gpus and --slots exclude each other: a GPU runs one prompt at a time")
+        if not all(part.isdecimal() for part in gpus.split(",")):
+            raise InputError(f"--gpus {gpus}: numbers of GPUs, for example 0,1")
+        devices = sorted({int(part) for part in gpus.split(",")})
     from flows.orchestration.deploy import work
     from tasks.runtime.project import Project
 
-    return work(Project.find(), options.pool, gpus, options.slots)
+    return work(Project.find(), pool, devices, slots)
 
 
-def _deploy(options: argparse.Namespace) -> None:
-    from flows.orchestration.deploy import deploy
+def deploy() -> None:
+    """Create the work pool, the deployments of prefect.yaml and an automation on a Prefect server.
+
+    PREFECT_API_URL names the server.
+    """
+    from flows.orchestration import deploy as deployment
     from tasks.runtime.project import Project
 
-    deploy(Project.find())
+    deployment.deploy(Project.find())

@@ -1,23 +1,32 @@
-"""MLflow's own UI on the project's runs, on this machine only."""
+"""The command `prolific ui`."""
 
-import os
-import socket
-import sys
+from typing import Annotated
+
+import typer
 
 from prolific_core.errors import InputError
-from tasks.dvc_pipeline.cli import environment
-from tasks.runtime.project import Project
-from tasks.tracking.tracker import uri
 
 
-def serve(project: Project, port: int) -> None:
-    """Become the server; Ctrl-C ends it."""
-    where = uri(project)
-    if where.startswith(("http:", "https:")):
-        print(f"the runs are on {where} (MLFLOW_TRACKING_URI); open it in a browser")
+def ui(
+    port: Annotated[int, typer.Option(metavar="PORT", min=1, max=65535, help="The port of the web server.")] = 5000,
+) -> None:
+    """Browse all runs in MLflow's web interface, which only this machine can reach.
+
+    If MLFLOW_TRACKING_URI names a server, the address of that server is printed instead.
+    """
+    import os
+    import socket
+    import sys
+
+    from tasks.dvc_pipeline.cli import environment
+    from tasks.runtime.project import Project
+    from tasks.tracking.tracker import uri
+
+    project = Project.find()
+    store = uri(project)
+    if store.startswith(("http:", "https:")):
+        print(f"the runs are on {store} (MLFLOW_TRACKING_URI); open it in a browser")
         return
-    if not 1 <= port <= 65535:
-        raise InputError(f"--port {port}: a port is a number from 1 to 65535")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -26,15 +35,15 @@ def serve(project: Project, port: int) -> None:
             raise InputError(f"port {port} is in use; choose another: prolific ui --port {port % 65535 + 1}") from None
     folder = project.state / "mlflow"
     folder.mkdir(parents=True, exist_ok=True)
-    # Without the last part it opens on pages for language models, where there are no runs.
+    # Without the workflow type, MLflow opens its pages for language models, which show no runs.
     print(
-        f"MLflow: http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning (Ctrl-C ends it)",
+        f"MLflow: http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning (Ctrl-C stops it)",
         file=sys.stderr,
         flush=True,
     )
-    # No background jobs: they would take 1.9 GB for nothing.
+    # Background jobs are off because they would use 1.9 GB and nothing here needs them.
     env = {**environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", where]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    os.chdir(folder)  # the server leaves files where it starts
+    os.chdir(folder)  # the server leaves files in its working directory
     os.execve(sys.executable, command, env)

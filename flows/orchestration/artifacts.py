@@ -1,25 +1,27 @@
-"""What Prefect's UI shows of a run beside its states: progress, tables, links. Nothing here may fail a run."""
+"""Artifacts of a flow run in Prefect's UI: progress, tables and links. A failure to create one fails no run."""
 
 from collections.abc import Callable
 
 from flows.orchestration import prefect_runtime
 
 
-def progress(key: str, share: float, description: str, known: dict) -> None:
-    """How far a run is, share in [0, 1]; `known` keeps the artifact's id from one call to the next."""
+def progress(key: str, fraction: float, description: str, known: dict) -> None:
+    """Create or update a progress artifact; `known` keeps its id from one call to the next."""
 
     def work() -> None:
         from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
         if "id" in known:
-            update_progress_artifact(known["id"], progress=100 * share)
+            update_progress_artifact(known["id"], progress=100 * fraction)
         else:
-            known["id"] = create_progress_artifact(progress=100 * share, key=_key(key), description=description)
+            known["id"] = create_progress_artifact(progress=100 * fraction, key=_key(key), description=description)
 
     _guarded(work)
 
 
 def table(key: str, rows: list[dict], description: str) -> None:
+    """Create a table artifact."""
+
     def work() -> None:
         from prefect.artifacts import create_table_artifact
 
@@ -29,6 +31,8 @@ def table(key: str, rows: list[dict], description: str) -> None:
 
 
 def link(key: str, url: str, text: str) -> None:
+    """Create a link artifact."""
+
     def work() -> None:
         from prefect.artifacts import create_link_artifact
 
@@ -38,7 +42,7 @@ def link(key: str, url: str, text: str) -> None:
 
 
 def _key(key: str) -> str:
-    """As Prefect wants it: lower-case letters, digits and hyphens."""
+    """Convert a key to lower-case letters, digits and hyphens, which Prefect requires."""
     return "".join(sign if sign.isalnum() and sign.isascii() else "-" for sign in key.lower())
 
 

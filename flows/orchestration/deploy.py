@@ -1,4 +1,4 @@
-"""`prolific deploy`: what a Prefect server needs to start prompts by itself; `prolific worker`: who runs them."""
+"""Registration of the deployments at a Prefect server (`prolific deploy`), and their workers (`prolific worker`)."""
 
 import contextlib
 import os
@@ -16,14 +16,14 @@ from prolific_core.errors import InputError, ProlificError
 from tasks.runtime import machine
 from tasks.runtime.project import Project
 
-SILENCE = 90  # seconds without a heartbeat (every 30, prefect.yaml) after which a run is taken for dead
-PATIENCE = 15  # seconds that workers have to end, together
-HEAD = "head"  # the queue of sweeps, which only wait: they take no GPU
+SILENCE = 90  # seconds without a heartbeat (one every 30, prefect.yaml) after which a run is marked as crashed
+PATIENCE = 15  # seconds within which all workers must end
+HEAD = "head"  # queue of sweeps, which only wait and need no GPU
 ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
 
 
 def server() -> str:
-    """The URL of the user's server; InputError when there is none."""
+    """Return the URL of the user's server; raise InputError when there is none."""
     url = os.environ.get("PREFECT_API_URL", "")
     if not url or not prefect_server.answers(url):
         where = f"no Prefect server answers at {url}" if url else "PREFECT_API_URL is not set"
@@ -34,7 +34,7 @@ def server() -> str:
 
 
 def deploy(project: Project, pool: str = "gpu") -> None:
-    """Make or bring up to date the pool, the deployments of prefect.yaml and the automation for lost runs."""
+    """Create or update the work pool, the deployments of prefect.yaml and the automation for lost runs."""
     url = server()
     prefect_runtime.set_up(project)
     from prefect.client.orchestration import get_client
@@ -44,9 +44,9 @@ def deploy(project: Project, pool: str = "gpu") -> None:
     with get_client(sync_client=True) as client:
         try:
             client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
-            print(f"work pool   {pool}: made")
+            print(f"work pool   {pool}: created")
         except ObjectAlreadyExists:
-            print(f"work pool   {pool}: there already")
+            print(f"work pool   {pool}: exists already")
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
         cwd=project.root,
@@ -56,27 +56,27 @@ def deploy(project: Project, pool: str = "gpu") -> None:
         text=True,
     )
     if done.returncode != 0:
-        said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip(" │╭╰╮╯─")]
-        raise ProlificError(f"prefect deploy failed: {' '.join(said[-3:])}")
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip(" │╭╰╮╯─")]
+        raise ProlificError(f"prefect deploy failed: {' '.join(lines[-3:])}")
     print(f"deployments generate/{pool}, sweep/nightly (prefect.yaml)")
     _automation()
-    print(f"automation  a run that is silent for {SILENCE} s is marked as crashed")
+    print(f"automation  a run without a heartbeat for {SILENCE} s is marked as crashed")
     print(
         f"server      {url}\n\nnow start workers: prolific worker --pool {pool} --gpus 0,1 (without a GPU: --slots 1)"
     )
 
 
 def _automation() -> None:
-    """Self-hosted servers have none: a run whose machine died would stay 'running' for ever."""
+    """Create or update the automation for lost runs, without which a run whose machine died stays "running"."""
     from prefect.automations import Automation
     from prefect.events.actions import ChangeFlowRunState
     from prefect.events.schemas.automations import EventTrigger, Posture
     from prefect.states import StateType
 
     name, heartbeat = "prolific: lost runs", "prefect.flow-run.heartbeat"
-    wanted = Automation(
+    automation = Automation(
         name=name,
-        description="A run whose process or machine died without a word is crashed, so that a sweep starts it again.",
+        description="Marks a run whose process or machine died as crashed, so that a sweep starts it again.",
         trigger=EventTrigger(
             after={heartbeat},
             expect={heartbeat, *(f"prefect.flow-run.{state}" for state in ENDED)},
@@ -89,15 +89,15 @@ def _automation() -> None:
         actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"no heartbeat for {SILENCE} s")],
     )
     try:
-        wanted.id = Automation.read(name=name).id
-    except ValueError:  # there is none
-        wanted.create()
+        automation.id = Automation.read(name=name).id
+    except ValueError:  # there is none yet
+        automation.create()
     else:
-        wanted.update()
+        automation.update()
 
 
 def work(project: Project, pool: str, gpus: list[int] | None, slots: int) -> int:
-    """Run process workers until they are stopped: one per GPU (or `slots` without one), and one for sweeps."""
+    """Run process workers until they are stopped: one per GPU (or `slots` of them without GPUs), and one for sweeps."""
     server()
     machine.disable_telemetry()
     os.environ.setdefault("PREFECT_HOME", str(project.state / "prefect"))
@@ -128,15 +128,15 @@ def _worker(project: Project, pool: str, name: str, queue: str, devices: str, li
         cwd=project.root,
         env={**os.environ, "PROLIFIC_ROOT": str(project.root), "CUDA_VISIBLE_DEVICES": devices},
         stdin=subprocess.DEVNULL,
-        start_new_session=True,  # a signal to us reaches it once, from `_stop`
-        preexec_fn=machine.die_with_parent,  # and it does not outlive us
+        start_new_session=True,  # a signal to the terminal's process group reaches it once, from `_stop`
+        preexec_fn=machine.die_with_parent,
     )
 
 
 def _stop(workers: list[subprocess.Popen]) -> None:
-    """SIGTERM, on which a worker ends what it runs and then itself; SIGKILL to those that do not in time.
+    """Send SIGTERM, on which a worker stops its runs and ends, and SIGKILL to workers that do not end in time.
 
-    Prefect's miss it now and then: the task that SIGTERM cancels goes on.
+    Prefect's workers occasionally miss SIGTERM, because the task that it cancels goes on.
     """
     for process in workers:
         if process.poll() is None:
@@ -146,7 +146,7 @@ def _stop(workers: list[subprocess.Popen]) -> None:
         try:
             process.wait(max(0.0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
-            runs = psutil.Process(process.pid).children(recursive=True)  # some in sessions of their own
+            runs = psutil.Process(process.pid).children(recursive=True)  # some are in sessions of their own
             for one in (process, *runs):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     one.kill()

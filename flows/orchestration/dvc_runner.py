@@ -1,4 +1,4 @@
-"""One stage, from outside: DVC in a process of its own, followed by its records until it ends."""
+"""Execution of stages by DVC, in a process of its own whose records are read until it ends."""
 
 import itertools
 import json
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,16 +19,16 @@ from tasks.runtime.console import Console
 from tasks.runtime.project import Project
 from tasks.tracking.tracker import Tracker
 
-POLL_SECONDS = 0.2  # seconds between two looks at the records
-SEND = 2.0  # seconds between two messages to MLflow
+POLL_SECONDS = 0.2  # between two reads of the records
+SYNC_SECONDS = 2.0  # between two transfers to MLflow
 TAIL = 12  # last lines of the console shown with a failure
 
 
-stopping = threading.Event()  # set, it stops the stages that run in any thread
+stopping = threading.Event()  # when set, the stages of all threads are stopped
 
 
 class StageFailed(ProlificError):
-    """A stage ended badly, of which `log` tells more; it keeps the stage's own exit status."""
+    """Failure of a stage, with its log and its exit status."""
 
     def __init__(self, message: str, log: Path, status: int = 1):
         super().__init__(message)
@@ -36,16 +37,16 @@ class StageFailed(ProlificError):
 
 
 class StageKilled(StageFailed):
-    """A stage's process ended without a word: killed, most likely; worth another try."""
+    """End of a stage's process without a reported failure, most likely a kill, so that a retry may succeed."""
 
 
 class DvcLocked(StageFailed):
-    """Another DVC holds a path; worth another try."""
+    """Failure because another DVC process holds a path, so that a retry may succeed."""
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """A finished stage. `cached`: DVC found nothing to do."""
+    """Finished stage; `cached` means that DVC found it up to date."""
 
     stage: str
     cached: bool
@@ -54,13 +55,10 @@ class StageResult:
 
 
 def finished(project: Project, subject, names: list[str]) -> set[str]:
-    """Of these stages, in their order, the first ones that DVC has nothing to do for: one question for all of them.
-
-    Looking at each on its own costs a process, and so a second, each.
-    """
+    """Return the leading stages that are up to date, by one call of DVC, which takes about a second."""
     if not (project.root / subject.pipeline).with_name("dvc.lock").is_file():
         return set()
-    asked = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "tasks.dvc_pipeline.cli", "status", "--json", subject.pipeline],
         cwd=project.root,
         env=environment(),
@@ -68,17 +66,17 @@ def finished(project: Project, subject, names: list[str]) -> set[str]:
         capture_output=True,
     )
     try:
-        changed = {name.rpartition(":")[2] for name in json.loads(asked.stdout)}
+        changed = {name.rpartition(":")[2] for name in json.loads(done.stdout)}
     except ValueError:
-        return set()  # whatever the matter is, the stages will tell
-    fresh = itertools.takewhile(lambda name: name not in changed, names)
-    return set(fresh) if asked.returncode == 0 else set()
+        return set()  # running the stages reports what is wrong
+    unchanged = itertools.takewhile(lambda name: name not in changed, names)
+    return set(unchanged) if done.returncode == 0 else set()
 
 
-def run(project: Project, stage: str, tracker: Tracker, console: Console, alone: bool = False) -> StageResult:
-    """Bring one stage of the tracker's subject up to date.
+def run(project: Project, stage: str, tracker: Tracker, console: Console, upstream: bool = True) -> StageResult:
+    """Bring a stage of the tracker's subject up to date, and with `upstream` the stages before it too.
 
-    alone: without a look at the earlier ones, which costs up to .3 seconds.
+    Checking those takes up to 0.3 seconds.
     """
     subject = tracker.subject
     state = subject.state(stage)
@@ -86,9 +84,9 @@ def run(project: Project, stage: str, tracker: Tracker, console: Console, alone:
     (state / "failure.json").unlink(missing_ok=True)
     began = time.monotonic()
     before = _stamp(state / "records.jsonl")
-    process = _start(project, f"{subject.pipeline}:{stage}", state / "console.log", alone)
+    process = _start(project, f"{subject.pipeline}:{stage}", state / "console.log", upstream)
     try:
-        _watch(process, state / "records.jsonl", before, lambda: tracker.follow(stage), console)
+        _watch(process, state / "records.jsonl", before, lambda: tracker.sync_stage(stage), console)
     except BaseException:
         _stop(process)
         raise
@@ -97,18 +95,18 @@ def run(project: Project, stage: str, tracker: Tracker, console: Console, alone:
     ran = _stamp(state / "records.jsonl") != before
     if process.returncode != 0:
         if ran:
-            tracker.follow(stage, failed=True)
+            tracker.sync_stage(stage, failed=True)
         raise _failure(project, subject, stage, ran)
-    tracker.follow(stage, cached=not ran)
+    tracker.sync_stage(stage, cached=not ran)
     usage = _read_json(state / "run.json") if ran else {}
     return StageResult(stage, not ran, round(time.monotonic() - began, 2), usage.get("peak_memory_mb"))
 
 
-def _start(project: Project, target: str, console: Path, alone: bool) -> subprocess.Popen:
-    # To a file, never a pipe: a reader that dies must not take the stage with it.
+def _start(project: Project, target: str, console: Path, upstream: bool) -> subprocess.Popen:
+    # The output goes to a file: with a pipe the stage would die with its reader.
     with open(console, "wb") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", "tasks.dvc_pipeline.cli", "repro", *(["--single-item"] if alone else []), target],
+            [sys.executable, "-m", "tasks.dvc_pipeline.cli", "repro", *([] if upstream else ["--single-item"]), target],
             cwd=project.root,
             env={**environment(), "PROLIFIC_TRACKER": os.environ.get("PROLIFIC_TRACKER", "flow")},
             stdin=subprocess.DEVNULL,
@@ -118,8 +116,8 @@ def _start(project: Project, target: str, console: Path, alone: bool) -> subproc
         )
 
 
-def _watch(process: subprocess.Popen, path: Path, before, follow, console: Console) -> None:
-    offset, attempt, sent = 0, None, time.monotonic()
+def _watch(process: subprocess.Popen, path: Path, before, sync: Callable[[], None], console: Console) -> None:
+    offset, attempt, synced = 0, None, time.monotonic()
     while True:
         running = process.poll() is None
         if _stamp(path) != before:
@@ -129,9 +127,9 @@ def _watch(process: subprocess.Popen, path: Path, before, follow, console: Conso
             new, offset = records.read(path, offset)
             for record in new:
                 _show(record, console)
-            if running and time.monotonic() - sent > SEND:
-                follow()
-                sent = time.monotonic()
+            if running and time.monotonic() - synced > SYNC_SECONDS:
+                sync()
+                synced = time.monotonic()
         if not running:
             return
         try:
@@ -151,7 +149,7 @@ def _show(record: dict, console: Console) -> None:
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """SIGINT to the group: DVC and the stage clean up; harder if they do not."""
+    """Send SIGINT to the process group, so that DVC and the stage clean up, and stronger signals if they do not end."""
     for number, seconds in ((signal.SIGINT, 10), (signal.SIGTERM, 5), (signal.SIGKILL, 5)):
         try:
             os.killpg(process.pid, number)
@@ -171,17 +169,13 @@ def _failure(project: Project, subject, stage: str, ran: bool) -> StageFailed:
     noted = _read_json(subject.state(stage) / "failure.json")
     if noted:
         return StageFailed(f"stage '{stage}' of '{id}' failed: {noted['message']}", log, noted["status"])
-    message = "\n  ".join(
-        [
-            f"stage '{stage}' of '{id}' {'was killed' if ran else 'failed'}; the end of {log.relative_to(project.root)}:",
-            *last,
-        ]
-    )
+    end = "was killed" if ran else "failed"
+    message = "\n  ".join([f"stage '{stage}' of '{id}' {end}; the end of {log.relative_to(project.root)}:", *last])
     return (StageKilled if ran else StageFailed)(message, log)
 
 
 def tail(log: Path, count: int) -> list[str]:
-    """The last lines of a log that say something."""
+    """Return the last lines of a log that are not empty."""
     try:
         lines = log.read_text(errors="replace").splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""Prefect's server for the time of one command: on the loopback, and gone when the command is.
+"""Prefect server for the duration of one command, on the loopback interface.
 
-Prefect starts one by itself too, but as part of our process group: a signal to the group (Ctrl-C, a
-batch system's SIGTERM) ends it before the runs that it keeps are closed, and when we are killed it stays.
+Prefect's own ephemeral server is in the process group of the command: a signal to the group (Ctrl-C, SIGTERM of a batch
+system) ends it before its runs are closed, and it survives a command that is killed.
 """
 
 import atexit
@@ -23,16 +23,17 @@ START = 300.0  # seconds; the first start makes a database
 def start(
     log: Path, home: Path | None = None, meanwhile: Callable[[str], None] = lambda url: None
 ) -> tuple[str, Callable[[], None]] | None:
-    """Start one that ends with this process: the URL of its API, and what ends it before; None when it does not come up.
+    """Start a server that ends with this process; return the URL of its API and a function that stops it earlier.
 
-    home: of its database ($PREFECT_HOME, if None). `meanwhile` is called with the URL while it comes up.
+    Its database is in `home` (by default $PREFECT_HOME). `meanwhile` is called with the URL while the server starts.
+    Returns None when it does not start.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    environment.pop("PREFECT_API_URL", None)  # of another server
+    environment.pop("PREFECT_API_URL", None)  # the address of another server
     if home:
         environment["PREFECT_HOME"] = str(home)
-    # The socket is ours first: no other process takes the port in between.
+    # The server inherits the socket, so that no other process can take the port in between.
     with socket.create_server(("127.0.0.1", 0)) as listening, open(log, "wb") as file:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
         process = subprocess.Popen(
@@ -63,12 +64,12 @@ def start(
 
 
 def answers(url: str, seconds: float = 3.0) -> bool:
-    """Whether there is a server at an API's URL."""
+    """Return whether a server answers at the URL of an API."""
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=seconds):
             return True
     except urllib.error.HTTPError:
-        return True  # it wants to know who asks, which Prefect will say
+        return True  # a server that requires authentication
     except (OSError, ValueError):
         return False
 
@@ -86,10 +87,10 @@ def main() -> None:
 
 
 def _wait_to_write() -> None:
-    """Have every transaction in SQLite wait its turn from its beginning.
+    """Make every transaction in SQLite acquire its write lock at the beginning.
 
-    One that begins as a read and comes to write while another writes is refused at once (SQLITE_BUSY); the client
-    is told 503, sleeps for seconds, and gives up the second time: so began the runs of a sweep with four workers.
+    A transaction that begins as a read and writes while another one writes is refused at once (SQLITE_BUSY). The client
+    then receives status 503, sleeps for seconds and gives up the second time, as happened to sweeps with four workers.
     """
     from prefect.server.database.configurations import AioSqliteConfiguration
 

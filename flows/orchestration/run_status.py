@@ -1,64 +1,41 @@
-"""How the last run of each prompt went, kept in .state/<id>/outcome.json: what is left to do after a failure or a kill."""
+"""Status of the last run of each prompt, in .state/<id>/status.json: what is left to do after a failure or a kill."""
 
-import fcntl
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flows.prompt_store import sets
-from prolific_core.errors import ProlificError
 from prolific_core.files import write_atomically
 from tasks.runtime.project import STAGES, Project
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """state: waiting, running, done or failed; a killed run stays what it was."""
+class RunStatus:
+    """State of a run: "waiting", "running", "done" or "failed". A killed run stays in the state that it had."""
 
     state: str
-    message: str = ""  # one line, of a failure
-    log: str = ""  # its log's path from the root
+    message: str = ""  # one line that describes a failure
+    log: str = ""  # path of the failed stage's log, relative to the project's root
     seconds: float = 0.0
 
 
-def read(project: Project, id: str) -> Outcome | None:
-    """None when nothing is known."""
+def read(project: Project, id: str) -> RunStatus | None:
+    """Return the status of a prompt's last run, or None when none was recorded."""
     try:
-        return Outcome(**json.loads(_path(project, id).read_text()))
+        return RunStatus(**json.loads(_path(project, id).read_text()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def write(project: Project, id: str, outcome: Outcome) -> None:
-    write_atomically(_path(project, id), json.dumps(asdict(outcome)).encode())
+def write(project: Project, id: str, status: RunStatus) -> None:
+    """Record the status of a prompt's run."""
+    write_atomically(_path(project, id), json.dumps(asdict(status)).encode())
 
 
-def unfinished(project: Project, id: str) -> bool:
-    """Whether its last run did not come to a good end: failed, killed, or waiting in a sweep that was; or it never ran."""
-    found = read(project, id)
-    return found.state != "done" if found else sets.made(project, id) < len(STAGES)
-
-
-@contextmanager
-def prompt_lock(project: Project, id: str, say: Callable[[str], None] | None) -> Iterator[None]:
-    """Hold a prompt, so that two runs at once never write one output; a kill lets go.
-
-    Says so and waits when another run holds it; without `say` that is a ProlificError.
-    """
-    path = project.state / id / "lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if say is None:
-                raise ProlificError(f"'{id}' is being made; wait for that run, or stop it first") from None
-            say(f"another run of '{id}' is at work; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def is_unfinished(project: Project, id: str) -> bool:
+    """Return whether a prompt's last run failed, was killed or never started, or whether there was none."""
+    status = read(project, id)
+    return status.state != "done" if status else project.finished_stages(id) < len(STAGES)
 
 
 def _path(project: Project, id: str) -> Path:
-    return project.state / id / "outcome.json"
+    return project.state / id / "status.json"

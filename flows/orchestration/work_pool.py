@@ -1,4 +1,4 @@
-"""Prompts made by the workers of a Prefect work pool, as runs of the deployment generate/<pool>."""
+"""Execution of prompts by the workers of a Prefect work pool, as runs of the deployment generate/<pool>."""
 
 import os
 import time
@@ -11,15 +11,18 @@ from tasks.runtime import records
 from tasks.runtime.console import detail
 from tasks.runtime.project import STAGES, Project
 
-AT_ONCE = 32  # runs asked for; a pool with more workers than that needs a larger number
-RESUBMIT = 2  # times that a crashed run is started again
-POLL_SECONDS = 2.0  # seconds between two questions
-CLAIMED = 120.0  # seconds in which a worker starts a run that it took
-PATIENCE = 600.0  # seconds without a server before giving up
+MAX_RUNS = 32  # submitted at a time; a pool with more workers needs a larger number
+RESUBMIT = 2  # number of times that a crashed run is started again
+POLL_SECONDS = 2.0
+CLAIMED = 120.0  # seconds within which a worker starts a run that it has taken
+PATIENCE = 600.0  # seconds without an answer of the server before the run counts as failed
 
 
 def runner(project: Project, pool: str, names: list[str]) -> Callable[[str, Board], None]:
-    """What brings one prompt of a sweep over `names` up to date on the pool. InputError when there is no such deployment."""
+    """Return a function that brings one prompt of a sweep over `names` up to date on the pool.
+
+    Raises an InputError when the server has no deployment for the pool.
+    """
     url = os.environ.get("PREFECT_API_URL")
     if prefect_runtime.is_offline():
         raise ProlificError(f"--pool {pool}: needs the Prefect server; start it: prefect server start")
@@ -48,16 +51,16 @@ def _run(project: Project, pool: str, names: list[str], id: str, board: Board) -
             break
         if submission < RESUBMIT:
             board.say(f"{id}: its run crashed; started again ({submission + 1} of {RESUBMIT})")
-    found = run_status.read(project, id)
-    if state.is_failed() and found and found.state == "failed":  # of a worker on this machine
-        raise ProlificError(found.message)
+    status = run_status.read(project, id)
+    if state.is_failed() and status and status.state == "failed":  # written by a worker on this machine
+        raise ProlificError(status.message)
     raise ProlificError(
         f"its run on '{pool}' ended as {state.name}: {' '.join((state.message or 'no message').split())}"
     )
 
 
 def _until_it_ends(project: Project, run_id, id: str, board: Board):
-    """The run's final state; the board follows the records that its stages leave on disk."""
+    """Wait for the final state of a run, with the progress on the board from the records that its stages write."""
     from prefect.client.orchestration import get_client
     from prefect.states import Cancelling, Crashed
 
@@ -77,7 +80,7 @@ def _until_it_ends(project: Project, run_id, id: str, board: Board):
                 return state
             if state is not None:
                 board.show(id, *(_where(project, id, began) if state.is_running() else (state.name.lower(),)))
-            # Its worker died between taking it and starting it: there is no heartbeat to miss yet.
+            # A worker that dies between taking a run and starting it leaves no heartbeat that could be missed.
             claimed = (claimed or time.monotonic()) if state is not None and state.is_pending() else None
             if claimed and time.monotonic() - claimed > CLAIMED:
                 client.set_flow_run_state(
@@ -89,7 +92,7 @@ def _until_it_ends(project: Project, run_id, id: str, board: Board):
 
 
 def _where(project: Project, id: str, since: float) -> tuple[str, str, str]:
-    """Stage, steps, and seconds left, by the newest records; on another machine nobody knows."""
+    """Return stage, steps and time left from the newest records; those of another machine are not on this disk."""
     files = [
         (path.stat().st_mtime, name)
         for name in STAGES

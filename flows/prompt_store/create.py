@@ -1,15 +1,78 @@
-"""From a sentence to a prompt on file: the folder prompts/<id>/, made or found again."""
+"""Creation of prompts: from a text and options to the folder prompts/<id>/, which is made or changed.
+
+Everything is checked before anything is written.
+"""
 
 import sys
+from dataclasses import dataclass, field, replace
+from io import BytesIO
 
-from prolific_core import prompts
+import yaml
+
+from prolific_core import config, prompts
 from prolific_core.errors import InputError
+from prolific_core.files import write_atomically
 from prolific_core.prompts import DEFAULT_PRESET, Prompt
 from tasks.dvc_pipeline import pipeline
 from tasks.runtime.project import Project
 
-# What a point mass needs in place of a learned score (DreamFusion, arXiv 2209.14988).
+# Scale that SDS needs without a learned score (DreamFusion, arXiv 2209.14988).
 _SDS = {"guidance": {"method": "sds", "scale": 100.0}}
+
+
+@dataclass(frozen=True)
+class PromptRequest:
+    """Prompt as a user requested it; a seed or preset of None keeps the one on file.
+
+    `suffix` is appended to an id made from the text, and `where` names the place of the request in messages.
+    """
+
+    text: str
+    id: str | None = None
+    seed: int | None = None
+    preset: str | None = None
+    sections: dict = field(default_factory=dict)
+    suffix: str = ""
+    where: str = ""
+
+
+def plan(project: Project, request: PromptRequest) -> Prompt:
+    """Return the prompt that a request makes, or makes of the prompt on file, without writing it."""
+    try:
+        text = prompts.check_text(request.text)
+        seed = request.seed if request.seed is not None else 0
+        preset = request.preset if request.preset is not None else DEFAULT_PRESET
+        if preset not in project.presets():
+            raise InputError(f"no preset {preset!r}; known: {', '.join(project.presets())}")
+        id = prompts.check_id(request.id) if request.id is not None else _make_id(project, request, text, seed, preset)
+        if project.has_prompt(id):
+            old = project.prompt(id)
+            if old.text != text:
+                raise InputError(f"prompts/{id} is {old.text!r} already; choose another --id, or remove it first")
+            seed = old.seed if request.seed is None else seed
+            preset = old.preset if request.preset is None else preset
+            sections = config.merge(old.sections, request.sections)
+        else:
+            sections = request.sections
+        prompt = prompts.parse("prompt", {"id": id, "text": text, "seed": seed, "preset": preset})
+        prompt = replace(prompt, sections=sections)
+        project.config(prompt)
+    except InputError as error:
+        raise InputError(f"{request.where}: {error}" if request.where else str(error)) from None
+    return prompt
+
+
+def put(project: Project, prompt: Prompt) -> str:
+    """Write a planned prompt and return "made", "changed" or "unchanged"; comments in its file stay."""
+    if not project.has_prompt(prompt.id):
+        pipeline.write(project, prompt)
+        return "made"
+    old = project.prompt(prompt.id)
+    if old == prompt:
+        return "unchanged"
+    _edit(project, old, prompt)
+    pipeline.refresh(project, prompt)
+    return "changed"
 
 
 def file_prompt(
@@ -22,43 +85,52 @@ def file_prompt(
     method: str = "vsd",
     id: str | None = None,
 ) -> Prompt:
-    """The prompt on file for these; made when there is none. Everything is checked before it is written."""
-    text = prompts.check_text(text)
-    sections = sections_of(particles, method)
-    if preset not in project.presets():
-        raise InputError(f"--preset: no preset '{preset}'; known: {', '.join(project.presets())}")
-    if id is not None:
-        prompts.check_id(id)
-    else:
-        id = id_for(project, text, seed=seed, preset=preset, particles=particles, method=method)
-    prompt = prompts.parse("prompt", {"id": id, "text": text, "seed": seed, "preset": preset, **sections})
-    if (project.prompt_folder(id) / "prompt.yaml").exists():
-        return _found(project, prompt)
-    project.config(prompt)
-    pipeline.write(project, prompt)
+    """Return the prompt on file with these options, which is made when there is none.
+
+    A prompt on file may have more parameters of its own, but no others for the options: that is an InputError.
+    """
+    suffix = (f"-p{particles}" if particles != 1 else "") + (f"-{method}" if method != "vsd" else "")
+    prompt = plan(project, PromptRequest(text, id, seed, preset, sections_of(particles, method), suffix))
+    if project.has_prompt(prompt.id) and (old := project.prompt(prompt.id)) != prompt:
+        name = next((name for name in ("seed", "preset") if getattr(old, name) != getattr(prompt, name)), None)
+        difference = f"{name} {getattr(old, name)!r}, not {getattr(prompt, name)!r}" if name else "other parameters"
+        raise InputError(f"prompts/{prompt.id}/prompt.yaml has {difference}; edit that file or choose another --id")
+    put(project, prompt)
     return prompt
 
 
-def id_for(
-    project: Project, text: str, *, seed: int = 0, preset: str = DEFAULT_PRESET, particles: int = 1, method: str = "vsd"
-) -> str:
-    """A readable id for a text and options; another one when it is taken by another text."""
-    suffix = "".join(
-        [
-            f"-s{seed}" if seed else "",
-            f"-{preset.lower().replace('_', '-')}" if preset != DEFAULT_PRESET else "",
-            f"-p{particles}" if particles != 1 else "",
-            f"-{method}" if method != "vsd" else "",
-        ]
-    )
-    id = prompts.make_id(text, suffix=suffix)
-    if _taken(project, id, text):  # "a red mug!" and "a red mug?" have the same words
-        id = prompts.make_id(text, suffix=suffix, distinct=True)
-    return id
+def settings(pairs: list[str], where: str = "--set") -> dict:
+    """Return the sections that KEY=VALUE pairs such as `nerf.steps=200` set; values are YAML.
+
+    Raises an InputError for a key or a value that prolific_core/config.py does not allow.
+    """
+    sections: dict = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        path = key.strip().split(".")
+        if not equals or not all(path):
+            raise InputError(f"{where} {pair}: write KEY=VALUE, for example {where} nerf.steps=200")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise InputError(
+                f"{where} {pair}: the value is not YAML; write for example {where} nerf.steps=200"
+            ) from None
+        for name in reversed(path):
+            value = {name: value}
+        checked = config.check(where, value).model_dump(mode="json")
+        for name in path:
+            value, checked = value[name], checked[name]
+        if isinstance(value, dict) or isinstance(checked, dict):
+            raise InputError(f"{where} {pair}: '{key}' is a group of parameters; name one of them")
+        for name in reversed(path):
+            checked = {name: checked}  # the checked value, since YAML 1.1 reads 1e-3 as text
+        sections = config.merge(sections, checked)
+    return sections
 
 
 def sections_of(particles: int, method: str) -> dict:
-    """What the options of `prolific generate` put into a prompt's own sections."""
+    """Return the sections of a prompt that the options of `prolific generate` set."""
     sections: dict = {}
     if particles != 1:
         sections["initialise"] = {"particles": particles}
@@ -68,53 +140,54 @@ def sections_of(particles: int, method: str) -> dict:
     return sections
 
 
-def _taken(project: Project, id: str, text: str) -> bool:
-    return (project.prompt_folder(id) / "prompt.yaml").exists() and project.prompt(id).text != text
-
-
-def _found(project: Project, wanted: Prompt) -> Prompt:
-    """The prompt on file, whose own numbers the user may have edited; not if it is another one."""
-    prompt = project.prompt(wanted.id)
-    for name in ("text", "seed", "preset"):
-        if getattr(prompt, name) != getattr(wanted, name):
-            raise InputError(
-                f"prompts/{wanted.id}/prompt.yaml has {name} {getattr(prompt, name)!r}, not {getattr(wanted, name)!r}; "
-                "edit that file or choose another --id"
-            )
-    for section, values in wanted.sections.items():
-        on_file = prompt.sections.get(section) or {}
-        if prompts_differ(on_file, values):
-            raise InputError(
-                f"prompts/{wanted.id}/prompt.yaml has other values under '{section}' than asked for; "
-                "edit that file or choose another --id"
-            )
-    return prompt
-
-
-def prompts_differ(on_file: dict, wanted: dict) -> bool:
-    """Whether a wanted value, however deep, is not the one on file."""
-    for key, value in wanted.items():
-        found = on_file.get(key)
-        if isinstance(value, dict):
-            if not isinstance(found, dict) or prompts_differ(found, value):
-                return True
-        elif found != value:
-            return True
-    return False
-
-
 def warn_of_unknown_words(project: Project, prompt: Prompt) -> None:
-    """One line when the Toybox has never seen a word; other priors know more than we can tell."""
+    """Warn in one line of words that the Toybox was not trained on; the vocabulary of other priors is not known."""
     if project.config(prompt).prior.path != "toybox":
         return
-    try:
-        from prolific_core.toybox.world.captions import suggest
-    except ImportError:
-        return
+    from prolific_core.toybox.world.captions import suggest
+
     unknown, known = suggest(prompt.text)
     if unknown:
         words = ", ".join(f"'{word}'" for word in unknown[:5])
         print(
-            f"prolific: warning: the Toybox does not know {words}; it knows, for example, {', '.join(known[:8])}",
+            f"prolific: warning: the Toybox was not trained on {words}; "
+            f"words that it was trained on: {', '.join(known[:8])}",
             file=sys.stderr,
         )
+
+
+def _make_id(project: Project, request: PromptRequest, text: str, seed: int, preset: str) -> str:
+    """Return a readable id for a text and options that no other text has."""
+    suffix = (f"-s{seed}" if seed else "") + (
+        f"-{preset.lower().replace('_', '-')}" if preset != DEFAULT_PRESET else ""
+    )
+    id = prompts.make_id(text, suffix=suffix + request.suffix)
+    if project.has_prompt(id) and project.prompt(id).text != text:  # "a red mug!" and "a red mug?" have the same words
+        id = prompts.make_id(text, suffix=suffix + request.suffix, distinct=True)
+    return id
+
+
+def _edit(project: Project, old: Prompt, new: Prompt) -> None:
+    """Change only the values that differ in a prompt's file, so that a user's comments and layout stay."""
+    from ruamel.yaml import YAML
+
+    path = project.prompt_folder(new.id) / "prompt.yaml"
+    editor = YAML()
+    editor.preserve_quotes, editor.width = True, 10_000
+    document = editor.load(path.read_text(encoding="utf-8"))
+    _update(
+        document,
+        {"seed": old.seed, "preset": old.preset, **old.sections},
+        {"seed": new.seed, "preset": new.preset, **new.sections},
+    )
+    stream = BytesIO()
+    editor.dump(document, stream)
+    write_atomically(path, stream.getvalue())
+
+
+def _update(document, old: dict, new: dict) -> None:
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(document.get(key), dict):
+            _update(document[key], old.get(key) or {}, value)
+        elif key not in old or old[key] != value:
+            document[key] = value

@@ -1,6 +1,6 @@
-"""One static page per prompt: the model from all sides, its metrics, how it came about, the command.
+"""Report of one prompt, reports/<id>.html, with the model from all sides, its metrics, stages and parameters.
 
-It lies beside runs/, not in it, and is made from what is there: changing the page re-runs nothing.
+It is not an output of a stage, so a change of the page does not run a stage again.
 """
 
 import json
@@ -9,11 +9,11 @@ import shlex
 from pathlib import Path
 
 from flows.prompt_store.create import sections_of
-from flows.reporting.html import curve, document, escape, inline, number, table
+from flows.reporting.html import number, polyline, render
 from prolific_core.config import Config
 from prolific_core.prompts import DEFAULT_PRESET, Prompt
 from tasks.runtime import records
-from tasks.runtime.project import STAGES, Project
+from tasks.runtime.project import STAGES, Project, ResolvedPrompt
 from tasks.tracking.prompt_runs import flatten
 
 _TITLES = {
@@ -26,39 +26,38 @@ _TITLES = {
 }
 
 
-def path_of(project: Project, id: str) -> Path:
-    return project.root / "reports" / f"{id}.html"
-
-
-def write(project: Project, id: str) -> Path:
-    """Make reports/<id>.html from the prompt's outputs and records; its path."""
-    prompt = project.prompt(id)
-    config = project.config(prompt)
-    path = path_of(project, id)
+def write(resolved: ResolvedPrompt) -> Path:
+    """Write the report from the prompt's outputs and records, and return its path."""
+    project, prompt, config = resolved.project, resolved.prompt, resolved.config
+    id, path = prompt.id, project.report(prompt.id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    body = "\n".join(
-        [
-            _head(prompt, config),
-            _hero(project, prompt, path.parent),
-            "<h2>Metrics</h2>" + _metrics(project, id),
-            "<h2>How it came about</h2>" + _stages(project, id),
-            "<h2>Make it again</h2>" + f"<pre>{escape(command(prompt, config))}</pre>",
-            "<h2>Parameters</h2>" + _parameters(config),
-        ]
+    evaluated, mesh = project.output(id, "evaluate"), project.output(id, "export") / "mesh.glb"
+    page = render(
+        "report.html",
+        title=prompt.text,
+        chips=_chips(prompt, config),
+        turntable=evaluated / "turntable.mp4",
+        contact_sheet=evaluated / "contact.png",
+        mesh=mesh,
+        mesh_link=Path(os.path.relpath(mesh, path.parent)).as_posix(),
+        metrics=_metrics(project, id),
+        stages=[_stage(project, id, stage) for stage in STAGES],
+        command=command(prompt, config),
+        parameters=_parameters(config),
     )
     partial = path.with_name(f".{path.name}")
-    partial.write_text(document(prompt.text, body), encoding="utf-8")
+    partial.write_text(page, encoding="utf-8")
     partial.replace(path)
     return path
 
 
 def command(prompt: Prompt, config: Config) -> str:
-    """What to type for the same bytes (on the same processor type).
+    """Return the command that makes the same bytes again on the same type of processor.
 
-    A prompt with numbers of its own has no other description than its file.
+    A prompt whose file sets more parameters than `prolific generate` can set is run by its id.
     """
-    own = {name: values for name, values in prompt.sections.items() if values}
-    if own != sections_of(config.initialise.particles, config.nerf.guidance.method):
+    sections = {name: values for name, values in prompt.sections.items() if values}
+    if sections != sections_of(config.initialise.particles, config.nerf.guidance.method):
         return shlex.join(["prolific", "sweep", prompt.id])
     parts = ["prolific", "generate"]
     if prompt.preset != DEFAULT_PRESET:
@@ -72,105 +71,67 @@ def command(prompt: Prompt, config: Config) -> str:
     return shlex.join([*parts, "--", prompt.text] if prompt.text.startswith("-") else [*parts, prompt.text])
 
 
-def _head(prompt: Prompt, config: Config) -> str:
-    chips = [
-        prompt.id,
-        f"preset {prompt.preset}",
-        f"seed {prompt.seed}",
-        config.nerf.guidance.method.upper(),
-        f"prior {config.prior.path}",
-    ]
+def _chips(prompt: Prompt, config: Config) -> list[str]:
+    chips = [prompt.id, f"preset {prompt.preset}", f"seed {prompt.seed}"]
+    chips += [config.nerf.guidance.method.upper(), f"prior {config.prior.path}"]
     if config.initialise.particles > 1:
         chips.append(f"{config.initialise.particles} particles")
-    return (
-        f"<h1>{escape(prompt.text)}</h1>\n"
-        f'<p class="chips">{"".join(f"<span>{escape(chip)}</span>" for chip in chips)}</p>'
-    )
+    return chips
 
 
-def _hero(project: Project, prompt: Prompt, place: Path) -> str:
-    evaluated, exported = project.output(prompt.id, "evaluate"), project.output(prompt.id, "export")
-    figures = []
-    video, sheet, model = evaluated / "turntable.mp4", evaluated / "contact.png", exported / "mesh.glb"
-    if video.is_file():
-        figures.append(
-            f'<figure class="card"><video src="{inline(video)}" autoplay loop muted playsinline controls></video>'
-            "<figcaption>Turntable</figcaption></figure>"
-        )
-    if sheet.is_file():
-        caption = "From all sides"
-        if model.is_file():
-            link = escape(Path(os.path.relpath(model, place)).as_posix())
-            caption += f' &middot; <a href="{link}">mesh.glb</a>, {model.stat().st_size / 1e6:.1f} MB'
-        figures.append(
-            f'<figure class="card"><img src="{inline(sheet)}" alt="{escape(prompt.text)}, from all sides">'
-            f"<figcaption>{caption}</figcaption></figure>"
-        )
-    return f'<div class="hero">{"".join(figures)}</div>'
+def _metrics(project: Project, id: str) -> list[list[str]]:
+    """Return metric, stage and value of each row. The last stages come first because their metrics matter most."""
+    return [
+        [name.replace("_", " "), _TITLES[stage], number(value)]
+        for stage in reversed(STAGES)
+        for name, value in sorted(_json(project.output(id, stage) / "metrics.json").items())
+    ]
 
 
-def _metrics(project: Project, id: str) -> str:
-    rows = []
-    for stage in reversed(STAGES):  # what is asked first comes first
-        for name, value in sorted(_json(project.output(id, stage) / "metrics.json").items()):
-            rows.append([name.replace("_", " "), _TITLES[stage], number(value)])
-    return table(["measure", "of", "value"], rows) if rows else '<p class="soft">None yet.</p>'
+def _stage(project: Project, id: str, stage: str) -> dict:
+    state = project.stage_state(id, stage)
+    usage = _json(state / "run.json")
+    facts = []
+    if usage:
+        facts = [f"{usage['seconds']:.0f} s", f"{usage['peak_memory_mb']:.0f} MB", usage.get("device", "")]
+    elif not project.output(id, stage).is_dir():
+        facts = ["has not run yet"]
+    # A resumed run repeats some steps; the last record of a step is the valid one.
+    losses = {}
+    for record in records.read(state / "records.jsonl")[0]:
+        if record["kind"] == "metrics" and record["values"].get("loss") is not None:
+            losses[record["step"]] = record["values"]["loss"]
+    return {
+        "name": stage,
+        "title": _TITLES[stage],
+        "facts": [fact for fact in facts if fact],
+        "previews": _previews(state),
+        "curve": polyline(sorted(losses.items())),
+        "last_step": max(losses, default=0),
+    }
 
 
-def _stages(project: Project, id: str) -> str:
-    cards = []
-    for stage in STAGES:
-        state = project.stage_state(id, stage)
-        usage = _json(state / "run.json")
-        facts = []
-        if usage:
-            facts = [f"{usage['seconds']:.0f} s", f"{usage['peak_memory_mb']:.0f} MB", usage.get("device", "")]
-        elif not project.output(id, stage).is_dir():
-            facts = ["not made yet"]
-        found, _ = records.read(state / "records.jsonl")
-        # A resumed run takes some steps again: the last word counts.
-        loss = sorted(
-            {
-                record["step"]: record["values"]["loss"]
-                for record in found
-                if record["kind"] == "metrics" and record["values"].get("loss") is not None
-            }.items()
-        )
-        cards.append(
-            f'<div class="card"><h3>{_TITLES[stage]} <span class="soft"><code>{stage}</code></span></h3>'
-            f'<p class="soft">{" &middot; ".join(escape(fact) for fact in facts if fact)}</p>'
-            + "".join(_pictures(state))
-            + (curve(loss) + f'<p class="soft">loss over {loss[-1][0]} steps</p>' if len(loss) > 1 else "")
-            + "</div>"
-        )
-    return f'<div class="grid">{"".join(cards)}</div>'
-
-
-def _pictures(state: Path) -> list[str]:
-    """Of each name the first, a middle and the last picture, in the order they were made."""
+def _previews(state: Path) -> list[dict]:
+    """Return the first, a middle and the last preview of each name, in the order in which they were made."""
     by_name: dict[str, list[Path]] = {}
     for path in sorted((state / "preview").glob("*.png")):
         by_name.setdefault(path.stem.rpartition("-")[0], []).append(path)
-    shown = []
-    for name, paths in by_name.items():
-        for path in dict.fromkeys([paths[0], paths[len(paths) // 2], paths[-1]]):
-            step = int(path.stem.rpartition("-")[2])
-            alt = escape(f"{name}, step {step}")
-            shown.append(f'<figure><img src="{inline(path)}" alt="{alt}"><figcaption>{alt}</figcaption></figure>')
-    return shown
+    return [
+        {"path": path, "caption": f"{name}, step {int(path.stem.rpartition('-')[2])}"}
+        for name, paths in by_name.items()
+        for path in dict.fromkeys([paths[0], paths[len(paths) // 2], paths[-1]])
+    ]
 
 
-def _parameters(config: Config) -> str:
-    """All of them, folded away by section; what differs from the default is named first."""
-    parts = []
+def _parameters(config: Config) -> dict[str, list[dict]]:
+    """Return the parameters by section. Those that differ from the default come first."""
     default = flatten(Config().model_dump(mode="json"))
+    sections = {}
     for section, values in config.model_dump(mode="json").items():
         rows = [[name, _short(value), _short(default[f"{section}.{name}"])] for name, value in flatten(values).items()]
         rows.sort(key=lambda row: row[1] == row[2])
-        changed = sum(row[1] != row[2] for row in rows)
-        head = f"<summary><code>{section}</code> <span class=soft>{changed} of {len(rows)} changed</span></summary>"
-        parts.append(f"<details>{head}{table(['parameter', 'value', 'default'], rows, numbers=2)}</details>")
-    return "".join(parts)
+        sections[section] = [{"cells": row, "changed": row[1] != row[2]} for row in rows]
+    return sections
 
 
 def _short(value: object) -> str:

@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: a line per running prompt in a terminal, plain lines elsewhere; 80 columns do."""
+"""Progress of a sweep: a table of the running prompts in a terminal, and plain lines elsewhere."""
 
 import sys
 import threading
@@ -9,12 +9,12 @@ from tasks.runtime.console import EVERY, Console, detail, line
 
 
 class Board:
-    """All lines of one sweep; its consoles may be used from any thread."""
+    """Progress of all prompts of one sweep. Its methods and consoles can be called from any thread."""
 
     def __init__(self, total: int):
         self.total, self.counts = total, {"done": 0, "failed": 0}
         self._lock = threading.RLock()
-        self._rows: dict[str, tuple[str, str, str]] = {}  # by id: stage, steps, detail
+        self._rows: dict[str, tuple[str, str, str]] = {}  # stage, steps and detail by id
         self._live = None
 
     def __enter__(self) -> "Board":
@@ -22,7 +22,7 @@ class Board:
             from rich.console import Console as Terminal
             from rich.live import Live
 
-            self._live = Live(console=Terminal(stderr=True), get_renderable=self._picture, refresh_per_second=4)
+            self._live = Live(console=Terminal(stderr=True), get_renderable=self._table, refresh_per_second=4)
             self._live.start()
         return self
 
@@ -31,16 +31,16 @@ class Board:
             self._live.stop()
 
     def console(self, id: str) -> Callable[[str], Console]:
-        """What `generate` asks for a stage's console with."""
+        """Return a function that creates the console of a prompt's stage, as the flow `generate` expects."""
         return lambda stage: _Row(self, id, stage)
 
     def show(self, id: str, stage: str, steps: str = "", detail: str = "") -> None:
-        """Where a prompt is."""
+        """Show the stage of a running prompt."""
         with self._lock:
             self._rows[id] = (stage, steps, detail)
 
     def end(self, id: str, state: str, text: str) -> None:
-        """A prompt is done or failed: its line stays above the others."""
+        """Remove a prompt from the table and print a line, which stays above it."""
         with self._lock:
             self._rows.pop(id, None)
             self.counts[state] = self.counts.get(state, 0) + 1
@@ -48,6 +48,7 @@ class Board:
             self.say(f"{_short(id)}  {text}  ({ended} of {self.total})")
 
     def say(self, text: str) -> None:
+        """Print a line, above the table if there is one."""
         with self._lock:
             if self._live:
                 self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -58,7 +59,7 @@ class Board:
     def live(self) -> bool:
         return self._live is not None
 
-    def _picture(self):
+    def _table(self):
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
@@ -76,12 +77,12 @@ class Board:
 
 
 class _Row(Console):
-    """A stage's console, on the board."""
+    """Console of a stage that shows its progress on the board."""
 
     def __init__(self, board: Board, id: str, stage: str):
         super().__init__(f"{_short(id)}  {stage}")
         self.board, self.id, self.stage = board, id, stage
-        self._said = time.monotonic()  # nothing of a stage that is quick
+        self._printed = time.monotonic()  # a quick stage prints no progress
         board.show(id, stage)
 
     def note(self, text: str) -> None:
@@ -90,8 +91,8 @@ class _Row(Console):
 
     def step(self, step: int, steps: int, left: float | None) -> None:
         self.board.show(self.id, self.stage, f"{step}/{steps}", detail(left, self._values))
-        if not self.board.live and time.monotonic() - self._said > EVERY:
-            self._said = time.monotonic()
+        if not self.board.live and time.monotonic() - self._printed > EVERY:
+            self._printed = time.monotonic()
             self.board.say(f"{self.title} {line(step, steps, left, self._values)}")
 
     def done(self, text: str, cached: bool) -> None:

@@ -1,7 +1,8 @@
-"""The paper's controlled experiment (2305.16213, sec. 3.2 and fig. 5): the same prior, in 2D, by different methods.
+"""Controlled experiment in 2D (ProlificDreamer, 2305.16213, section 3.2 and figure 5).
 
-Images are the particles, there is no 3D: what differs from ancestral samples is the method's doing.
-A cell is one method on one prompt; its pictures are judged against true renders of the prompt.
+The particles are images, and different methods sample the same prior. Since there is no 3D scene, a difference from
+ancestral samples is due to the method alone. One cell of the study is one method on one prompt; its images are
+compared with true renders of the prompt.
 """
 
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from prolific_core.config import (
@@ -22,20 +24,27 @@ from prolific_core.config import (
 from prolific_core.guidance import base
 from prolific_core.metrics.diversity import pairwise_distance, saturation
 from prolific_core.metrics.fidelity import frechet_distance, kernel_distance
-from prolific_core.optimise import DistillationProblem, optimise
+from prolific_core.optimise import distil
 from prolific_core.prior.latent_diffusion import LatentDiffusion
+from prolific_core.prior.scorer import Scorer
 from prolific_core.scenes.image import ImageScene, LatentScene
 from prolific_core.seeding import generator
 
-ENOUGH_FOR_FRECHET = 128  # images: twice the features' width
+#: Number of images, twice the width of the features, from which the Frechet distance is computed.
+ENOUGH_FOR_FRECHET = 128
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way from a prompt to pictures.
+    """Method that generates images of a prompt.
 
-    kind: "ancestral", or an estimator in guidance/; shared: all particles have one score model, else each
-    its own; share_pass, interval: as in the configuration of guidance and score model.
+    Attributes:
+        name: Name of the method in tables and on the command line.
+        kind: "ancestral", or the name of a guidance method.
+        scale: Scale of classifier-free guidance.
+        shared: Whether all particles share one score network; else each has its own.
+        share_pass: `ScoreConfig.share_pass`.
+        interval: `GuidanceConfig.interval`.
     """
 
     name: str
@@ -48,7 +57,7 @@ class Method:
 
 METHODS = (
     Method("ancestral 7.5", "ancestral", 7.5),
-    Method("ancestral 3", "ancestral", 3.0),  # where `prolific prior check` measures the prior
+    Method("ancestral 3", "ancestral", 3.0),  # the scale at which `prolific prior check` samples
     Method("sds 100", "sds", 100.0),
     Method("sds 7.5", "sds", 7.5),
     Method("vsd 1", "vsd", 1.0),
@@ -56,7 +65,8 @@ METHODS = (
     Method("vsd 7.5", "vsd", 7.5),
     Method("vsd 7.5, n = 1", "vsd", 7.5, shared=False),
 )
-# What saves calls of the networks: run by name only.
+
+#: Methods that evaluate the networks less often, which run only if they are named.
 SAVINGS = (
     Method("vsd 7.5, shared pass", "vsd", 7.5, share_pass=True),
     Method("vsd 7.5, interval", "vsd", 7.5, interval=(0.15, 0.85)),
@@ -65,23 +75,39 @@ SAVINGS = (
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides a cell beside its method, prompt and prior. steps: per particle, or of the sampler.
+    """Settings that, besides method, prompt and prior, determine the result of a cell.
 
-    pixels: the particles are images, which the guidance sees through the prior's encoder, as those of a
-    3D stage are; else latents, so that what is seen is the estimator's doing alone.
+    Attributes:
+        particles: Number of images.
+        batch: Largest number of particles that are trained together. All batches of a cell have the same size.
+        steps: Training steps per particle.
+        sampler_steps: Steps of ancestral sampling.
+        learning_rate: Adam's learning rate of latents or of the pixels' logits, which falls to a twentieth.
+        seed: Seed of all random draws.
+        pixels: Whether the particles are images, which the guidance sees through the prior's encoder as it does
+            those of a 3D stage. By default they are latents, so that the result is due to the guidance alone.
     """
 
     particles: int = 8
-    batch: int = 8  # particles of one score model that are stepped together, at most: they come out even
+    batch: int = 8
     steps: int = 200
     sampler_steps: int = 50
-    learning_rate: float = 0.1  # Adam's, on latents, or on the pixels' logits; it falls to a twentieth
+    learning_rate: float = 0.1
     seed: int = 0
     pixels: bool = False
 
 
 def stage_config(method: Method, settings: Settings, *, steps: int, batch: int) -> StageConfig:
-    """The same for every estimator: view words off, t from U(.02, .98) falling to U(.02, .3)."""
+    """Return the configuration of a method's training, in which methods differ by their own attributes only.
+
+    There is no view-dependent prompting, and t is drawn from U(0.02, 0.98) at first and from U(0.02, 0.3) at last.
+
+    Args:
+        method: The method.
+        settings: Settings of the study.
+        steps: Training steps over all batches.
+        batch: Particles that are trained together.
+    """
     return StageConfig(
         steps=steps,
         views=batch,
@@ -105,11 +131,20 @@ def make(
     prompt: str,
     settings: Settings,
     state: Path,
-    progress: Callable[[int, int], None],
-) -> Tensor:
-    """The pictures (particles, 3, S, S) in [0, 1] of one cell.
+    progress: Callable[[int, int], object],
+) -> Float[Tensor, "particles 3 side side"]:
+    """Generate the images of one cell.
 
-    state: a folder for the checkpoints that an interrupted cell goes on from; progress(step, steps).
+    Args:
+        prior: The 2D diffusion model.
+        method: The method.
+        prompt: The text.
+        settings: Settings of the study.
+        state: Folder of the checkpoints from which an interrupted cell resumes.
+        progress: Called with the finished steps and all steps of the cell.
+
+    Returns:
+        Images (particles, 3, S, S) in [0, 1].
     """
     if method.kind == "ancestral":
         noise = generator(settings.seed, "study", prompt)
@@ -121,18 +156,10 @@ def make(
     done, total = 0, settings.steps * len(scenes)
     for k, group in enumerate(groups):
         config = stage_config(method, settings, steps=settings.steps * len(group), batch=batch)
-        guidance = base.build_guidance(
-            prior, config.guidance, prompt, generator=generator(settings.seed, "score model", k)
-        )
-        problem = DistillationProblem(
-            particles=group,
-            parameter_groups=lambda scene: [{"params": list(scene.parameters()), "lr": settings.learning_rate}],
-            render=lambda scene, cameras, resolution, generator: scene.render(len(cameras)),
-            encode=DistillationProblem.encode if settings.pixels else lambda prior, render: render.rgb,
-        )
-        optimise(
-            problem,
-            guidance,
+        score = generator(settings.seed, "score model", k)
+        distil(
+            group,
+            base.build_guidance(prior, config.guidance, prompt, generator=score),
             config,
             LoggingConfig(),
             seed=settings.seed,
@@ -141,24 +168,36 @@ def make(
             observe=lambda step, metrics, done=done: progress(done + step, total),
         )
         done += config.steps
-    return torch.cat([scene.image() if settings.pixels else prior.decode(scene.latents) for scene in scenes]).detach()
+    return torch.cat(
+        [scene.image() if isinstance(scene, ImageScene) else prior.decode(scene.latents) for scene in scenes]
+    ).detach()
 
 
 def _scene(prior: LatentDiffusion, settings: Settings, k: int, batch: int) -> ImageScene | LatentScene:
-    """The k-th `batch` of particles."""
+    """Return the k-th batch of particles."""
+    options = {"count": batch, "learning_rate": settings.learning_rate}
     draw = generator(settings.seed, "particle", k)
     if settings.pixels:
-        return ImageScene(prior.resolution, count=batch, generator=draw)
+        return ImageScene(prior.resolution, **options, generator=draw)
     side = prior.unet.config.sample_size
-    return LatentScene((prior.unet.config.in_channels, side, side), count=batch, generator=draw)
+    return LatentScene((prior.unet.config.in_channels, side, side), **options, generator=draw)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A method's measures over all prompts; what is a ratio is over the truth's.
+    """Metrics of a method over all prompts.
 
-    kid, frechet: to true renders, in the judge's features, each in units of its deviation; family, colour: share in which the judge
-    agrees; alignment: the scorer's cosine; seconds: per picture.
+    Attributes:
+        method: Name of the method.
+        images: Number of images.
+        kid: Kernel distance to true renders in the classifier's features, each in units of its standard deviation.
+        frechet: Frechet distance to true renders in the same features; None for few images.
+        alignment: Cosine similarity of images and prompt by the scorer; None without a scorer.
+        family: Fraction of images in which the classifier finds the prompt's family.
+        colour: Fraction of images in which the classifier finds the prompt's colour.
+        saturation: Saturation, as a ratio to that of the true renders.
+        diversity: Mean distance between images of a prompt, as a ratio to that of the true renders.
+        seconds: Time per image.
     """
 
     method: str
@@ -174,19 +213,31 @@ class Row:
 
 
 def row(
-    method: str, made: dict[str, Tensor], truth: dict[str, Tensor], seconds: float, judge, agreement, scorer=None
+    method: str,
+    made: dict[str, Tensor],
+    truth: dict[str, Tensor],
+    seconds: float,
+    features: Callable[[Tensor], Tensor],
+    agreement: Callable[[Tensor, str], dict[str, float]],
+    scorer: Scorer | None = None,
 ) -> Row:
-    """Judge a method's pictures, by prompt, (n, 3, S, S) each, against true renders (m, 3, S, S) of the same prompts.
+    """Compare a method's images with true renders of the same prompts.
 
-    judge(images) -> features (B, D); agreement(images, prompt) -> {"family_agreement", "colour_agreement"};
-    scorer: a `prior.scorer.Scorer`, or None.
+    Args:
+        method: Name of the method.
+        made: The method's images (N, 3, S, S) by prompt.
+        truth: True renders (M, 3, S, S) by prompt.
+        seconds: Time that all images took.
+        features: Function from images (B, 3, S, S) to the classifier's features (B, D).
+        agreement: Function from images and prompt to "family_agreement" and "colour_agreement".
+        scorer: The scorer of the alignment.
     """
-    features = {prompt: (judge(made[prompt]), judge(truth[prompt])) for prompt in made}
-    ours, true = (torch.cat([pair[k] for pair in features.values()]) for k in (0, 1))
-    scale = true.std(0).clamp(min=1e-6)  # a judge's features have no unit
+    pairs = [(features(made[prompt]), features(truth[prompt])) for prompt in made]
+    ours, true = (torch.cat(rows) for rows in zip(*pairs))
+    scale = true.std(0).clamp(min=1e-6)  # a classifier's features have no unit
     ours, true = ours / scale, true / scale
     agreed = [agreement(images, prompt) for prompt, images in made.items()]
-    spread = [(pairwise_distance(a), pairwise_distance(b)) for a, b in features.values()]
+    distances = [(pairwise_distance(a), pairwise_distance(b)) for a, b in pairs]
     count = sum(len(images) for images in made.values())
     return Row(
         method=method,
@@ -196,10 +247,10 @@ def row(
         alignment=_mean([float(scorer.similarity(images, [prompt]).mean()) for prompt, images in made.items()])
         if scorer
         else None,
-        family=_mean([shares["family_agreement"] for shares in agreed]),
-        colour=_mean([shares["colour_agreement"] for shares in agreed]),
+        family=_mean([fractions["family_agreement"] for fractions in agreed]),
+        colour=_mean([fractions["colour_agreement"] for fractions in agreed]),
         saturation=saturation(torch.cat(list(made.values()))) / saturation(torch.cat(list(truth.values()))),
-        diversity=sum(a for a, _ in spread) / sum(b for _, b in spread),
+        diversity=sum(a for a, _ in distances) / sum(b for _, b in distances),
         seconds=seconds / count,
     )
 

@@ -29,7 +29,7 @@ WEIGHTS = {
 def upper_bound(config: TimeConfig, progress: float) -> float:
     """The upper end of t's range, as a fraction of T, at `progress` in [0, 1] of the run."""
     if config.anneal == "step":
-        return config.maximum if progress < config.at else config.final
+        return config.maximum if progress < config.switch_at else config.final
     return config.maximum + (config.final - config.maximum) * ANNEALING[config.anneal](progress)
 
 

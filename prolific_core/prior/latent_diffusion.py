@@ -1,20 +1,73 @@
-"""The prior: what a 2D latent diffusion model believes, in the StableDiffusionPipeline layout.
+"""Latent diffusion models in the StableDiffusionPipeline layout.
 
-One class serves Stable Diffusion on a GPU and the Toybox, the small model that ships with the
-package. It is frozen: its weights take no gradient, but gradients pass through `encode`.
+One class serves Stable Diffusion on a GPU and the Toybox, the small model that is part of the package.
 """
 
 from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from prolific_core.errors import InputError
 from prolific_core.prior.location import locate
+from prolific_core.prior.noise_schedule import NoiseSchedule, classifier_free
+
+if TYPE_CHECKING:
+
+    class UNetConfig(Protocol):
+        """Entries of a U-Net's configuration that are read here."""
+
+        sample_size: int
+        in_channels: int
+        out_channels: int
+
+    class UNetOutput(Protocol):
+        """Output of a U-Net."""
+
+        sample: Tensor
+
+    class TimeEmbedding(nn.Module):
+        """MLP that embeds the diffusion time."""
+
+        linear_2: nn.Linear
+
+    class UNet(nn.Module):
+        """Interface of diffusers' UNet2DConditionModel, which has no precise types."""
+
+        config: UNetConfig
+        dtype: torch.dtype
+        device: torch.device
+        is_gradient_checkpointing: bool
+        time_embedding: TimeEmbedding
+        conv_out: nn.Conv2d
+
+        def __call__(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> UNetOutput:
+            """Predict the output at noisy latents, time steps and text embeddings."""
+            ...
+
+        def enable_gradient_checkpointing(self) -> None:
+            """Recompute the activations of blocks in the backward pass."""
+else:
+    UNet = nn.Module
 
 
-def load_part(kind: type, path: str, subfolder: str, **options):
-    """One part of a pipeline; a clear error where it cannot be had."""
+def load_part(kind: Any, path: str, subfolder: str, **options: Any) -> Any:
+    """Load one part of a pipeline.
+
+    Args:
+        kind: The class of diffusers or transformers to load.
+        path: `toybox`, a folder, or a model id on the Hugging Face hub.
+        subfolder: The part's folder in the pipeline.
+        **options: Arguments of `kind.from_pretrained`.
+
+    Returns:
+        An instance of `kind`.
+
+    Raises:
+        InputError: The part cannot be loaded.
+    """
     try:
         return kind.from_pretrained(locate(path), subfolder=subfolder, **options)
     except (OSError, ValueError) as error:
@@ -24,67 +77,21 @@ def load_part(kind: type, path: str, subfolder: str, **options):
         raise InputError(f"prior.path: cannot load {subfolder} of {path}: {reason}") from None
 
 
-class NoiseSchedule(nn.Module):
-    """alpha, sigma of the forward process x_t = alpha x_0 + sigma eps (Ho et al., 2006.11239, eq. 4)."""
-
-    def __init__(self, scheduler):
-        super().__init__()
-        self.prediction = scheduler.config.prediction_type
-        if self.prediction not in ("epsilon", "v_prediction"):
-            raise InputError(f"prior.path: predicts '{self.prediction}'; supported: epsilon, v_prediction")
-        self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.clone().float())
-
-    @property
-    def length(self) -> int:
-        """T, the number of time steps."""
-        return len(self.alphas_cumprod)
-
-    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha = sqrt(alpha_bar), sigma = sqrt(1 - alpha_bar), each (B, 1, 1, 1), for t (B,) int64."""
-        alpha_bar = self.alphas_cumprod[t][:, None, None, None]
-        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-
-    def add_noise(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = self.coefficients(t)
-        return alpha * latents + sigma * noise
-
-    # A network's output is eps or v = alpha eps - sigma x_0 (Salimans & Ho, 2202.00512): the prior's own
-    # `prediction`, unless a learned score has another.
-
-    def noise_from(self, output: Tensor, noisy: Tensor, t: Tensor, prediction: str | None = None) -> Tensor:
-        """eps from a network's output: itself, or alpha v + sigma x_t."""
-        if (prediction or self.prediction) == "epsilon":
-            return output
-        alpha, sigma = self.coefficients(t)
-        return alpha * output + sigma * noisy
-
-    def output_from(self, noise: Tensor, noisy: Tensor, t: Tensor, prediction: str | None = None) -> Tensor:
-        """The inverse of `noise_from`: eps itself, or v = (eps - sigma x_t) / alpha."""
-        if (prediction or self.prediction) == "epsilon":
-            return noise
-        alpha, sigma = self.coefficients(t)
-        return (noise - sigma * noisy) / alpha
-
-    def target(self, latents: Tensor, noise: Tensor, t: Tensor, prediction: str | None = None) -> Tensor:
-        """What the network is trained to output: eps, or v = alpha eps - sigma x_0."""
-        if (prediction or self.prediction) == "epsilon":
-            return noise
-        alpha, sigma = self.coefficients(t)
-        return alpha * noise - sigma * latents
-
-
-def classifier_free(unconditional: Tensor, conditional: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance, this one formula everywhere (Ho & Salimans, 2207.12598)."""
-    return unconditional + scale * (conditional - unconditional)
-
-
 class LatentDiffusion(nn.Module):
-    """Encode images, embed text, predict noise, sample.
+    """Latent diffusion model that encodes images, embeds texts, predicts noise and samples.
 
-    Images are float32 (B, 3, H, W) in [0, 1]; latents (B, C, h, w) are scaled as the U-Net expects.
+    The model is frozen: its weights get no gradient, but gradients pass through `encode`. Images are RGB in [0, 1];
+    latents are scaled as the U-Net expects them.
+
+    Args:
+        unet: A `diffusers.UNet2DConditionModel`.
+        vae: A `diffusers.AutoencoderKL`.
+        text_encoder: A `transformers.CLIPTextModel`.
+        tokenizer: A `transformers.CLIPTokenizer`.
+        scheduler: A scheduler of diffusers.
     """
 
-    def __init__(self, unet, vae, text_encoder, tokenizer, scheduler):
+    def __init__(self, unet: UNet, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any):
         super().__init__()
         self.unet, self.vae, self.text_encoder, self.tokenizer = unet, vae, text_encoder, tokenizer
         self.scheduler = scheduler
@@ -97,17 +104,31 @@ class LatentDiffusion(nn.Module):
         cls,
         path: str,
         *,
-        device="cpu",
+        device: torch.device | str = "cpu",
         dtype: str = "float32",
         vae_slicing: bool = False,
         gradient_checkpointing: bool = False,
         torch_compile: bool = False,
     ) -> "LatentDiffusion":
-        """From a folder, `toybox`, or a hub id, with the options of `config.PriorConfig`.
+        """Load a model; the arguments except `device` are those of `config.PriorConfig`.
 
-        Raises InputError naming what is missing.
+        Args:
+            path: `toybox`, a folder, or a model id on the Hugging Face hub.
+            device: Device of the weights.
+            dtype: Name of the weights' data type.
+            vae_slicing: Whether the autoencoder processes images one by one.
+            gradient_checkpointing: Whether U-Net and autoencoder recompute activations in the backward pass.
+            torch_compile: Whether the U-Net is compiled.
+
+        Returns:
+            The frozen model.
+
+        Raises:
+            InputError: A part of the model is missing.
         """
-        from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
         from transformers import CLIPTextModel, CLIPTokenizer
 
         kind = getattr(torch, dtype)
@@ -129,22 +150,30 @@ class LatentDiffusion(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Device of the weights."""
         return self.schedule.alphas_cumprod.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the U-Net's weights. (Its own `dtype` looks at all of them, a tenth of a small model's call.)"""
+        """Data type of the U-Net's weights."""
+        # diffusers' own `dtype` iterates over all parameters, which takes a tenth of the time of a small model's call.
         return next(self.unet.parameters()).dtype
 
     @cached_property
     def resolution(self) -> int:
-        """Side of the square images it was trained on, in pixels."""
+        """Side of the square images that the model was trained on, in pixels."""
         return self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Latents of images, resized to the model's own resolution; differentiable.
+    def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels h w"]:
+        """Encode images, differentiably.
 
-        The posterior's mean, not a sample: one noise less in the gradient.
+        The latents are the mean of the posterior instead of a sample, which keeps its noise out of the gradient.
+
+        Args:
+            images: Images in [0, 1], which are resized to the model's resolution.
+
+        Returns:
+            Latents.
         """
         if images.shape[-1] != self.resolution:
             size = (self.resolution, self.resolution)
@@ -154,13 +183,28 @@ class LatentDiffusion(nn.Module):
         return (mean.to(images.dtype) - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch 3 height width"]:
+        """Decode latents without gradient.
+
+        Args:
+            latents: Latents.
+
+        Returns:
+            Images in [0, 1].
+        """
         latents = latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
         return (self.vae.decode(latents.to(self.vae.dtype)).sample.float() / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
-    def embed(self, texts: list[str]) -> Tensor:
-        """Text embeddings (B, L, D), each computed once."""
+    def embed(self, texts: list[str]) -> Float[Tensor, "batch tokens features"]:
+        """Embed texts; the embedding of each text is computed once and kept.
+
+        Args:
+            texts: The texts.
+
+        Returns:
+            The last hidden states of the text encoder.
+        """
         for text in set(texts) - self._embeddings.keys():
             tokens = self.tokenizer(
                 text,
@@ -173,17 +217,49 @@ class LatentDiffusion(nn.Module):
         return torch.cat([self._embeddings[text] for text in texts])
 
     def forget(self) -> None:
-        """Drop the embeddings kept: the text encoder has changed."""
+        """Delete the stored embeddings. Call this method after a change of the text encoder's weights."""
         self._embeddings.clear()
 
-    def predict_noise(self, noisy: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        """eps (B, C, h, w) for noisy latents at times t (B,), text embeddings (B, L, D)."""
+    def predict_noise(
+        self,
+        noisy: Float[Tensor, "batch channels height width"],
+        t: Int[Tensor, " batch"],
+        text: Float[Tensor, "batch tokens features"],
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Predict the noise in noisy latents.
+
+        Args:
+            noisy: Noisy latents x_t.
+            t: Time steps.
+            text: Text embeddings.
+
+        Returns:
+            The predicted noise eps.
+        """
         output = self.unet(noisy.to(self.dtype), t, encoder_hidden_states=text.to(self.dtype)).sample
         return self.schedule.noise_from(output.to(noisy.dtype), noisy, t)
 
     @torch.no_grad()
-    def guided_noise(self, noisy: Tensor, t: Tensor, text: Tensor, negative: Tensor, scale: float) -> Tensor:
-        """eps under classifier-free guidance; at scale 1 the unconditional is not evaluated."""
+    def guided_noise(
+        self,
+        noisy: Float[Tensor, "batch channels height width"],
+        t: Int[Tensor, " batch"],
+        text: Float[Tensor, "batch tokens features"],
+        negative: Float[Tensor, "batch tokens features"],
+        scale: float,
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Predict noise with classifier-free guidance.
+
+        Args:
+            noisy: Noisy latents x_t.
+            t: Time steps.
+            text: Text embeddings of the condition.
+            negative: Text embeddings of the negative prompt, or of the empty text.
+            scale: Guidance scale; at 1 the negative prompt is not evaluated.
+
+        Returns:
+            The guided noise eps.
+        """
         if scale == 1.0:
             return self.predict_noise(noisy, t, text)
         both = self.predict_noise(torch.cat([noisy] * 2), torch.cat([t] * 2), torch.cat([negative, text]))
@@ -200,10 +276,19 @@ class LatentDiffusion(nn.Module):
         eta: float = 0.0,
         generator: torch.Generator,
         negative: str = "",
-    ) -> Tensor:
-        """Images (B, 3, H, W) by DDIM sampling (Song et al., 2010.02502, eq. 12 and 16).
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Sample images with DDIM (Song et al., arXiv 2010.02502, eqs. 12 and 16).
 
-        eta 0 is deterministic; 1 is ancestral sampling, with fresh noise at every step.
+        Args:
+            texts: One text per image.
+            scale: Scale of the classifier-free guidance.
+            steps: Number of sampling steps.
+            eta: 0 for deterministic sampling, 1 for ancestral sampling with new noise at every step.
+            generator: Source of the random numbers, on the CPU.
+            negative: The negative prompt.
+
+        Returns:
+            Images in [0, 1].
         """
         text, empty = self.embed(texts), self.embed([negative] * len(texts))
         side = self.unet.config.sample_size

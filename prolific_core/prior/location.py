@@ -1,16 +1,24 @@
-"""Where a prior is. No torch here: a path is checked before anything heavy is loaded."""
+"""Location of a prior's files. This module does not import torch, so that paths are checked before it is loaded."""
 
 from pathlib import Path
 
 from prolific_core.errors import InputError
 
+#: Folder of the packaged weights.
 TOYBOX = Path(__file__).parents[1] / "toybox" / "weights"
 
 
 def locate(path: str) -> str:
-    """`toybox` is the packaged model; an existing folder is itself; anything else is a hub id.
+    """Return the folder or model id that a configured path refers to.
 
-    Raises InputError for what is plainly a folder that is not there, or one without a model in it.
+    Args:
+        path: `toybox` for the packaged model, a folder, or a model id on the Hugging Face hub.
+
+    Returns:
+        The path of an existing folder, or the model id.
+
+    Raises:
+        InputError: The path is that of a folder, and the folder is missing or contains no model.
     """
     folder = TOYBOX if path == "toybox" else Path(path).expanduser()
     if folder.is_dir():

@@ -1,8 +1,11 @@
-"""How well an image fits a text, by a model in the CLIPModel layout."""
+"""Similarity of images and texts by a model in the CLIPModel layout."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from prolific_core.errors import InputError
@@ -10,15 +13,33 @@ from prolific_core.prior.location import locate
 
 
 class Scorer:
-    """Cosine similarity of image and text embeddings (CLIP, Radford et al., 2103.00020)."""
+    """Cosine similarity of image and text embeddings (CLIP, Radford et al., arXiv 2103.00020).
 
-    def __init__(self, model, tokenizer, mean: list[float], std: list[float]):
+    Args:
+        model: A `transformers.CLIPModel`; it is frozen.
+        tokenizer: A `transformers.CLIPTokenizer`.
+        mean: Mean of the image channels that the model was trained with.
+        std: Standard deviation of these channels.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, mean: list[float], std: list[float]):
         self.model, self.tokenizer = model.requires_grad_(False).eval(), tokenizer
         self.mean, self.std = (torch.tensor(x)[None, :, None, None] for x in (mean, std))
 
     @classmethod
     def load(cls, path: str | None, prior: str) -> "Scorer | None":
-        """From a CLIP folder or hub id; without one, the `scorer` folder beside the prior's, or None."""
+        """Load a scorer.
+
+        Args:
+            path: A CLIP folder or model id, or None for the `scorer` folder beside the prior.
+            prior: The path of the prior, as in `PriorConfig.path`.
+
+        Returns:
+            The scorer, or None if `path` is None and the prior has no scorer.
+
+        Raises:
+            InputError: The model cannot be loaded.
+        """
         from transformers import CLIPModel, CLIPTokenizer
 
         if path is None:
@@ -32,8 +53,16 @@ class Scorer:
         return cls(model, tokenizer, *_normalisation(Path(path)))
 
     @torch.no_grad()
-    def similarity(self, images: Tensor, texts: list[str]) -> Tensor:
-        """Cosine similarities (B, len(texts)) in [-1, 1] of images (B, 3, H, W) in [0, 1]."""
+    def similarity(self, images: Float[Tensor, "batch 3 height width"], texts: list[str]) -> Float[Tensor, "batch n"]:
+        """Return the cosine similarity of every image with every text.
+
+        Args:
+            images: Images in [0, 1], which are resized to the model's resolution.
+            texts: The n texts.
+
+        Returns:
+            Similarities in [-1, 1].
+        """
         side = self.model.config.vision_config.image_size
         if images.shape[-1] != side:
             images = nn.functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
@@ -43,9 +72,7 @@ class Scorer:
 
 
 def _normalisation(folder: Path) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation from preprocessor_config.json, else OpenAI CLIP's."""
-    import json
-
+    """Return mean and standard deviation from preprocessor_config.json, or those of OpenAI's CLIP."""
     file = folder / "preprocessor_config.json"
     if file.is_file():
         values = json.loads(file.read_text())

@@ -1,0 +1,1 @@
+"""Scenes, that is, what distillation trains, and the files that hold them."""

@@ -1,21 +1,29 @@
-"""The colour half of a radiance field, as a module of its own: what the texture stage optimises."""
+"""Colours of a radiance field as a module of its own, which the texture stage trains."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from prolific_core.scenes.radiance_field import RadianceField
 
 
 class ColourField(nn.Module):
-    """World points (N, 3) -> colours (N, 3) in [0, 1]; starts as the field's own colours."""
+    """Colours of world points, which start as those of a radiance field.
+
+    Args:
+        field: The radiance field.
+    """
 
     def __init__(self, field: RadianceField):
         super().__init__()
         self.field = field
 
-    def forward(self, points: Tensor) -> Tensor:
+    def forward(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+        """Return the colours (N, 3) in [0, 1] of world points (N, 3)."""
         return self.field.colour(points)
 
-    def parameter_groups(self, learning_rates: dict[str, float]) -> list[dict]:
-        """The field's groups "grid" and "networks"; its background is not this stage's."""
-        groups = self.field.parameter_groups(learning_rates | {"background": 0.0})
-        return [group for group in groups if group["name"] != "background"]
+    def parameter_groups(self, learning_rates: Mapping[str, float]) -> list[dict[str, Any]]:
+        """Return the parameter groups with the learning rates of "grid" and "networks"."""
+        return self.field.parameter_groups(learning_rates)

@@ -1,40 +1,80 @@
-"""The simplest scenes: images as the particles, no 3D (the paper's controlled experiment).
+"""Images as scenes: distillation in 2D without a renderer (ProlificDreamer, 2305.16213, section 3.2)."""
 
-One scene can hold several, which are then rendered, and so optimised, together.
-"""
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from prolific_core.cameras import Cameras
 from prolific_core.render.result import Render
+from prolific_core.scenes.base import Scene
 
 
-class ImageScene(nn.Module):
-    """Pictures (count, 3, S, S) in [0, 1]; they start as noise around grey. Each camera sees its own, or all see the one."""
+class ImageScene(nn.Module, Scene):
+    """A batch of images of trained pixels, which start as noise around grey.
 
-    def __init__(self, side: int, *, count: int = 1, generator: torch.Generator):
+    A scene of several images renders one of them for each camera, so that all are trained together; a scene of
+    one image shows it to every camera.
+
+    Args:
+        side: Height and width in pixels. Renders have this size at every resolution.
+        count: Number of images, 1 or the number of cameras per step.
+        learning_rate: Learning rate of the pixels' logits.
+        generator: Source of the initial noise.
+    """
+
+    def __init__(self, side: int, *, count: int = 1, learning_rate: float = 0.1, generator: torch.Generator):
         super().__init__()
+        self.learning_rate = learning_rate
         self.pixels = nn.Parameter(torch.randn(count, 3, side, side, generator=generator) * 0.1)
 
-    def image(self) -> Tensor:
+    def image(self) -> Float[Tensor, "count 3 side side"]:
+        """Return the images in [0, 1]."""
         return self.pixels.sigmoid()
 
-    def render(self, views: int) -> Render:
-        image = self.image().expand(views, -1, -1, -1)
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the pixels with their learning rate."""
+        return [{"params": list(self.parameters()), "lr": self.learning_rate}]
+
+    def render(self, cameras: Cameras, resolution: int, generator: torch.Generator | None = None) -> Render:
+        """Return one image for each camera; see `Scene.render`."""
+        image = self.image().expand(len(cameras), -1, -1, -1)
         return Render(rgb=image, opacity=torch.ones_like(image[:, :1]))
 
 
-class LatentScene(nn.Module):
-    """Pictures' latents (count, C, h, w), to be decoded by who looks at them; they start as noise N(0, I).
+class LatentScene(nn.Module, Scene):
+    """A batch of latent images, which start as standard normal noise.
 
-    Between the estimator and these particles there is no encoder, whose gradient is fond of patterns
-    that only it sees.
+    Without the prior's encoder between guidance and parameters, no result is due to patterns that only the
+    encoder responds to.
+
+    Args:
+        shape: Channels, height and width of one latent image.
+        count: Number of images, 1 or the number of cameras per step.
+        learning_rate: Learning rate of the latents.
+        generator: Source of the initial noise.
     """
 
-    def __init__(self, shape: tuple[int, int, int], *, count: int = 1, generator: torch.Generator):
+    renders_latents = True
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        *,
+        count: int = 1,
+        learning_rate: float = 0.1,
+        generator: torch.Generator,
+    ):
         super().__init__()
+        self.learning_rate = learning_rate
         self.latents = nn.Parameter(torch.randn(count, *shape, generator=generator))
 
-    def render(self, views: int) -> Render:
-        latents = self.latents.expand(views, -1, -1, -1)
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the latents with their learning rate."""
+        return [{"params": list(self.parameters()), "lr": self.learning_rate}]
+
+    def render(self, cameras: Cameras, resolution: int, generator: torch.Generator | None = None) -> Render:
+        """Return one latent image for each camera; see `Scene.render`."""
+        latents = self.latents.expand(len(cameras), -1, -1, -1)
         return Render(rgb=latents, opacity=torch.ones_like(latents[:, :1]))

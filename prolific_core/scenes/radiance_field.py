@@ -1,14 +1,17 @@
-"""The radiance field: a hash grid, one small network, an initial shape, a background."""
+"""Radiance field made of a hash grid, one small network, an initial shape and a background."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from prolific_core.cameras import Cameras
+from prolific_core.config import FieldConfig, NerfConfig
 from prolific_core.errors import InputError
 from prolific_core.render import Render
 from prolific_core.render.hash_grid.encoding import HashEncoding
@@ -18,77 +21,46 @@ from prolific_core.render.volume.marching import Samples, check_count, march
 from prolific_core.render.volume.occupancy import OccupancyGrid
 from prolific_core.render.volume.render import accumulate, shade
 from prolific_core.render.volume.resampling import resample
+from prolific_core.scenes import regularisers
+from prolific_core.scenes.base import Scene
+from prolific_core.scenes.initial_density import SCENE_RADIUS, initial_bias
 
-#: r of the initial density of a scene (arXiv 2305.16213, appendix; the object's r is a parameter).
-SCENE_RADIUS = 2.5
-
+#: Grey levels of the plain backgrounds by name.
 PLAIN = {"white": 1.0, "grey": 0.5, "black": 0.0}
 
-#: Rays rendered at once when no gradient is wanted.
+#: Number of rays that are rendered at once without gradients.
 CHUNK = 2**13
 
-#: Positions looked at at once before importance resampling.
-LOOK = 2**18
+#: Number of positions that are evaluated at once before importance resampling.
+EVALUATED_AT_ONCE = 2**18
 
 
-def object_bias(x: Tensor, scale: float, radius: float) -> Tensor:
-    """lambda (1 - |x| / r), (N, 3) -> (N,): a soft ball of the given radius."""
-    return scale * (1 - x.norm(dim=-1) / radius)
+class RadianceField(nn.Module, Scene):
+    """Density and colour in [-bound, bound]^3, and a background.
 
+    The density is softplus(raw + initial bias [+ noise in training renders]). The colour is
+    sigmoid(network) and, as in the paper, does not depend on the direction. `state_dict` holds the parameters
+    and the occupancy grid, that is, everything but the configuration that rendering and training need.
 
-def scene_bias(x: Tensor, scale: float, radius: float = SCENE_RADIUS) -> Tensor:
-    """-lambda (1 - |x| / r): hollow, with walls beyond r, for cameras inside."""
-    return -object_bias(x, scale, radius)
+    Args:
+        config: Shape of the field.
+        generator: Source of the initial parameters.
+        backend: Backend of all kernels, see `render.backends`.
+        max_samples: Limit of the number of samples, which guards against running out of memory, see
+            `render.volume.marching.march`. It holds for each patch of a render in patches.
+        train_config: Learning rates, weights of the regularisers and settings of training renders.
 
-
-def object_in_scene_bias(x: Tensor, scale: float, radius: float, scene_radius: float = SCENE_RADIUS) -> Tensor:
-    """The ball near the centre and the hollow around it, continuous in between.
-
-    They meet where 1 - d/r = -(1 - d/R), at d = 2 / (1/r + 1/R): 5/6 for the
-    paper's r = 0.5 and R = 2.5.
-    """
-    switch = 2 / (1 / radius + 1 / scene_radius)
-    inner = x.norm(dim=-1) < switch
-    return torch.where(inner, object_bias(x, scale, radius), scene_bias(x, scale, scene_radius))
-
-
-def initial_bias(x: Tensor, scene: str, scale: float, radius: float) -> Tensor:
-    """sigma_init (N,), before the activation, of positions (N, 3) by scene mode.
-
-    scale is |lambda|: its sign belongs to the mode. radius is the object's;
-    the scene's is SCENE_RADIUS.
-    """
-    if scene == "object":
-        return object_bias(x, abs(scale), radius)
-    if scene == "scene":
-        return scene_bias(x, abs(scale))
-    if scene == "object-in-scene":
-        return object_in_scene_bias(x, abs(scale), radius)
-    raise InputError(f"scene {scene!r}: object, scene or object-in-scene")
-
-
-class RadianceField(nn.Module):
-    """Density and colour everywhere in [-bound, bound]^3, and a background.
-
-    density = softplus(raw + sigma_init(x) [+ noise while training])
-    colour = sigmoid(network), the same from every side, as in the paper.
-
-    config: anything with the attributes of `config.FieldConfig`.
-    generator: draws the initial parameters; the same seed, the same bytes.
-    backend: of all kernels, see `render.backends`.
-    max_samples: guard against running out of memory, see `marching.march`;
-        per patch, where a render goes by patches.
-
-    state_dict holds parameters and the occupancy grid: everything but the
-    config that is needed to continue or to render.
+    Raises:
+        InputError: The bound does not enclose the walls of a 360-degree scene.
     """
 
     def __init__(
         self,
-        config: Any,
+        config: FieldConfig,
         generator: torch.Generator | None = None,
         backend: str = "auto",
         max_samples: int = 2**25,
+        train_config: NerfConfig | None = None,
     ):
         super().__init__()
         if config.scene != "object" and config.bound <= SCENE_RADIUS:
@@ -97,6 +69,7 @@ class RadianceField(nn.Module):
                 f"{SCENE_RADIUS:g}, so its bound must be larger (the paper: 5)"
             )
         self.config, self.backend, self.max_samples = config, backend, max_samples
+        self.train_config = train_config or NerfConfig()
         self.encoding = HashEncoding(
             config.levels,
             config.features,
@@ -112,12 +85,17 @@ class RadianceField(nn.Module):
         self.step = 2 * math.sqrt(3) * config.bound / config.samples_per_ray
         self.occupancy = OccupancyGrid(config.occupancy_resolution, config.bound, self.step, config.occupancy_threshold)
 
-    # -- the field
+    def forward(
+        self, x: Float[Tensor, "n 3"], noise: Float[Tensor, " n"] | None = None
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
+        """Return density and colour.
 
-    def forward(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Positions (N, 3) in the world -> density (N,) >= 0 per world unit, colour (N, 3) in [0, 1].
+        Args:
+            x: World positions (N, 3).
+            noise: Noise (N,) that is added before the density's activation.
 
-        noise: (N,), added before the density's activation.
+        Returns:
+            The density (N,) per world unit, at least 0, and the colour (N, 3) in [0, 1].
         """
         c = self.config
         raw_density, raw_colour = self.network(self.encoding((x / c.bound + 1) / 2)).split([1, 3], dim=-1)
@@ -126,19 +104,25 @@ class RadianceField(nn.Module):
             before = before + noise
         return F.softplus(before), torch.sigmoid(raw_colour)
 
-    def density(self, x: Tensor) -> Tensor:
-        """(N, 3) -> (N,), per world unit, without noise."""
+    def density(self, x: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+        """Return the density (N,) per world unit, without noise, at world positions (N, 3)."""
         return self(x)[0]
 
-    def colour(self, x: Tensor) -> Tensor:
-        """(N, 3) -> (N, 3) in [0, 1]."""
+    def colour(self, x: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+        """Return the colour (N, 3) in [0, 1] at world positions (N, 3)."""
         return self(x)[1]
 
-    def normals(self, x: Tensor, epsilon: float = 0.01) -> Tensor:
-        """Unit normals (N, 3) at (N, 3): minus the density's gradient.
+    def normals(self, x: Float[Tensor, "n 3"], epsilon: float = 0.01) -> Float[Tensor, "n 3"]:
+        """Return unit normals: the negative gradient of the density, normalised.
 
-        By central differences over 2 * epsilon * bound, so that they can be
-        trained through. Zero where the density is flat.
+        The gradient is taken by central differences, so that the normals themselves are differentiable.
+
+        Args:
+            x: World positions (N, 3).
+            epsilon: Half the distance of the differences, as a fraction of the bound.
+
+        Returns:
+            The normals (N, 3), which are zero where the density is constant.
         """
         offsets = torch.eye(3, device=x.device) * (epsilon * self.config.bound)
         around = torch.cat([x + sign * offset for offset in offsets for sign in (1, -1)])
@@ -146,53 +130,83 @@ class RadianceField(nn.Module):
         gradient = torch.stack([plus_x - minus_x, plus_y - minus_y, plus_z - minus_z], dim=-1)
         return -F.normalize(gradient, dim=-1, eps=1e-8)
 
-    # -- pictures
-
     def render(
         self,
-        origins: Tensor,
-        directions: Tensor,
+        cameras: Cameras,
+        resolution: int,
+        generator: torch.Generator | None = None,
+        *,
+        background: str | Tensor | None = None,
+        normals: bool = False,
+    ) -> Render:
+        """Render one image for each camera; see `Scene.render` and `render_rays`.
+
+        With a generator, this is a training render: the settings of `train_config` apply, and `Render.losses`
+        holds the orientation loss where it has a weight.
+        """
+        origins, directions = cameras.rays(resolution)
+        if generator is None:
+            return self.render_rays(origins, directions, background=background, normals=normals)
+        config = self.train_config
+        oriented = config.losses.orientation > 0
+        render = self.render_rays(
+            origins,
+            directions,
+            generator=generator,
+            background=background,
+            random_background_probability=config.random_background,
+            normals=normals or oriented,
+            patch=config.patch,
+        )
+        if oriented:
+            render.losses["orientation"] = regularisers.orientation(render, directions)
+        return render
+
+    def render_rays(
+        self,
+        origins: Float[Tensor, "batch height width 3"],
+        directions: Float[Tensor, "batch height width 3"],
         *,
         generator: torch.Generator | None = None,
-        training: bool = False,
         background: str | Tensor | None = None,
         random_background_probability: float = 0.0,
         normals: bool = False,
         patch: int | None = None,
     ) -> Render:
-        """Pictures along rays (B, H, W, 3); directions are unit vectors.
+        """Render images along rays.
 
-        training: jitters the steps and adds the density noise, from
-            `generator` (required). Otherwise the picture is deterministic.
-        background: see `background_colour`.
-        random_background_probability: while training, the chance that an
-            image gets a plain random colour behind it instead.
-        normals: also render normals (six more evaluations a sample).
-        patch: rays whose graph is held at once. The picture is rendered
-            without a graph; the backward pass, once it knows the gradient on
-            the whole picture, renders patch after patch again and goes on
-            through each into the field. The draws are the same, so is the
-            result, but for the order of float32 sums; memory is a patch's.
+        Args:
+            origins: World positions (B, H, W, 3).
+            directions: Unit vectors (B, H, W, 3).
+            generator: Source of the jitter of the steps, the density noise and the random backgrounds. Without
+                one, the render is deterministic and has none of them.
+            background: What is behind the object, see `background_colour`.
+            random_background_probability: Probability that an image gets a plain random colour as background,
+                if there is a generator.
+            normals: Also render normals, which takes six more evaluations per sample.
+            patch: Number of rays whose graph is held at once. The images are first rendered without a graph; the
+                backward pass renders one patch after another again and continues through it into the field. The
+                random draws are the same, and so is the result up to the order of float32 sums, but only one
+                patch is held in memory.
 
-        Without gradients, rays are rendered in chunks and samples, weights and
-        sample_normals are None.
+        Returns:
+            The render. Without gradients, rays are rendered in chunks, and samples, weights and sample_normals
+            are None.
         """
-        if training and generator is None:
-            raise InputError("a training render draws random numbers: give it a generator")
         batch, height, width, _ = origins.shape
         behind = self.background_colour(directions, background)
-        if training and random_background_probability > 0:
+        if generator is not None and random_background_probability > 0:
             behind = _some_random(behind, random_background_probability, generator)
         rays = origins.reshape(-1, 3), directions.reshape(-1, 3)
         if torch.is_grad_enabled():
-            samples, noise = self._draw(*rays, generator, training, patch)
+            samples, noise = self._draw(*rays, generator, patch)
             parts = self._patches(*rays, samples, noise, normals, patch)
         else:
             pieces = list(zip(rays[0].split(CHUNK), rays[1].split(CHUNK)))
-            drawn = (self._draw(*piece, generator, training) for piece in pieces)
+            drawn = (self._draw(*piece, generator) for piece in pieces)
             parts = [self._shade(*piece, *draw, normals) for piece, draw in zip(pieces, drawn)]
 
-        def image(values: Sequence[Tensor]) -> Tensor:
+        def image(values: tuple[Tensor, ...]) -> Tensor:
             return torch.cat(values).reshape(batch, height, width, -1).permute(0, 3, 1, 2)
 
         colour, opacity, depth, weights, sample_normals, normal = zip(*parts)
@@ -206,14 +220,9 @@ class RadianceField(nn.Module):
         return result
 
     def _draw(
-        self,
-        origins: Tensor,
-        directions: Tensor,
-        generator: torch.Generator | None,
-        training: bool,
-        patch: int | None = None,
+        self, origins: Tensor, directions: Tensor, generator: torch.Generator | None, patch: int | None = None
     ) -> tuple[Samples, Tensor | None]:
-        """Where the field is asked along rays (R, 3), and the noise (M,) on its density there: all that is random."""
+        """Draw everything random: the samples of rays (R, 3), and the noise (M,) on their densities."""
         patches = 1 if patch is None else max(1, -(-len(origins) // patch))
         samples = march(
             origins,
@@ -221,15 +230,15 @@ class RadianceField(nn.Module):
             self.occupancy.occupied,
             bound=self.config.bound,
             step=self.step,
-            generator=generator if training else None,
+            generator=generator,
             max_samples=self.max_samples * patches,
             backend=self.backend,
         )
         if self.config.importance_samples > 0:
-            samples = self._resample(origins, directions, samples, generator if training else None)
+            samples = self._resample(origins, directions, samples, generator)
             check_count(len(samples), self.max_samples * patches)
         noise = None
-        if training and self.config.density_noise > 0:
+        if generator is not None and self.config.density_noise > 0:
             noise = torch.randn(len(samples), generator=generator).to(origins) * self.config.density_noise
         return samples, noise
 
@@ -237,9 +246,9 @@ class RadianceField(nn.Module):
     def _resample(
         self, origins: Tensor, directions: Tensor, samples: Samples, generator: torch.Generator | None
     ) -> Samples:
-        """More samples of rays (R, 3) where a first look at the densities finds weight; they are constants of the picture."""
+        """Add samples of rays (R, 3) where the first ones have weight; no gradient flows through their positions."""
         positions = samples.positions(origins, directions)
-        density = torch.cat([self.density(part) for part in positions.split(LOOK)] or [positions[:, 0]])
+        density = torch.cat([self.density(part) for part in positions.split(EVALUATED_AT_ONCE)] or [positions[:, 0]])
         weights = composite(density, torch.zeros_like(positions), samples, self.backend).weights
         return resample(samples, weights, self.config.importance_samples, generator)
 
@@ -252,7 +261,7 @@ class RadianceField(nn.Module):
         normals: bool,
         patch: int | None,
     ) -> list[tuple]:
-        """`_shade` of all rays at once, or of patches whose graphs are made when the backward pass asks for them."""
+        """Shade all rays at once, or patches whose graphs are built one at a time in the backward pass."""
         rays = len(origins)
         if patch is None or patch >= rays:
             return [self._shade(origins, directions, samples, noise, normals)]
@@ -269,15 +278,18 @@ class RadianceField(nn.Module):
                 None if noise is None else noise[rows],
                 normals,
             )
-            # Nothing in there draws: the global generators need no keeping.
+            # The state of the global generators is not kept, because shading draws no random numbers.
             parts.append(checkpoint(self._shade, *given, use_reentrant=False, preserve_rng_state=False))
         return parts
 
     def _shade(
         self, origins: Tensor, directions: Tensor, samples: Samples, noise: Tensor | None, normals: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Of rays (R, 3), without a background: colour (R, 3), opacity and depth (R,), the samples' weights (M,)
-        and, if asked, the samples' normals (M, 3) and their weighted sums (R, 3)."""
+        """Composite the samples of rays (R, 3), without a background.
+
+        Returns colour (R, 3), opacity and depth (R,), the samples' weights (M,) and, with `normals`, the samples'
+        normals (M, 3) and their weighted sums (R, 3).
+        """
         volume = shade(lambda x: self(x, noise), origins, directions, samples, self.backend)
         if not normals:
             return volume.colour, volume.opacity, volume.depth, volume.weights, None, None
@@ -285,11 +297,21 @@ class RadianceField(nn.Module):
         total = accumulate(found, volume.weights, samples)
         return volume.colour, volume.opacity, volume.depth, volume.weights, found, total
 
-    def background_colour(self, directions: Tensor, background: str | Tensor | None = None) -> Tensor:
-        """What is behind the object, (B, 3, H, W), for unit directions (B, H, W, 3).
+    def background_colour(
+        self, directions: Float[Tensor, "batch height width 3"], background: str | Tensor | None = None
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Return the colours behind the object.
 
-        background: None for the config's own; a name in PLAIN or "network"; or
-            a colour as a tensor (3,), (B, 3) or (B, 3, H, W) in [0, 1].
+        Args:
+            directions: Unit vectors (B, H, W, 3).
+            background: A name in PLAIN, "network" or a colour in [0, 1] as a tensor (3,), (B, 3) or (B, 3, H, W).
+                The default is the configuration's.
+
+        Returns:
+            Colours (B, 3, H, W) in [0, 1].
+
+        Raises:
+            InputError: There is no such background, or the field has no background network.
         """
         background = self.config.background if background is None else background
         batch, height, width, _ = directions.shape
@@ -302,34 +324,60 @@ class RadianceField(nn.Module):
         if background == "network" and self.background is not None:
             return self.background(directions).permute(0, 3, 1, 2)
         known = [*PLAIN, *(["network"] if self.background is not None else [])]
-        raise InputError(f"background {background!r}: one of {', '.join(known)}, or a colour")
-
-    # -- training
+        raise InputError(f"background {background!r}: expected one of {', '.join(known)}, or a colour")
 
     def update_occupancy(self, step: int, generator: torch.Generator) -> bool:
-        """Call once before each training step; updates the occupancy grid when it is time.
+        """Update the occupancy grid at every 16th call and at step 0.
 
-        It is every 16th call, counted by the field itself (see
-        `OccupancyGrid.due`), and whenever `step`, the run's own count, is 0.
-        Returns whether there was an update.
+        The field counts the calls itself, see `OccupancyGrid.due`, since of several particles only one is
+        trained at each step of a run.
+
+        Args:
+            step: Step of the run.
+            generator: Source of the positions at which the density is evaluated.
+
+        Returns:
+            Whether the grid was updated.
         """
         due = self.occupancy.due() or step == 0
         if due:
             self.occupancy.update(self.density, generator)
         return due
 
-    def parameter_groups(self, learning_rates: Mapping[str, float]) -> list[dict]:
-        """Groups for an optimizer from rates for "grid", "networks" and "background"; no weight decay."""
+    def before_step(self, step: int, generator: torch.Generator) -> None:
+        """Update the occupancy grid where it is due; see `Scene.before_step`."""
+        self.update_occupancy(step, generator)
+
+    def losses(self, render: Render, progress: float) -> dict[str, Tensor]:
+        """Return the regularisers that have a weight in `train_config`; see `Scene.losses`."""
+        config = self.train_config.losses
+        weights = {"opacity": config.opacity_at(progress), "sparsity": config.sparsity, "entropy": config.entropy}
+        losses = {name: weight * getattr(regularisers, name)(render) for name, weight in weights.items() if weight > 0}
+        return losses | {name: getattr(config, name) * value for name, value in render.losses.items()}
+
+    def parameter_groups(self, learning_rates: Mapping[str, float] | None = None) -> list[dict[str, Any]]:
+        """Return the parameter groups "grid", "networks" and "background", without weight decay.
+
+        Args:
+            learning_rates: Learning rates by group; those of `train_config` by default. Groups without one are
+                left out.
+        """
+        config = self.train_config
+        rates = learning_rates or {
+            "grid": config.grid_learning_rate,
+            "networks": config.network_learning_rate,
+            "background": config.background_learning_rate,
+        }
         modules = {"grid": self.encoding, "networks": self.network, "background": self.background}
         return [
-            {"name": name, "params": list(module.parameters()), "lr": learning_rates[name], "weight_decay": 0.0}
+            {"name": name, "params": list(module.parameters()), "lr": rates[name], "weight_decay": 0.0}
             for name, module in modules.items()
-            if module is not None
+            if module is not None and name in rates
         ]
 
 
 def _some_random(behind: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Replace the background (B, 3, H, W) of each image, with a probability, by a plain random colour."""
+    """Replace each image's background (B, 3, H, W) by a plain random colour with the given probability."""
     batch = len(behind)
     replace = (torch.rand(batch, generator=generator) < probability).to(behind.device)
     colour = torch.rand(batch, 3, generator=generator).to(behind)

@@ -1,55 +1,66 @@
-"""Regularisers of a radiance field's renders: scalars, unweighted, lower is better.
-
-Each takes a `Render` (or its opacity) and says where its formula is from.
-"""
+"""Regularisers of a radiance field's renders, as unweighted scalars to be minimised."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from prolific_core.render import Render
 
+Scalar = Float[Tensor, ""]
 
-def opacity(render: Render) -> Tensor:
-    """Mean opacity: pulls the occupied share of the picture down, against objects that swell."""
+
+def opacity(render: Render) -> Scalar:
+    """Return the mean opacity, which keeps objects from swelling."""
     return render.opacity.mean()
 
 
-def sparsity(render: Render) -> Tensor:
-    """Mean of sqrt(opacity^2 + 0.01) (DreamFusion, arXiv 2209.14988): less haze around the object."""
+def sparsity(render: Render) -> Scalar:
+    """Return the mean of sqrt(opacity^2 + 0.01), which reduces haze around the object (DreamFusion, 2209.14988)."""
     return (render.opacity.square() + 0.01).sqrt().mean()
 
 
-def opacity_bce(render: Render) -> Tensor:
-    """Binary cross entropy of the opacity with itself: 0 where a pixel is empty or opaque, log 2 at a half."""
-    share = render.opacity.clamp(1e-3, 1 - 1e-3)
-    return -(share * share.log() + (1 - share) * (1 - share).log()).mean()
+def opacity_bce(render: Render) -> Scalar:
+    """Return the binary cross entropy of the opacity with itself: 0 for empty and opaque pixels, log 2 at 0.5."""
+    opacity = render.opacity.clamp(1e-3, 1 - 1e-3)
+    return -(opacity * opacity.log() + (1 - opacity) * (1 - opacity).log()).mean()
 
 
-def entropy(render: Render) -> Tensor:
-    """Mean entropy, in bits, of where along its ray a pixel's weight lies.
+def entropy(render: Render) -> Scalar:
+    """Return the mean entropy, in bits, of the distribution of the weights along each ray.
 
-    With p_i = w_i / opacity: - sum p_i log2 p_i, averaged over all rays and
-    weighted by their opacity (InfoNeRF, arXiv 2112.15399, eq. 5, masks rays
-    instead): small when each ray meets one thin surface. Equal to
-    (opacity log2 opacity - sum w log2 w) summed over rays, hence no division.
+    It is small when each ray meets one thin surface. With p_i = w_i / opacity, it is -sum p_i log2 p_i, averaged
+    over all rays with their opacity as weight (InfoNeRF, 2112.15399, equation 5, masks rays instead). This equals
+    (opacity log2 opacity - sum w log2 w) summed over rays, which needs no division.
+
+    Args:
+        render: Render of a volume, with gradients.
+
+    Raises:
+        ValueError: The render has no weights.
     """
     if render.weights is None:
-        raise ValueError("weight entropy needs a volume's render")
+        raise ValueError("the weight entropy needs the render of a volume with gradients")
     rays = render.opacity.numel()
     tiny = torch.finfo(render.weights.dtype).tiny
-    weights, share = render.weights.clamp(min=tiny), render.opacity.clamp(min=tiny)
-    return ((share * share.log2()).sum() - (weights * weights.log2()).sum()) / rays
+    weights, opacity = render.weights.clamp(min=tiny), render.opacity.clamp(min=tiny)
+    return ((opacity * opacity.log2()).sum() - (weights * weights.log2()).sum()) / rays
 
 
-def orientation(render: Render, directions: Tensor) -> Tensor:
-    """Penalty on visible normals that face away from the camera (Ref-NeRF, arXiv 2112.03907, eq. 11).
+def orientation(render: Render, directions: Float[Tensor, "batch height width 3"]) -> Scalar:
+    """Return the penalty on visible normals that face away from the camera (Ref-NeRF, 2112.03907, equation 11).
 
-    sum w max(0, n . d)^2 per ray, averaged; d: unit directions (B, H, W, 3).
-    The render must have been asked for normals. Weights are held constant, so
-    that the penalty turns surfaces instead of hiding them.
+    It is sum w max(0, n . d)^2 per ray, averaged. No gradient flows into the weights, so that the penalty turns
+    surfaces instead of hiding them.
+
+    Args:
+        render: Render of a volume, with gradients and normals.
+        directions: Unit directions d (B, H, W, 3) of the rays.
+
+    Raises:
+        ValueError: The render has no normals.
     """
-    if render.sample_normals is None:
-        raise ValueError("the orientation loss needs a render with normals=True")
+    if render.samples is None or render.weights is None or render.sample_normals is None:
+        raise ValueError("the orientation loss needs a render with normals=True and gradients")
     towards = directions.reshape(-1, 3)[render.samples.ray_index.long()]
     away = (render.sample_normals * towards).sum(-1).clamp(min=0)
     return (render.weights.detach() * away.square()).sum() / render.opacity.numel()

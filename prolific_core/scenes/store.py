@@ -1,56 +1,67 @@
-"""Particles on disk: what one stage hands to the next, as safetensors beside a JSON of their shape."""
+"""Files that hold the particles, as safetensors with a JSON file of their configuration."""
 
 import json
 from pathlib import Path
 
 import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from prolific_core.config import FieldConfig
+from prolific_core.config import FieldConfig, NerfConfig
 from prolific_core.scenes.radiance_field import RadianceField
 
 
-def particle_file(folder: Path, index: int) -> Path:
-    return folder / f"particle_{index}.safetensors"
-
-
 def save_fields(folder: Path, config: FieldConfig, fields: list[RadianceField]) -> None:
-    """field.json, and particle_<k>.safetensors with everything a field holds."""
-    from safetensors.torch import save_file
+    """Write field.json and, for each field, particle_<k>.safetensors with its whole state.
 
+    Args:
+        folder: An existing folder.
+        config: The fields' configuration.
+        fields: The fields, in the order of their numbers.
+    """
     (folder / "field.json").write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
     for index, field in enumerate(fields):
-        save_file(
-            {name: value.cpu().contiguous() for name, value in field.state_dict().items()}, particle_file(folder, index)
-        )
+        state = {name: value.cpu().contiguous() for name, value in field.state_dict().items()}
+        save_file(state, folder / f"particle_{index}.safetensors")
 
 
-def load_fields(folder: Path, *, device: torch.device, backend: str) -> list[RadianceField]:
-    """The fields of `save_fields`, in order."""
-    from safetensors.torch import load_file
+def load_fields(
+    folder: Path, *, device: str | torch.device, backend: str, train_config: NerfConfig | None = None
+) -> list[RadianceField]:
+    """Read the fields that `save_fields` has written.
 
+    Args:
+        folder: The folder that was given to `save_fields`.
+        device: Device of the fields.
+        backend: Backend of all kernels, see `render.backends`.
+        train_config: Settings of training, see `RadianceField`.
+    """
     config = FieldConfig.model_validate_json((folder / "field.json").read_text())
     fields = []
-    while (path := particle_file(folder, len(fields))).exists():
-        # Every value is about to be replaced: the generator only fills the shapes.
-        field = RadianceField(config, generator=torch.Generator(), backend=backend).to(device)
+    while (path := folder / f"particle_{len(fields)}.safetensors").exists():
+        # The generator only fills the shapes, because every value is replaced.
+        field = RadianceField(config, torch.Generator(), backend, train_config=train_config).to(device)
         field.load_state_dict(load_file(path))
         fields.append(field)
     return fields
 
 
-def save_mesh(folder: Path, index: int, vertices: Tensor, faces: Tensor) -> None:
-    """mesh_<k>.safetensors: vertices (V, 3) float32 in world axes, faces (F, 3) int64."""
-    from safetensors.torch import save_file
+def save_mesh(folder: Path, index: int, vertices: Float[Tensor, "vertices 3"], faces: Int[Tensor, "faces 3"]) -> None:
+    """Write mesh_<k>.safetensors.
 
+    Args:
+        folder: An existing folder.
+        index: Number of the particle.
+        vertices: World positions (V, 3).
+        faces: Vertex indices (F, 3).
+    """
     tensors = {"vertices": vertices.detach().cpu().contiguous(), "faces": faces.cpu().contiguous()}
     save_file(tensors, folder / f"mesh_{index}.safetensors")
 
 
-def load_meshes(folder: Path, device: torch.device) -> list[tuple[Tensor, Tensor]]:
-    """(vertices, faces) of every particle, in order."""
-    from safetensors.torch import load_file
-
+def load_meshes(folder: Path, device: str | torch.device) -> list[tuple[Tensor, Tensor]]:
+    """Read the vertices (V, 3) and faces (F, 3) of all particles, in the order of their numbers."""
     meshes = []
     while (path := folder / f"mesh_{len(meshes)}.safetensors").exists():
         tensors = load_file(path, device=str(device))

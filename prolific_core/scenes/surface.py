@@ -1,16 +1,19 @@
-"""A surface inside a tetrahedral grid of signed distances, seen as normals.
+"""Surface inside a tetrahedral grid of signed distances, rendered as normals.
 
-After DMTet (Shen et al. 2021, arXiv 2111.04276) and nvdiffrec (Munkberg et al.
-2022): the signed distance and a small displacement of every grid point are
-optimised; marching tetrahedra turns them into a mesh at every step.
+After DMTet (Shen et al., 2111.04276) and nvdiffrec (Munkberg et al., 2111.12503): the signed distance and a small
+displacement of every grid point are trained, and marching tetrahedra turns them into a mesh at every step.
 """
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from prolific_core.cameras import Cameras
+from prolific_core.config import GeometryConfig
 from prolific_core.mesh.extract import EmptyMesh, marching_tetrahedra
 from prolific_core.mesh.losses import laplacian_smoothness, normal_consistency
 from prolific_core.mesh.tetrahedra import boundary_mask, grid_points, sdf_sign_loss
@@ -18,34 +21,58 @@ from prolific_core.render.mesh.antialias import Edges
 from prolific_core.render.mesh.raster import Visibility
 from prolific_core.render.mesh.shading import render_mesh
 from prolific_core.render.result import Render
+from prolific_core.scenes.base import Scene
 
 log = logging.getLogger(__name__)
 
-LOWEST_THRESHOLD = 0.5  # per world unit: a ray through a whole object is then still half clear
+#: Lowest candidate of `matching_threshold`, per world unit: a ray through a whole object is still half transparent.
+LOWEST_THRESHOLD = 0.5
 
 
-class TetrahedralSurface(nn.Module):
-    """The zero level of a grid's signed distances.
+class TetrahedralSurface(nn.Module, Scene):
+    """Zero level set of a grid of signed distances.
 
-    resolution R: cubes per side; extent: half the side of the grid's box, world
-    units. Parameters: sdf ((R+1)^3,), positive inside, a sphere at first;
-    deformation ((R+1)^3, 3), which moves grid points by tanh(deformation) times
-    half a cell (extent / R), so that no tetrahedron can turn inside out along an
-    edge of the grid. The outermost grid points always count as outside: the
+    The parameters are `sdf` ((R+1)^3,), positive inside and a sphere at first, and `deformation` ((R+1)^3, 3). The
+    latter moves each grid point by tanh(deformation) times half a cell (extent / R), so that no tetrahedron can
+    turn inside out along an edge of the grid. The outermost grid points always count as outside, so that the
     surface is closed.
+
+    Args:
+        resolution: Number R of cubes per side.
+        extent: Half the side of the grid's box in world units.
+        backend: Backend of the visibility, see `render.mesh.raster.Visibility`.
+        train_config: Learning rate and weights of the regularisers.
+
+    Attributes:
+        threshold: Density at which `from_density` has placed the surface.
+
+    Raises:
+        ValueError: The grid has fewer than 2 cubes per side or no extent.
     """
 
-    def __init__(self, resolution: int, extent: float = 1.0, backend: str = "auto"):
+    points: Tensor
+    boundary: Tensor
+
+    def __init__(
+        self,
+        resolution: int,
+        extent: float = 1.0,
+        backend: str = "auto",
+        train_config: GeometryConfig | None = None,
+    ):
         super().__init__()
         if resolution < 2 or extent <= 0:
-            raise ValueError(f"a grid needs 2 cubes a side and an extent above 0, not {resolution} and {extent}")
+            raise ValueError(
+                f"a grid needs at least 2 cubes per side and an extent above 0, not {resolution} and {extent}"
+            )
         self.resolution, self.extent, self.backend = resolution, float(extent), backend
+        self.train_config = train_config or GeometryConfig()
         points = grid_points(resolution, extent)
         self.register_buffer("points", points, persistent=False)
         self.register_buffer("boundary", boundary_mask(resolution), persistent=False)
         self.sdf = nn.Parameter(extent / 2 - points.norm(dim=-1))
         self.deformation = nn.Parameter(torch.zeros_like(points))
-        self.threshold: float | None = None
+        self.threshold = float("nan")
 
     @classmethod
     def from_density(
@@ -57,26 +84,36 @@ class TetrahedralSurface(nn.Module):
         *,
         component_fraction: float = 0.05,
         smoothing: int = 0,
-        device="cpu",
+        device: str | torch.device = "cpu",
         backend: str = "auto",
         chunk: int = 65536,
+        train_config: GeometryConfig | None = None,
     ) -> "TetrahedralSurface":
-        """The surface density = threshold: sdf is density / threshold - 1, clamped to [-1, 1].
+        """Return the surface at which the density equals the threshold.
 
-        Relative, so that it passes through zero as smoothly as the density does: the plain
-        difference is beyond the clamp one cell from the surface, which leaves terraces.
+        The signed distance is density / threshold - 1, clamped to [-1, 1]. It is relative to the threshold, so
+        that it passes through zero as smoothly as the density does. The plain difference would be beyond the
+        clamp one cell from the surface, which leaves terraces.
 
-        density_fn: (N, 3) world points -> (N,) or (N, 1), >= 0. A threshold that
-        nothing reaches, or everything exceeds, is replaced by half the largest
-        density, or the middle of the range; `.threshold` says which was used.
-        component_fraction: connected parts with fewer grid points than this share
-        of the largest are dropped (floaters); 0 keeps all. smoothing: passes of
-        a (1 2 1)/4 filter along each axis over the clamped sdf, against the
-        steps that clamping leaves; thin parts erode.
+        Args:
+            density_fn: Function from world points (N, 3) to densities (N,) or (N, 1), at least 0.
+            threshold: Density at the surface per world unit. A threshold that no density reaches, or that all
+                exceed, is replaced, see `usable_threshold`.
+            resolution: Number of cubes per side.
+            extent: Half the side of the grid's box in world units.
+            component_fraction: Connected parts with fewer grid points than this fraction of the largest part
+                (floaters) are dropped; 0 keeps all.
+            smoothing: Passes of a (1 2 1)/4 filter along each axis over the clamped signed distance, which
+                removes the steps that clamping leaves but erodes thin parts.
+            device: Device of the surface.
+            backend: Backend of the visibility, see `render.mesh.raster.Visibility`.
+            chunk: Number of points that are evaluated at once.
+            train_config: Settings of training, see the class.
 
-        Raises EmptyMesh (a ValueError) with the cause where there is no surface.
+        Raises:
+            EmptyMesh: There is no surface; the message names the cause.
         """
-        surface = cls(resolution, extent, backend).to(device)
+        surface = cls(resolution, extent, backend, train_config).to(device)
         with torch.no_grad():
             density = torch.cat([density_fn(p).reshape(-1).float() for p in surface.points.split(chunk)])
             surface.threshold = usable_threshold(density[~surface.boundary], threshold)
@@ -86,94 +123,127 @@ class TetrahedralSurface(nn.Module):
             for _ in range(smoothing):
                 sdf = _smooth(sdf)
             if not (sdf[1:-1, 1:-1, 1:-1] > 0).any():
-                raise EmptyMesh("smoothing erased the surface; lower it, or raise the grid's resolution")
+                raise EmptyMesh("smoothing has erased the surface; lower it, or raise the grid's resolution")
             surface.sdf.copy_(sdf.reshape(-1))
         return surface
 
-    def extract(self) -> tuple[Tensor, Tensor]:
-        """Vertices (V, 3), differentiable, and faces (F, 3): closed, facing outward; may be empty."""
+    def extract(self) -> tuple[Float[Tensor, "vertices 3"], Int[Tensor, "faces 3"]]:
+        """Return the surface as a mesh.
+
+        Returns:
+            Vertices (V, 3), which are differentiable, and faces (F, 3). The mesh is closed and faces outward; it
+            may be empty.
+        """
         points = self.points + torch.tanh(self.deformation) * (self.extent / self.resolution)
         closed = torch.where(self.boundary, -self.sdf.detach().abs() - 1e-3, self.sdf)
         return marching_tetrahedra(points, closed, self.resolution)
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return signed distances and displacements with the learning rate of `train_config`."""
+        return [{"params": [self.sdf, self.deformation], "lr": self.train_config.learning_rate}]
+
     def render(
         self,
-        cameras,
+        cameras: Cameras,
         resolution: int,
-        *,
-        losses: Collection[str] = (),
-        supersampling: int = 1,
         generator: torch.Generator | None = None,
+        *,
+        supersampling: int = 1,
     ) -> Render:
-        """Normals (n + 1) / 2 over 0.5 grey as rgb, with opacity, depth and normal.
+        """Render the normals, mapped by (n + 1) / 2 over grey (0.5), as `rgb` and `normal`; see `Scene.render`.
 
-        losses: which regularisers to compute for `Render.losses`, of
-        "normal_consistency", "laplacian" (lengths in cells of the grid, so that
-        a weight means the same at every resolution), "sdf_regularisation".
-        generator: not used, nothing here is random. Raises EmptyMesh where the
-        surface has vanished.
+        With a generator, this is a training render: `Render.losses` holds the regularisers that have a weight in
+        `train_config`. The Laplacian is in units of the grid's cells, so that a weight has the same effect at
+        every resolution. No random numbers are drawn.
+
+        Args:
+            cameras: Cameras on the scene's device.
+            resolution: Height and width of the images in pixels.
+            generator: Marks a training render.
+            supersampling: Rays per pixel and axis.
+
+        Raises:
+            EmptyMesh: The surface has vanished.
         """
         vertices, faces = self.extract()
         if len(faces) == 0:
             raise EmptyMesh("the surface has vanished: lower the learning rate or the guidance scale of the geometry")
         edges = Edges.of(faces)
-        picture = render_mesh(
-            Visibility(vertices, faces, self.backend),
-            vertices,
-            faces,
-            cameras,
-            resolution,
-            None,
-            edges=edges,
-            supersampling=supersampling,
+        visibility = Visibility(vertices, faces, self.backend)
+        render = render_mesh(
+            visibility, vertices, faces, cameras, resolution, None, edges=edges, supersampling=supersampling
         )
-        known = {
-            "normal_consistency": lambda: normal_consistency(vertices, faces, edges),
-            "laplacian": lambda: laplacian_smoothness(vertices * (self.resolution / (2 * self.extent)), faces, edges),
-            "sdf_regularisation": lambda: sdf_sign_loss(self.sdf, self.resolution),
-        }
-        for name in losses:
-            picture.losses[name] = known[name]()
-        return picture
+        if generator is not None:
+            cells = self.resolution / (2 * self.extent)
+            regularisers = {
+                "normal_consistency": lambda: normal_consistency(vertices, faces, edges),
+                "laplacian": lambda: laplacian_smoothness(vertices * cells, faces, edges),
+                "sdf_regularisation": lambda: sdf_sign_loss(self.sdf, self.resolution),
+            }
+            weighted = (name for name in regularisers if getattr(self.train_config, name) > 0)
+            render.losses = {name: regularisers[name]() for name in weighted}
+        return render
 
-    def parameter_groups(self, learning_rate: float, deformation_learning_rate: float | None = None) -> list[dict]:
-        """Groups for an optimizer; the displacements' rate is the same unless given."""
-        other = learning_rate if deformation_learning_rate is None else deformation_learning_rate
-        return [
-            {"params": [self.sdf], "lr": learning_rate, "name": "sdf"},
-            {"params": [self.deformation], "lr": other, "name": "deformation"},
-        ]
+    def losses(self, render: Render, progress: float) -> dict[str, Tensor]:
+        """Return the regularisers that have a weight in `train_config`; see `Scene.losses`."""
+        config = self.train_config
+        losses = {name: getattr(config, name) * value for name, value in render.losses.items()}
+        return losses | ({"opacity": config.opacity * render.opacity.mean()} if config.opacity > 0 else {})
 
 
 @torch.no_grad()
-def matching_threshold(density_fn, opacity: Tensor, cameras, resolution: int, extent: float, **options) -> float:
-    """The density whose surface has the silhouettes of the field's own pictures.
+def matching_threshold(
+    density_fn: Callable[[Tensor], Tensor],
+    opacity: Float[Tensor, "batch 1 side side"],
+    cameras: Cameras,
+    resolution: int,
+    extent: float,
+    **options: Any,
+) -> float:
+    """Return the density whose surface has the silhouettes of a field's own images.
 
-    opacity (B, 1, S, S): the field's, from `cameras`. Of thresholds a factor sqrt(2) apart, the one
-    with the largest intersection over union with opacity > 0.5; a fixed one makes a mesh smaller
-    than the picture wherever the field is thinner than expected, and larger where it is denser.
+    Of candidates that differ by a factor of sqrt(2), it is the one with the largest intersection over union with
+    opacity > 0.5. A fixed threshold gives a mesh that is smaller than the images show where the field is thinner
+    than expected, and larger where it is denser.
+
+    Args:
+        density_fn: Function from world points (N, 3) to densities (N,) or (N, 1), at least 0.
+        opacity: Opacity (B, 1, S, S) of the field's images.
+        cameras: Cameras (B) of these images.
+        resolution: Number of cubes per side of the grid.
+        extent: Half the side of the grid's box in world units.
+        options: Further arguments of `TetrahedralSurface.from_density`.
     """
-    wanted = opacity > 0.5
+    target = opacity > 0.5
     best, result = -1.0, LOWEST_THRESHOLD
     for threshold in LOWEST_THRESHOLD * 2 ** (torch.arange(16) / 2):
         try:
             surface = TetrahedralSurface.from_density(density_fn, float(threshold), resolution, extent, **options)
         except EmptyMesh:
             break
-        if surface.threshold != float(threshold):  # beyond what the field reaches
+        if surface.threshold != float(threshold):  # the field does not reach this density
             break
-        seen = surface.render(cameras, opacity.shape[-1]).opacity > 0.5
-        union = (seen | wanted).sum()
-        overlap = float((seen & wanted).sum() / union) if union > 0 else 0.0
+        covered = surface.render(cameras, opacity.shape[-1]).opacity > 0.5
+        union = (covered | target).sum()
+        overlap = float((covered & target).sum() / union) if union > 0 else 0.0
         if overlap > best:
             best, result = overlap, float(threshold)
     return result
 
 
-def usable_threshold(density: Tensor, threshold: float) -> float:
-    """The threshold, or the nearest sensible one that some points exceed and some do not.
+def usable_threshold(density: Float[Tensor, " n"], threshold: float) -> float:
+    """Return a threshold that some densities exceed and some do not.
 
-    density (N,). Raises EmptyMesh naming the cause if no threshold would do.
+    Args:
+        density: Densities (N,) of the grid points.
+        threshold: The desired threshold.
+
+    Returns:
+        The desired threshold if it is usable; else half the largest density, or the middle of the range where
+        even that is not.
+
+    Raises:
+        EmptyMesh: No threshold is usable; the message names the cause.
     """
     if not torch.isfinite(density).all():
         bad = int((~torch.isfinite(density)).sum())
@@ -188,29 +258,31 @@ def usable_threshold(density: Tensor, threshold: float) -> float:
     if low < threshold < high:
         return float(threshold)
     better = high / 2 if high <= threshold and low < high / 2 else (low + high) / 2
-    log.warning("no surface at density %g (densities reach from %g to %g): using %g", threshold, low, high, better)
+    log.warning("no surface at density %g (the densities range from %g to %g): using %g", threshold, low, high, better)
     return better
 
 
-def _drop_floaters(sdf: Tensor, share: float) -> Tensor:
-    """Turns inside parts (26-connected) smaller than `share` of the largest outside. sdf (n, n, n)."""
-    if share <= 0:
+def _drop_floaters(sdf: Tensor, fraction: float) -> Tensor:
+    """Flip the sign of 26-connected inside parts of (n, n, n) that are smaller than a fraction of the largest."""
+    if fraction <= 0:
         return sdf
     import numpy as np
     from scipy import ndimage
 
-    label, count = ndimage.label((sdf > 0).cpu().numpy(), structure=np.ones((3, 3, 3)))
+    label, count = ndimage.label(  # pyright: ignore[reportGeneralTypeIssues] (untyped)
+        (sdf > 0).cpu().numpy(), structure=np.ones((3, 3, 3))
+    )
     if count == 0:
         return sdf
     size = np.bincount(label.reshape(-1))
     size[0] = 0
-    drop = size < share * size.max()
+    drop = size < fraction * size.max()
     drop[0] = False
     return torch.where(torch.from_numpy(drop[label]).to(sdf.device), -sdf, sdf)
 
 
 def _smooth(grid: Tensor) -> Tensor:
-    """One (1 2 1)/4 pass along each axis; the ends repeat. grid (n, n, n)."""
+    """Filter a grid (n, n, n) by (1 2 1)/4 along each axis, repeating the values at its borders."""
     for axis in range(3):
         n = grid.shape[axis]
         index = torch.arange(n, device=grid.device)

@@ -1,73 +1,108 @@
-"""A fixed mesh with a colour field: what the texture stage optimises."""
+"""Fixed mesh with trained colours: the scene of the texture stage."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from prolific_core.cameras import Cameras
+from prolific_core.config import TextureConfig
 from prolific_core.mesh.extract import EmptyMesh
 from prolific_core.render.mesh.antialias import Edges
 from prolific_core.render.mesh.raster import Visibility
 from prolific_core.render.mesh.shading import render_mesh
 from prolific_core.render.result import Render
+from prolific_core.scenes.base import Scene
 
 
-class TexturedMesh(nn.Module):
-    """Fixed geometry; colour is a function of the point.
+class TexturedMesh(nn.Module, Scene):
+    """Mesh of fixed geometry, whose colour is a function of the world point.
 
-    vertices (V, 3), faces (F, 3) int64: world axes, buffers.
-    colour: (N, 3) world points -> (N, 3) in [0, 1]; a module is trained.
-    background: a number, (3,), (B, 3) or (B, 3, H, W), sRGB in [0, 1].
-    backend: of the visibility, see `render.raster.Visibility`.
-    Raises EmptyMesh for a mesh without faces.
+    Args:
+        vertices: World positions (V, 3).
+        faces: Vertex indices (F, 3) of the triangles.
+        colour: Function from world points (N, 3) to colours (N, 3) in [0, 1]. Training needs a module with
+            `parameter_groups`, such as `ColourField`.
+        background: Default background of deterministic renders, sRGB in [0, 1]: a number or a tensor (3,), (B, 3)
+            or (B, 3, H, W).
+        backend: Backend of the visibility, see `render.mesh.raster.Visibility`.
+        train_config: Learning rates and settings of training renders.
+
+    Raises:
+        EmptyMesh: The mesh has no faces.
     """
+
+    vertices: Tensor
+    faces: Tensor
 
     def __init__(
         self,
-        vertices: Tensor,
-        faces: Tensor,
+        vertices: Float[Tensor, "vertices 3"],
+        faces: Int[Tensor, "faces 3"],
         colour: nn.Module | Callable[[Tensor], Tensor],
         background: float | Tensor = 1.0,
         backend: str = "auto",
+        train_config: TextureConfig | None = None,
     ):
         super().__init__()
         if len(faces) == 0:
-            raise EmptyMesh("the mesh to be textured has no faces")
+            raise EmptyMesh("the mesh has no faces, so there is nothing to texture")
         self.register_buffer("vertices", vertices.detach().float().clone())
         self.register_buffer("faces", faces.detach().long().clone())
-        self.colour = colour
-        self.background = background
-        self.backend = backend
+        self.colour: Any = colour
+        self.background, self.backend = background, backend
+        self.train_config = train_config or TextureConfig()
         self._prepared: tuple[Visibility, Edges] | None = None
 
     def _apply(self, fn, *args, **kwargs):
-        self._prepared = None  # moved to another device
+        self._prepared = None  # the tensors may move to another device
         return super()._apply(fn, *args, **kwargs)
 
+    def load_state_dict(self, *args, **kwargs):
+        """Restore geometry and colours; see `torch.nn.Module.load_state_dict`."""
+        self._prepared = None
+        return super().load_state_dict(*args, **kwargs)
+
     def prepared(self) -> tuple[Visibility, Edges]:
-        """The search structure and the edges, built once: the geometry is fixed."""
+        """Return the search structure and the edges, which are built once because the geometry is fixed."""
         if self._prepared is None:
             self._prepared = Visibility(self.vertices, self.faces, self.backend), Edges.of(self.faces)
         return self._prepared
 
-    def load_state_dict(self, *args, **kwargs):
-        self._prepared = None
-        return super().load_state_dict(*args, **kwargs)
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the colours' parameters with the learning rates of `train_config`."""
+        config = self.train_config
+        return self.colour.parameter_groups(
+            {"grid": config.grid_learning_rate, "networks": config.network_learning_rate}
+        )
 
     def render(
         self,
-        cameras,
+        cameras: Cameras,
         resolution: int,
-        background: float | Tensor | None = None,
-        *,
-        supersampling: int = 1,
         generator: torch.Generator | None = None,
+        *,
+        background: float | Tensor | None = None,
+        supersampling: int = 1,
     ) -> Render:
-        """Pictures (B, 3, resolution, resolution), differentiable in the colours.
+        """Render one image for each camera, differentiable in the colours; see `Scene.render`.
 
-        background: replaces the mesh's own for this render. generator: not
-        used, nothing here is random; scenes share their signature.
+        With a generator, this is a training render: background and supersampling are those of `train_config`.
+
+        Args:
+            cameras: Cameras on the scene's device.
+            resolution: Height and width of the images in pixels.
+            generator: Source of the random backgrounds of training renders.
+            background: Background of a deterministic render in place of the scene's own.
+            supersampling: Rays per pixel and axis of a deterministic render.
         """
+        if generator is not None:
+            background, supersampling = (
+                self._random_background(len(cameras), generator),
+                self.train_config.supersampling,
+            )
         visibility, edges = self.prepared()
         return render_mesh(
             visibility,
@@ -80,3 +115,9 @@ class TexturedMesh(nn.Module):
             edges=edges,
             supersampling=supersampling,
         )
+
+    def _random_background(self, batch: int, generator: torch.Generator) -> Tensor:
+        """Return a plain random colour (B, 3) with the configured probability, and white otherwise."""
+        colour = torch.rand(batch, 3, generator=generator)
+        plain = torch.rand(batch, 1, generator=generator) < self.train_config.random_background
+        return torch.where(plain, colour, torch.ones(batch, 3)).to(self.vertices)

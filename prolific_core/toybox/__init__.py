@@ -1,4 +1,4 @@
-"""The Toybox: a small world of captioned 3D things, and the models trained on it.
+"""The Toybox: a small procedural world of captioned 3D objects, and the models trained on its renders.
 
-Light to import: heavy libraries load in the submodules that need them.
+The package itself imports nothing; torch and the other large libraries are imported by the submodules that need them.
 """

@@ -1,4 +1,4 @@
-"""Every number of the Toybox's training: its unit, default and bounds. priors/<name>/params.yaml is checked here."""
+"""Parameters of the Toybox training with their units, defaults and bounds; priors/<name>/params.yaml is checked here."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from prolific_core.config import Fraction, Rate, Section, Steps, SystemConfig
 
 WEIGHTS = Path(__file__).parent / "weights"
-SIZE = 64  # side of every image, in pixels
-HELD_OUT_SEED = 90001  # of renders that no training uses, for every measurement
+SIZE = 64  # Side of every image, in pixels.
+HELD_OUT_SEED = 90001  # Seed of the renders that metrics use and training never does.
 
 Batch = Annotated[int, Field(ge=2, le=4096)]
-Folder = Annotated[str | None, Field(max_length=1000)]  # of a published model to continue from, with a fresh optimizer
+# Folder of a published model to continue from, with a fresh optimizer.
+Folder = Annotated[str | None, Field(max_length=1000)]
 
 
 def _divide(heads: int, name: str, info: ValidationInfo) -> int:
-    """The heads, where they divide the width of that name."""
-    width = info.data.get(name, heads)  # a width that is wrong itself is told by its own bounds
+    """Return the number of heads if it divides the width with that name."""
+    width = info.data.get(name, heads)  # A width that is itself invalid is reported by its own bounds.
     if width % heads:
         raise ValueError(f"does not divide {name} = {width}")
     return heads
 
 
-class Mix(Section):
-    """Shares of the kinds of pictures; they need not add up to one."""
+class MixConfig(Section):
+    """Fractions of the kinds of images, which need not sum to one."""
 
     colour: Fraction = 0.59
     normals: Fraction = 0.20
@@ -36,39 +37,77 @@ class Mix(Section):
     @model_validator(mode="after")
     def _some(self):
         if not self.colour + self.normals + self.pair + self.room > 0:
-            raise ValueError("a mix of nothing: one of its shares must be above 0")
+            raise ValueError("the mix is empty: at least one of its fractions must be above 0")
         return self
 
 
-class Data(Section):
-    """The renders. `heldout`: of pairs of family and colour that only the judge and the scorer see."""
+class RenderConfig(Section):
+    """The rendered data set.
+
+    Attributes:
+        seed: Seed of the training images; the held-out ones use the next.
+        images: Number of training images.
+        heldout: Number of images of pairs of family and colour that only the classifier and the scorer see.
+        shard: Images per file.
+        mix: Fractions of the kinds of images.
+        striped: Fraction of the single coloured objects that have stripes.
+        pairs_of_normals: Fraction of the normal maps that show two objects.
+    """
 
     seed: int = Field(1, ge=0)
     images: int = Field(196_608, ge=2)
     heldout: int = Field(20_480, ge=2)
-    shard: int = Field(4096, ge=2)  # images a file
-    mix: Mix = Mix()
-    striped: Fraction = 0.07  # of the single things in colour
-    pairs_of_normals: Fraction = 0.12  # of the normal maps
+    shard: int = Field(4096, ge=2)
+    mix: MixConfig = MixConfig()
+    striped: Fraction = 0.07
+    pairs_of_normals: Fraction = 0.12
 
 
-class Autoencoder(Section):
-    """AutoencoderKL, 64 x 64 -> 16 x 16 x `latent`."""
+class AutoencoderConfig(Section):
+    """The AutoencoderKL from 64 x 64 pixels to 16 x 16 x `latent`.
 
-    initial: Folder = None  # its encoder stays as it is and is not trained: latents keep their meaning
-    latent: int = Field(6, ge=1, le=12)  # the linear decoder that training begins at has room for 12
-    linear_steps: Steps = 160  # to fit the linear decoder that training begins at
+    Attributes:
+        initial: Folder of a published model whose autoencoder is used unchanged, so that its latents stay valid.
+        latent: Channels of the latents; the linear decoder that training starts from has room for 12.
+        linear_steps: Steps that fit the linear decoder.
+        steps: Training steps.
+        batch: Images per step.
+        learning_rate: Peak learning rate.
+        kl: Weight of the KL term.
+    """
+
+    initial: Folder = None
+    latent: int = Field(6, ge=1, le=12)
+    linear_steps: Steps = 160
     steps: Steps = 20_000
     batch: Batch = 8
     learning_rate: Rate = 1.2e-3
     kl: Fraction = 1e-6
 
 
-class Diffusion(Section):
-    """The U-Net of 16 x 16 latents and its text encoder."""
+class DiffusionConfig(Section):
+    """The U-Net on 16 x 16 latents and its text encoder.
+
+    Attributes:
+        initial: Folder of a published model to continue from.
+        channels: Channels of the three levels; they are multiples of 16, the number of groups in a group norm.
+        text_width: Width of the text encoder.
+        text_layers: Layers of the text encoder.
+        text_heads: Attention heads of the text encoder.
+        steps: Training steps.
+        batch: Images per step; more steps of 16 do better than fewer of 32 while the training is short.
+        learning_rate: Peak learning rate.
+        warmup: Steps in which the learning rate rises.
+        hold: Fraction of the steps after which the learning rate falls linearly to zero.
+        ema: Decay of the averaged weights.
+        drop_caption: Fraction of the captions replaced by the empty one, for classifier-free guidance.
+        fronts: Fraction of a batch that shows the front or the back of coloured objects that have a front.
+        named_views: Fraction of the captions of objects with a front that name the view; of all others, half do.
+        time_shift: Shift of the timesteps towards noise, where the view is decided; 1 draws them uniformly.
+        sample_every: Steps between two previews.
+    """
 
     initial: Folder = None
-    # Of its three levels; a norm's groups are 16.
     channels: list[Annotated[int, Field(ge=16, le=2048, multiple_of=16)]] = Field(
         [48, 80, 128], min_length=3, max_length=3
     )
@@ -76,16 +115,16 @@ class Diffusion(Section):
     text_layers: int = Field(3, ge=1, le=48)
     text_heads: int = Field(4, ge=1, le=64)
     steps: Steps = 60_000
-    batch: Batch = 16  # more steps of 16 beat fewer of 32 while the run is short
+    batch: Batch = 16
     learning_rate: Rate = 6e-4
-    warmup: int = Field(300, ge=1)  # steps
-    hold: Fraction = 0.1  # of the steps; then the rate falls linearly to zero
+    warmup: int = Field(300, ge=1)
+    hold: Fraction = 0.1
     ema: Fraction = 0.999
     drop_caption: Fraction = 0.1
-    fronts: Fraction = 0.25  # of a batch: coloured things with a front, from in front of them or behind
-    named_views: Fraction = 0.9  # of the captions of things with a front; of all others, half
-    time_shift: float = Field(1.3, ge=1, le=10)  # above 1: more steps where there is more noise and the view is decided
-    sample_every: Steps = 2000  # a sheet of samples
+    fronts: Fraction = 0.25
+    named_views: Fraction = 0.9
+    time_shift: float = Field(1.3, ge=1, le=10)
+    sample_every: Steps = 2000
 
     @field_validator("text_heads")
     @classmethod
@@ -93,8 +132,21 @@ class Diffusion(Section):
         return _divide(heads, "text_width", info)
 
 
-class Scorer(Section):
-    """A small CLIP."""
+class ScorerConfig(Section):
+    """The scorer, a small CLIP model.
+
+    Attributes:
+        initial: Folder of a published model to continue from.
+        width: Width of both transformers.
+        vision_layers: Layers of the image encoder.
+        text_layers: Layers of the text encoder.
+        heads: Attention heads of both.
+        patch: Side of an image patch, in pixels.
+        projection: Dimensions of the shared embedding.
+        steps: Training steps.
+        batch: Images per step.
+        learning_rate: Peak learning rate.
+    """
 
     initial: Folder = None
     width: int = Field(128, ge=8, le=4096)
@@ -113,10 +165,17 @@ class Scorer(Section):
         return _divide(heads, "width", info)
 
 
-class Judge(Section):
-    """The classifier."""
+class ClassifierConfig(Section):
+    """The classifier that metrics use.
 
-    # Of its four levels, each of half the side of the one before.
+    Attributes:
+        channels: Channels of the four levels, each with half the resolution of the one before.
+        features: Dimensions of the features.
+        steps: Training steps.
+        batch: Images per step.
+        learning_rate: Peak learning rate.
+    """
+
     channels: list[Annotated[int, Field(ge=4, le=2048)]] = Field([40, 80, 128, 160], min_length=4, max_length=4)
     features: int = Field(64, ge=4, le=4096)
     steps: Steps = 6000
@@ -124,12 +183,12 @@ class Judge(Section):
     learning_rate: Rate = 2e-3
 
 
-class Training(Section):
-    """priors/<name>/params.yaml: one section per stage."""
+class TrainingConfig(Section):
+    """All of priors/<name>/params.yaml: one section per stage, and the machine's."""
 
     system: SystemConfig = SystemConfig()
-    render: Data = Data()
-    autoencoder: Autoencoder = Autoencoder()
-    diffusion: Diffusion = Diffusion()
-    scorer: Scorer = Scorer()
-    classifier: Judge = Judge()
+    render: RenderConfig = RenderConfig()
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    scorer: ScorerConfig = ScorerConfig()
+    classifier: ClassifierConfig = ClassifierConfig()

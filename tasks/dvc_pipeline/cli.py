@@ -1,4 +1,4 @@
-"""DVC, started by us: the right python first in PATH, nothing reported, and no life after ours.
+"""DVC's command line with this Python first in PATH, without telemetry, and ended with its parent process.
 
 python -m tasks.dvc_pipeline.cli repro prompts/a-red-mug/dvc.yaml:nerf
 """
@@ -12,18 +12,17 @@ from tasks.runtime import machine
 
 
 def environment() -> dict[str, str]:
-    """The environment in which `python` is this one and libraries are quiet."""
+    """Return an environment in which `python` is this interpreter and libraries send no usage reports."""
     machine.disable_telemetry()
-    # Not resolved: in a virtual environment the link's folder is the one that counts.
+    # The path is not resolved: in a virtual environment the folder of the link is the one to use.
     here = str(Path(sys.executable).parent)
     return {**os.environ, "PATH": os.pathsep.join([here, os.environ.get("PATH", "")]), "PYTHONUNBUFFERED": "1"}
 
 
 def read_only(pipeline: str) -> None:
-    """Have DVC read one pipeline file, by its path from the root, where it would read all of the project's.
+    """Make DVC read only one pipeline file, given relative to the root, instead of all files of the project.
 
-    Prompts do not depend on each other, and each that is on file would cost every stage of every other
-    .04 seconds of the processor: a sweep of a hundred spent more on that than on its stages.
+    Prompts do not depend on each other, and reading the file of each prompt takes 0.04 seconds per stage that runs.
     """
     from dvc.repo.index import Index
 
@@ -46,10 +45,9 @@ def main() -> int:
     from dvc import lock
     from dvc.cli import main as dvc
 
-    lock.DEFAULT_TIMEOUT = (
-        0.3  # a sixth of it is between two looks at a lock that another prompt's stage holds: half a second
-    )
-    # The flag before the command: several prompts at once wait for one another's locks.
+    # DVC polls a lock that the stage of another prompt holds at a sixth of this interval, by default every half second.
+    lock.DEFAULT_TIMEOUT = 0.3
+    # The flag, which comes before the command, makes concurrent prompts wait for each other's locks.
     return dvc(["--wait-for-lock", *sys.argv[1:]])
 
 

@@ -1,6 +1,6 @@
-"""A prompt's DVC pipeline: prompts/<id>/dvc.yaml, the same text for every prompt, made from STAGES.
+"""DVC pipeline of a prompt: prompts/<id>/dvc.yaml, made from STAGES and the same for every prompt.
 
-The command carries the id only: a prompt's text never reaches a shell.
+Its commands contain only the id, so that the text of a prompt never reaches a shell.
 """
 
 import re
@@ -8,28 +8,29 @@ from pathlib import Path
 
 import yaml
 
+from prolific_core.files import write_atomically
 from prolific_core.prompts import SECTIONS, Prompt, dump
 from tasks.runtime.project import STAGES, Project, code_of
 
 
 class _Plain(yaml.SafeDumper):
-    """Repeats a list rather than refer to its first use."""
+    """YAML dumper that repeats a list instead of referring to its first occurrence."""
 
     def ignore_aliases(self, data) -> bool:
         return True
 
 
-_HEAD = "# Made from STAGES in tasks/runtime/project.py, the same for every prompt: do not edit, it is written again.\n"
+_HEAD = "# Made from STAGES in tasks/runtime/project.py, the same for every prompt. Do not edit: it is written again.\n"
 
 
 def text(project: Project) -> str:
-    """The content of every prompts/<id>/dvc.yaml."""
+    """Return the content of every prompts/<id>/dvc.yaml."""
     stages = {}
     for name, spec in STAGES.items():
         sections = list(spec.sections(name))
         stages[name] = {
             "wdir": "../..",
-            # exec: the stage is then DVC's own child, and ends when DVC is killed.
+            # With exec the stage is DVC's own child, and ends when DVC is killed.
             "cmd": f"exec python -m tasks.runtime.stage {name} ${{id}}",
             "deps": [
                 *(path for path in code_of(name) if (project.root / path).exists()),
@@ -45,32 +46,28 @@ def text(project: Project) -> str:
     return _HEAD + yaml.dump({"vars": ["prompt.yaml"], "stages": stages}, Dumper=_Plain, sort_keys=False, width=200)
 
 
-def write(project: Project, prompt: Prompt) -> Path:
-    """Make prompts/<id>/ of a new prompt; its folder."""
+def write(project: Project, prompt: Prompt) -> None:
+    """Create prompts/<id>/ of a new prompt."""
+    _write_changes(project.prompt_folder(prompt.id) / "prompt.yaml", dump(prompt))
+    refresh(project, prompt)
+
+
+def refresh(project: Project, prompt: Prompt) -> None:
+    """Bring the files of a prompt up to date: dvc.yaml, and the sections of prompt.yaml.
+
+    DVC fails where a section that it watches is absent. Missing ones are appended, so that a user's comments stay.
+    """
     folder = project.prompt_folder(prompt.id)
-    folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "prompt.yaml", dump(prompt))
-    refresh(project, prompt.id)
-    return folder
-
-
-def refresh(project: Project, id: str) -> None:
-    """Bring a prompt's files to what DVC needs: the pipeline as it is today, and no section missing."""
-    folder = project.prompt_folder(id)
-    _replace(folder / "dvc.yaml", text(project))
-    prompt = project.prompt(id)
+    _write_changes(folder / "dvc.yaml", text(project))
     missing = [section for section in SECTIONS if prompt.sections.get(section) is None]
-    if missing:  # DVC calls a watched section that is absent an error; appended, so comments stay
+    if missing:
         path = folder / "prompt.yaml"
         empty = re.compile(rf"({'|'.join(missing)})\s*:\s*(null|~)?\s*(#.*)?")
         lines = [line for line in path.read_text().splitlines() if not empty.fullmatch(line)]
-        _replace(path, "\n".join([*lines, *(f"{section}: {{}}" for section in missing)]) + "\n")
+        _write_changes(path, "\n".join([*lines, *(f"{section}: {{}}" for section in missing)]) + "\n")
 
 
-def _replace(path: Path, content: str) -> None:
-    """Write only what differs, whole or not at all."""
-    if path.is_file() and path.read_text() == content:
-        return
-    partial = path.with_name(f".{path.name}")
-    partial.write_text(content, encoding="utf-8")
-    partial.replace(path)
+def _write_changes(path: Path, content: str) -> None:
+    """Write a file if its content differs, so that an unchanged one keeps its modification time."""
+    if not path.is_file() or path.read_text(encoding="utf-8") != content:
+        write_atomically(path, content.encode())

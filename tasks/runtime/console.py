@@ -1,25 +1,27 @@
-"""How a stage shows itself when it runs alone: a bar in a terminal, a plain line now and then elsewhere."""
+"""Progress of a stage on stderr: a bar in a terminal, and a plain line every few seconds elsewhere."""
 
 import sys
 import time
+from collections.abc import Callable
+from contextvars import ContextVar
 
 EVERY = 10.0  # seconds between plain lines
 
 
 class Console:
-    """Progress on stderr, so that a command's result on stdout stays clean."""
+    """Progress display of one stage on stderr, which leaves stdout to the result of a command."""
 
     def __init__(self, title: str):
         self.title = title
         self._values: dict[str, float | None] = {}
         self._bar = None
-        self._said = 0.0
+        self._last_line = 0.0
 
     def values(self, values: dict) -> None:
         self._values = values
 
     def note(self, text: str) -> None:
-        """A line that stays, above the bar where there is one."""
+        """Print a line that stays, above the bar where there is one."""
         if self._bar is not None:
             self._bar.console.print(f"{self.title}: {text}", markup=False, highlight=False, soft_wrap=True)
         else:
@@ -28,8 +30,8 @@ class Console:
     def step(self, step: int, steps: int, left: float | None) -> None:
         if sys.stderr.isatty():
             self._show(step, steps, left)
-        elif step >= steps or time.monotonic() - self._said > EVERY:
-            self._said = time.monotonic()
+        elif step >= steps or time.monotonic() - self._last_line > EVERY:
+            self._last_line = time.monotonic()
             print(f"{self.title} {line(step, steps, left, self._values)}", file=sys.stderr, flush=True)
 
     def _show(self, step: int, steps: int, left: float | None) -> None:
@@ -40,7 +42,7 @@ class Console:
         self._bar.update(self._task, completed=step, total=steps, detail=detail(left, self._values))
 
     def done(self, text: str, cached: bool) -> None:
-        """How a whole stage came out."""
+        """Print the outcome of a stage."""
         print(f"{self.title:<11} {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
@@ -49,8 +51,12 @@ class Console:
             self._bar = None
 
 
+# Makes the console of a stage by its name; a sweep replaces it by one that draws on its progress display.
+new_console: ContextVar[Callable[[str], Console]] = ContextVar("new_console", default=Console)
+
+
 def bar():
-    """A progress bar that fits 80 columns: stage, bar, step, then loss and seconds left."""
+    """Make a progress bar that fits 80 columns: stage, bar, step, then loss and seconds left."""
     from rich.console import Console as Terminal
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -64,7 +70,7 @@ def bar():
 
 
 def detail(left: float | None, values: dict) -> str:
-    """`loss 0.312, 93 s left`."""
+    """Format the loss and the remaining time, for example `loss 0.312, 93 s left`."""
     parts = []
     name = "loss" if "loss" in values else next(iter(values), None)
     if name and values[name] is not None:

@@ -1,4 +1,4 @@
-"""A failure as one clear line and an exit status: 2 for what the user gave, 1 for what went wrong."""
+"""Reporting of failures as one line and an exit status: 2 for unusable input, 1 for everything else."""
 
 import errno
 import os
@@ -13,12 +13,12 @@ _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def explain(error: BaseException) -> str | None:
-    """One line for a failure that is understood; None for one that is a mistake in the program."""
+    """Return a one-line message for an expected failure, or None for one that is a bug."""
     if isinstance(error, ProlificError):
         return str(error)
     where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
     code = error.errno if isinstance(error, OSError) else None
-    # Libraries written in Rust or C++ carry the same failures as text.
+    # Libraries written in Rust or C++ report the same failures only as text.
     if code in _FULL or "No space left on device" in str(error):
         return f"the disk is full{where}; free some space and run the same command again"
     if code in _FORBIDDEN or "Permission denied" in str(error) or "Read-only file system" in str(error):
@@ -29,7 +29,7 @@ def explain(error: BaseException) -> str | None:
 
 
 def reported(work: Callable[[], int | None], note: Callable[[str, int], None] | None = None) -> int:
-    """Run a command; its exit status, with any failure told on stderr (and to `note`)."""
+    """Run a command and return its exit status; report a failure on stderr and to `note`."""
     try:
         return work() or 0
     except KeyboardInterrupt:
@@ -39,13 +39,12 @@ def reported(work: Callable[[], int | None], note: Callable[[str, int], None] | 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        told = explain(error)
-        if told is None:
-            # Not the user's doing: whoever mends it needs the place.
-            traceback.print_exc()
-            told = f"unexpected {type(error).__name__}: {str(error) or 'no message'}"
-        told, status = " ".join(told.split()), getattr(error, "exit_status", 1)
+        message = explain(error)
+        if message is None:
+            traceback.print_exc()  # a bug, which nobody can fix without its place in the code
+            message = f"unexpected {type(error).__name__}: {str(error) or 'no message'}"
+        message, status = " ".join(message.split()), getattr(error, "exit_status", 1)
         if note:
-            note(told, status)
-        print(f"prolific: {told}", file=sys.stderr, flush=True)
+            note(message, status)
+        print(f"prolific: {message}", file=sys.stderr, flush=True)
         return status

@@ -1,11 +1,11 @@
-"""A piece of work bound to files: what its body is given, and how it is run so that nothing half-done counts.
+"""Job: a computation bound to files, whose output appears only when it is complete.
 
-A body is `def run(job) -> dict[str, float]`: it reads finished folders, writes `job.output`, and
-returns its metrics. It is a pure function of its parameters, inputs and code; everything that may
-differ between two equal runs (times, memory) goes to .state/, never to the output.
+The body of a job is a function `run(job) -> dict[str, float]` that reads finished folders, writes into `job.output`
+and returns its metrics. It is a pure function of its parameters, inputs and code. Everything that may differ between
+two equal runs (times, memory) goes to .state/, never to the output.
 """
 
-import fcntl
+import contextlib
 import hashlib
 import json
 import shutil
@@ -16,8 +16,9 @@ from functools import cached_property
 from pathlib import Path
 
 from prolific_core.config import LoggingConfig, SystemConfig
-from prolific_core.errors import InputError, ProlificError
-from tasks.runtime import machine, records
+from prolific_core.errors import InputError
+from prolific_core.files import atomically, write_atomically
+from tasks.runtime import locks, machine, records
 from tasks.runtime.console import Console
 
 MANIFEST = "manifest.json"
@@ -25,9 +26,10 @@ METRICS = "metrics.json"
 
 
 class Job:
-    """What a body sees; subclasses say what it is of: where it lies, and all that decides its result.
+    """Base class of jobs: the interface that a body uses, and the machinery that runs the body.
 
-    final: the folder its output becomes; state: where its records, previews and checkpoints go.
+    Subclasses define everything that decides the result. `final` is the folder that the output becomes; records,
+    previews and checkpoints go into the folder `state`.
     """
 
     def __init__(
@@ -40,31 +42,31 @@ class Job:
         self._fractions: dict[str, float] = {}
         self._inputs: dict[str, str] = {}
         self._step = 0
-        self._pace = records.EtaEstimator()
-        self._told = 0.0
+        self._eta = records.EtaEstimator()
+        self._last_progress = 0.0
         self._records: records.Records | None = None
         self._console: Console | None = None
 
-    # What it is of
+    # Definition, by subclasses
 
-    title: str  # for messages
-    subject: dict  # what it is made for, as the manifest tells it
-    parameters: dict  # the sections its result depends on
-    code: tuple[str, ...]  # files and folders, relative to the root, that decide its result
-    inputs: tuple[str, ...] = ()  # earlier jobs whose output it reads
+    title: str  # used in messages
+    subject: dict  # entries that identify the subject in the manifest
+    parameters: dict  # sections that the result depends on
+    code: tuple[str, ...]  # files and folders, relative to the root, that the result depends on
+    inputs: tuple[str, ...] = ()  # earlier jobs whose output is read
 
     def input(self, name: str) -> Path:
-        """The finished folder of an earlier job; raises InputError when it is missing or damaged."""
+        """Return the finished folder of an earlier job; raise InputError when it is missing or damaged."""
         raise NotImplementedError
 
     @property
     def identity(self) -> dict:
-        """What decides the result beside inputs, parameters and code."""
+        """Values that decide the result besides inputs, parameters and code."""
         return {}
 
     @cached_property
     def key(self) -> str:
-        """A hash of all that decides the result: parameters, subject, inputs and code."""
+        """Hash of everything that decides the result: parameters, identity, inputs and code."""
         for name in self.inputs:
             self.input(name)
         parts = {
@@ -75,11 +77,11 @@ class Job:
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
-    # What it writes
+    # Output
 
     @cached_property
     def output(self) -> Path:
-        """A fresh folder; it becomes `final` when the body has returned, and not before."""
+        """Empty folder for the result; it becomes `final` after the body has returned."""
         shutil.rmtree(self._partial, ignore_errors=True)
         self._partial.mkdir(parents=True)
         return self._partial
@@ -90,34 +92,34 @@ class Job:
 
     @cached_property
     def checkpoint(self) -> Path:
-        """Where an interrupted run goes on from; of these parameters, inputs and code only."""
+        """Folder of the checkpoints from which an interrupted run with the same key continues."""
         folder = self.state / "checkpoints" / self.key
         if folder.parent.is_dir():
-            for other in folder.parent.iterdir():  # of other parameters: no run will ask for them
+            for other in folder.parent.iterdir():  # checkpoints of other parameters, inputs or code are of no more use
                 if other != folder:
                     shutil.rmtree(other, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def measure(self, **values) -> None:
-        """Numbers of the result, kept in metrics.json; the same names everywhere."""
+        """Add metrics of the result, which are written to metrics.json."""
         self._metrics |= {name: records.plain(value) for name, value in values.items()}
 
-    # What it shows
+    # Reporting
 
     def progress(self, step: int, steps: int, **metrics) -> None:
-        """Called after every step, with the number of steps done: the bar, and the curves.
+        """Report that `step` of `steps` steps are done, with the metrics of this step; call it after every step.
 
-        Curves are written every `logging.metrics_every` steps, so pass tensors as they are: most
-        are never read, and a GPU need not wait.
+        Metrics are recorded every `logging.metrics_every` steps. Pass tensors as they are: most of them are never read,
+        so a GPU does not have to wait for them.
         """
         self._step = step
-        left = self._pace.left(step, steps)
+        left = self._eta.left(step, steps)
         curve = bool(metrics) and (step % self.logging.metrics_every == 0 or step in (1, steps))
         now = time.monotonic()
-        if not curve and step < steps and now - self._told < 1:
+        if not curve and step < steps and now - self._last_progress < 1:
             return
-        self._told = now
+        self._last_progress = now
         if curve:
             values = {name: records.plain(value) for name, value in metrics.items()}
             self._record("metrics", step=step, values=values)
@@ -128,25 +130,22 @@ class Job:
             self._console.step(step, steps, left)
 
     def note(self, text: str) -> None:
-        """One line for whoever watches: what to expect, or a warning. Never part of the result."""
+        """Show and record one line of information or a warning, which is not part of the result."""
         self._record("note", text=text)
         if self._console:
             self._console.note(text)
 
     def fractions(self, fractions: dict[str, float]) -> None:
-        """How the time was spent, as fractions of it by name; shown and recorded, never part of the result."""
+        """Record fractions of the run time by name, which are not part of the result."""
         self._fractions = fractions
 
     def picture(self, name: str, image, step: int | None = None) -> Path:
-        """Save an image, (3, H, W) or (H, W, 3) in [0, 1], as a preview; the newest is preview.png too."""
+        """Save an image, (3, H, W) or (H, W, 3) in [0, 1], as a preview; preview.png is a copy of the newest one."""
         step = self._step if step is None else step
-        folder = self.state / "preview"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{name}-{step:06d}.png"
+        path = self.state / "preview" / f"{name}-{step:06d}.png"
         save_png(path, image)
-        newest = self.state / ".preview.png"
-        shutil.copyfile(path, newest)
-        newest.replace(self.state / "preview.png")  # a viewer never sees half a picture
+        with atomically(self.state / "preview.png") as temporary:
+            shutil.copyfile(path, temporary)
         self._record("picture", name=name, step=step, file=f"preview/{path.name}")
         return path
 
@@ -162,20 +161,20 @@ class Job:
 
     @cached_property
     def device(self):
-        """Where to compute (torch.device); setting it up fixes threads and determinism."""
+        """The torch.device to compute on, with the number of threads and deterministic algorithms set."""
         return machine.set_up_torch(self.system.threads, self.system.device)
 
     def _record(self, kind: str, **values) -> None:
         if self._records:
             self._records.write(kind, **values)
 
-    # How it runs
+    # Execution
 
     def run(self, body: Callable[["Job"], dict | None], console: Console | None = None) -> dict:
-        """Run the body and put its output in place, whole; the metrics."""
+        """Run the body, put its complete output in place and return the metrics."""
         began = time.monotonic()
-        with only_one(self.state / "lock", self.title):
-            key = self.key  # inputs are checked before anything is written
+        with locks.hold(self.state / "lock", f"{self.title} is already running; wait for it or stop it first"):
+            key = self.key  # reads the inputs, so that a missing one is reported before anything is written
             resumes = self.checkpoint.is_dir() and any(self.checkpoint.iterdir())
             if not resumes:
                 shutil.rmtree(self.state / "preview", ignore_errors=True)
@@ -183,7 +182,7 @@ class Job:
             self._console = console
             try:
                 if "torch" in sys.modules:
-                    self.device  # noqa: B018 (threads and determinism, before the body computes)
+                    self.device  # noqa: B018 (sets threads and determinism before the body computes)
                 self.measure(**(body(self) or {}))
                 self._finish()
             except BaseException:
@@ -198,7 +197,7 @@ class Job:
         return self._metrics
 
     def _finish(self) -> None:
-        """Metrics, then the manifest, then the name: what is half-written is never taken for whole."""
+        """Write the metrics and then the manifest, and move the complete folder to its final place."""
         write_json(self.output / METRICS, self._metrics)
         manifest = {
             "stage": self.name,
@@ -212,7 +211,7 @@ class Job:
             },
         }
         write_json(self.output / MANIFEST, manifest)
-        if self.final.exists():  # outside DVC, which removes it before the run
+        if self.final.exists():  # DVC removes it before the run, so this is a run without DVC
             old = self.final.with_name(f".{self.name}.old")
             shutil.rmtree(old, ignore_errors=True)
             self.final.replace(old)
@@ -225,14 +224,14 @@ class Job:
         device = str(self.device) if "torch" in sys.modules else "cpu"
         usage = {"seconds": round(seconds, 2), "peak_memory_mb": machine.peak_memory_mb(), "device": device}
         if self._fractions:
-            usage["fractions"] = {name: round(share, 3) for name, share in self._fractions.items()}
+            usage["fractions"] = {name: round(fraction, 3) for name, fraction in self._fractions.items()}
         write_json(self.state / "run.json", usage)
         manifest = digest(self.final / MANIFEST)
         self._record("end", metrics=self._metrics, manifest=manifest, **usage)
 
 
 def check_output(folder: Path, shown: str, command: str) -> str:
-    """The digest of a finished folder's manifest; InputError when it is missing, torn or damaged."""
+    """Return the digest of a finished folder's manifest; raise InputError when the folder is not complete."""
     manifest = folder / MANIFEST
     if not manifest.is_file():
         what = "is incomplete" if folder.exists() else "is missing"
@@ -240,7 +239,7 @@ def check_output(folder: Path, shown: str, command: str) -> str:
     try:
         files = json.loads(manifest.read_text())["files"]
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{shown}/{MANIFEST} is not whole; make it again with: {command}") from None
+        raise InputError(f"{shown}/{MANIFEST} is damaged; make it again with: {command}") from None
     for name, expected in files.items():
         if not (folder / name).is_file() or digest(folder / name) != expected:
             raise InputError(f"{shown}/{name} is not the file its stage wrote; make it again with: {command}")
@@ -248,16 +247,13 @@ def check_output(folder: Path, shown: str, command: str) -> str:
 
 
 def note_failure(state: Path, line: str, status: int) -> None:
-    """For whoever waits for this process through DVC, which gives its own status and not ours."""
-    try:
-        state.mkdir(parents=True, exist_ok=True)
+    """Record a failure for the flow that waits for this process through DVC, which hides the exit status."""
+    with contextlib.suppress(OSError):  # a full disk or a missing permission, which is probably the failure itself
         write_json(state / "failure.json", {"message": line, "status": status})
-    except OSError:
-        pass  # a full disk or no permission, most likely what we were about to note
 
 
 def save_png(path: Path, image) -> None:
-    """A float image in [0, 1] (or bytes), (3, H, W) or (H, W, 3), tensor or array."""
+    """Write an image as PNG: a tensor or array (3, H, W) or (H, W, 3), floats in [0, 1] or bytes."""
     import numpy as np
     from PIL import Image
 
@@ -268,20 +264,17 @@ def save_png(path: Path, image) -> None:
         array = (np.nan_to_num(array).clip(0, 1) * 255).round().astype(np.uint8)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    partial = path.with_name(f".{path.name}")
-    Image.fromarray(array).save(partial, format="PNG")
-    partial.replace(path)
+    with atomically(path) as temporary:
+        Image.fromarray(array).save(temporary, format="PNG")
 
 
 def write_json(path: Path, value: dict) -> None:
-    """Sorted and indented: the same value gives the same bytes."""
-    partial = path.with_name(f".{path.name}")
-    partial.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    """Write a value as sorted and indented JSON, so that equal values give equal bytes."""
+    write_atomically(path, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
 
 
 def digest(path: Path) -> str:
-    """sha256 of a file, or of a folder's names and contents; of nothing when it is missing."""
+    """Return the SHA-256 of a file, of the names and contents in a folder, or of nothing when it is missing."""
     total = hashlib.sha256()
     if path.is_dir():
         for file in sorted(path.rglob("*")):
@@ -292,22 +285,3 @@ def digest(path: Path) -> str:
             while block := file.read(1 << 20):
                 total.update(block)
     return total.hexdigest()
-
-
-class only_one:
-    """A lock that a kill releases: two runs of one stage at once would write one folder."""
-
-    def __init__(self, path: Path, what: str):
-        self.path, self.what = path, what
-
-    def __enter__(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.path, "w")  # noqa: SIM115
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.file.close()
-            raise ProlificError(f"{self.what} is already running; wait for it or stop it first") from None
-
-    def __exit__(self, *_) -> None:
-        self.file.close()

@@ -1,8 +1,7 @@
-"""Where everything of a project lies, and what each stage reads: its inputs, sections and code.
+"""Layout of a project's files, and the inputs, parameter sections and code that each stage reads.
 
-A project is a clone: params.yaml, presets/ and prompts/ at its root. Outputs go to
-runs/<id>/<stage>/ (DVC's); logs, checkpoints, previews and databases to .state/ (nobody's, safe
-to delete).
+A project is a clone with params.yaml, presets/ and prompts/ at its root. DVC manages the outputs in
+runs/<id>/<stage>/; logs, checkpoints, previews and databases go to .state/, which is safe to delete.
 """
 
 import os
@@ -16,19 +15,19 @@ from prolific_core.prompts import Prompt
 
 @dataclass(frozen=True)
 class StageSpec:
-    """What a stage's result depends on. `prior`: whether it asks the 2D model."""
+    """Dependencies of a stage: earlier stages, code, and whether it uses the 2D prior."""
 
     inputs: tuple[str, ...]
     code: tuple[str, ...]
     prior: bool = False
 
     def sections(self, name: str) -> tuple[str, ...]:
-        """The sections of the parameters that re-run it."""
+        """Return the parameter sections whose change runs the stage again."""
         return (name, "prior", "system") if self.prior else (name, "system")
 
 
-# Any change of these re-runs everything; keep the list to what decides results. The tracker, the
-# console, the report and the flows are not in it.
+# A change of any of these files runs every stage again, so the list holds only what decides a result: not the
+# tracker, the console, the report or the flows.
 _COMMON = (
     "prolific_core/cameras.py",
     "prolific_core/config.py",
@@ -38,7 +37,7 @@ _COMMON = (
     "tasks/runtime/machine.py",
     "tasks/runtime/stage.py",
 )
-# The scorer and the judge beside them decide no shape: a better judge re-runs `evaluate` only.
+# The prior's scorer and classifier are used only by `evaluate`, so a better classifier runs only that stage again.
 _PIPELINE = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 _GUIDED = (
     "prolific_core/checkpoint.py",
@@ -46,6 +45,7 @@ _GUIDED = (
     "prolific_core/optimise.py",
     "prolific_core/prior/latent_diffusion.py",
     "prolific_core/prior/location.py",
+    "prolific_core/prior/noise_schedule.py",
     *(f"prolific_core/toybox/weights/{part}" for part in _PIPELINE),
     "tasks/guided.py",
 )
@@ -79,11 +79,7 @@ STAGES: dict[str, StageSpec] = {
             "prolific_core/toybox/evaluation/classifier.py",
             "prolific_core/toybox/evaluation/agreement.py",
             "prolific_core/toybox/evaluation/ground_truth.py",
-            "prolific_core/checkpoint.py",
-            "prolific_core/toybox/files.py",
             "prolific_core/toybox/params.py",
-            "prolific_core/toybox/training/loop.py",
-            "prolific_core/toybox/training/shards.py",
             "prolific_core/toybox/world",
             "prolific_core/visualisation.py",
             "prolific_core/toybox/weights/classifier",
@@ -96,19 +92,19 @@ STAGES: dict[str, StageSpec] = {
 
 
 def code_of(stage: str) -> tuple[str, ...]:
-    """The files and folders, relative to the root, whose change makes a stage's results stale."""
+    """Return the files and folders, relative to the root, whose change makes a stage's result stale."""
     return tuple(sorted((f"tasks/{stage}.py", *STAGES[stage].code)))
 
 
 @dataclass(frozen=True)
 class Project:
-    """The folder layout, in one place."""
+    """Folder of a project, and the paths below it."""
 
     root: Path
 
     @classmethod
     def find(cls, start: Path | None = None) -> "Project":
-        """$PROLIFIC_ROOT, else the nearest folder above with params.yaml and presets/, else this clone."""
+        """Return the project of $PROLIFIC_ROOT, else of the nearest folder upwards that is one, else this clone."""
         if given := os.environ.get("PROLIFIC_ROOT"):
             candidates = [Path(given).expanduser().resolve()]
         else:
@@ -126,6 +122,9 @@ class Project:
     def state(self) -> Path:
         return self.root / ".state"
 
+    def report(self, id: str) -> Path:
+        return self.root / "reports" / f"{id}.html"
+
     def stage_state(self, id: str, stage: str) -> Path:
         return self.state / id / stage
 
@@ -135,19 +134,26 @@ class Project:
     def prompt_folder(self, id: str) -> Path:
         return self.root / "prompts" / id
 
+    def has_prompt(self, id: str) -> bool:
+        return (self.prompt_folder(id) / "prompt.yaml").is_file()
+
+    def finished_stages(self, id: str) -> int:
+        """Return the number of stages of a prompt that have an output."""
+        return sum((self.output(id, stage) / "manifest.json").is_file() for stage in STAGES)
+
     def prompt(self, id: str) -> Prompt:
-        """The prompt filed under an id; InputError when there is none."""
+        """Read the prompt of an id from its file; raise InputError when there is none."""
         prompts.check_id(id)
         shown = f"prompts/{id}/prompt.yaml"
         path = self.prompt_folder(id) / "prompt.yaml"
-        if not path.is_file():
+        if not self.has_prompt(id):
             known = ", ".join(self.prompt_ids()[:8]) or "none yet"
             raise InputError(
                 f"no prompt '{id}' ({shown} is missing); known: {known}; make one: prolific generate \"TEXT\""
             )
         prompt = prompts.parse(shown, prompts.read_yaml(path, shown))
         if prompt.id != id:
-            raise InputError(f"{shown}: id = {prompt.id!r}: it must be the folder's name, '{id}'")
+            raise InputError(f"{shown}: id = {prompt.id!r}: it must be the name of its folder, '{id}'")
         return prompt
 
     def prompt_ids(self) -> list[str]:
@@ -156,8 +162,13 @@ class Project:
     def presets(self) -> list[str]:
         return sorted(path.stem for path in self.root.glob("presets/*.yaml"))
 
+    def shared_config(self) -> config.Config:
+        """Return the checked parameters of params.yaml alone, without a preset or a prompt."""
+        values = prompts.read_yaml(self.root / "params.yaml", "params.yaml") or {}
+        return config.resolve(("params.yaml", values))  # pyright: ignore[reportArgumentType] (resolve checks the type)
+
     def config(self, prompt: Prompt) -> config.Config:
-        """params.yaml, then the preset, then the prompt's own sections, checked."""
+        """Return the checked configuration: params.yaml, overridden by the preset, overridden by the prompt."""
         preset = f"presets/{prompt.preset}.yaml"
         if prompt.preset not in self.presets():
             raise InputError(f"no preset '{prompt.preset}' ({preset} is missing); known: {', '.join(self.presets())}")
@@ -166,3 +177,32 @@ class Project:
             (preset, prompts.read_yaml(self.root / preset, preset) or {}),
             (f"prompts/{prompt.id}/prompt.yaml", prompt.sections),
         )
+
+    def resolve(self, id: str) -> "ResolvedPrompt":
+        """Read a prompt and its configuration from their files."""
+        prompt = self.prompt(id)
+        return ResolvedPrompt(self, prompt, self.config(prompt))
+
+
+@dataclass(frozen=True)
+class ResolvedPrompt:
+    """Prompt with its configuration, read once at the start of a run so that all of the run uses the same values."""
+
+    project: Project
+    prompt: Prompt
+    config: config.Config
+
+    @property
+    def id(self) -> str:
+        return self.prompt.id
+
+    @property
+    def pipeline(self) -> str:
+        """Path of its DVC pipeline, relative to the project's root."""
+        return f"prompts/{self.id}/dvc.yaml"
+
+    def output(self, stage: str) -> Path:
+        return self.project.output(self.id, stage)
+
+    def state(self, stage: str) -> Path:
+        return self.project.stage_state(self.id, stage)

@@ -1,18 +1,18 @@
-"""What a stage says while it runs: an append-only JSONL file that others follow.
+"""Records of a running stage: an append-only JSONL file that other processes read along.
 
-One line per event, each with the time it was written:
+Each line is an event with the time at which it was written:
 
     {"kind": "start", "attempt": "...", "key": "...", "revision": "14eb0a3c2d11", "time": ...}
-    {"kind": "progress", "step": 40, "steps": 600, "left": 93.1, "time": ...}          the bar
+    {"kind": "progress", "step": 40, "steps": 600, "left": 93.1, "time": ...}          the progress bar
     {"kind": "metrics", "step": 40, "values": {"loss": 0.31}, "usage": {...}, "time": ...}  the curves
     {"kind": "picture", "name": "view", "step": 50, "file": "preview/view-000050.png", "time": ...}
     {"kind": "file", "file": "preview/turntable.mp4", "time": ...}
-    {"kind": "note", "text": "expects about 0.7 GB on cpu", "time": ...}                 a line that stays
+    {"kind": "note", "text": "expects about 0.7 GB on cpu", "time": ...}                 a line for the console
     {"kind": "end", "seconds": 61.0, "peak_memory_mb": 900.0, "metrics": {...},
-     "manifest": "<digest of the output's>", "device": "cpu", "time": ...}
+     "manifest": "<digest of the manifest>", "device": "cpu", "time": ...}
 
-A run that resumes goes on in the same file. Whoever reads it (the terminal, MLflow) may be slow,
-absent or dead: the stage does not notice.
+A run that resumes continues the same file. Readers (the terminal, MLflow) may be slow or absent without an effect on
+the stage.
 """
 
 import json
@@ -28,13 +28,13 @@ from tasks.runtime.usage import Usage
 
 
 def plain(value) -> float | None:
-    """A JSON number from a number or a tensor of one element; None when it is not finite."""
+    """Convert a number or a tensor of one element to a float, or to None when it is not finite."""
     value = float(value)
     return value if math.isfinite(value) else None
 
 
 class Records:
-    """The writing side. `key` says what the run computes, so that only its own records are continued."""
+    """Writer of a records file, which continues an existing file only when it has the same `key`."""
 
     def __init__(self, path: Path, key: str):
         self.path = path
@@ -42,16 +42,16 @@ class Records:
         resumed = start is not None and start.get("key") == key and not ended(path)
         self.attempt = start["attempt"] if resumed else uuid.uuid4().hex
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Unbuffered appends of whole lines: a kill leaves at most one torn line, which readers skip.
+        # Unbuffered appends of whole lines, so that a kill leaves at most one partial line, which readers skip.
         self._file = open(path, "ab" if resumed else "wb", buffering=0)  # noqa: SIM115
         if resumed:
-            self._file.write(b"\n")  # closes a torn line
+            self._file.write(b"\n")  # ends a partial line
         self._usage = Usage()
         self.write("start", attempt=self.attempt, key=key, revision=revision(path.parent))
 
     def write(self, kind: str, **values) -> None:
         if kind == "metrics":
-            values["usage"] = self._usage.look()
+            values["usage"] = self._usage.sample()
         line = json.dumps({"kind": kind, **values, "time": round(time.time(), 3)}) + "\n"
         self._file.write(line.encode())
 
@@ -60,14 +60,14 @@ class Records:
 
 
 class EtaEstimator:
-    """Seconds left, from the speed of the last steps (the first ones of a run load and compile)."""
+    """Estimator of the remaining seconds from the speed of the last steps, since the first ones load and compile."""
 
     def __init__(self, window: int = 40):
         self._seen: deque[tuple[float, int]] = deque(maxlen=window)
 
     def left(self, step: int, steps: int) -> float | None:
         if self._seen and step <= self._seen[-1][1]:
-            self._seen.clear()  # went back: a new count began
+            self._seen.clear()  # a new count of steps has begun
         now = time.monotonic()
         self._seen.append((now, step))
         (then, before) = self._seen[0]
@@ -75,7 +75,7 @@ class EtaEstimator:
 
 
 def read(path: Path, offset: int = 0) -> tuple[list[dict], int]:
-    """The whole records after a byte offset, and the offset to go on from. A missing file has none."""
+    """Return the complete records after a byte offset, and the offset for the next call; a missing file has none."""
     try:
         with open(path, "rb") as file:
             file.seek(offset)
@@ -87,7 +87,7 @@ def read(path: Path, offset: int = 0) -> tuple[list[dict], int]:
 
 
 def first(path: Path) -> dict | None:
-    """The record a file opens with, if it is a whole `start`."""
+    """Return the first record of a file if it is a complete `start`."""
     try:
         with open(path, "rb") as file:
             found = next(_parse(file.readline()), None)
@@ -97,7 +97,7 @@ def first(path: Path) -> dict | None:
 
 
 def ended(path: Path) -> bool:
-    """Whether the run that wrote it came to its end."""
+    """Return whether the run that wrote the file reached its end."""
     records, _ = read(path)
     return bool(records) and records[-1]["kind"] == "end"
 
@@ -107,6 +107,6 @@ def _parse(data: bytes) -> Iterator[dict]:
         try:
             record = json.loads(line)
         except ValueError:
-            continue  # torn by a kill
+            continue  # a partial line, left by a kill
         if isinstance(record, dict) and "kind" in record:
             yield record

@@ -1,13 +1,13 @@
-"""Which state of the project something was made with."""
+"""Revision of the project's code that a result was made with."""
 
 import subprocess
 from pathlib import Path
 
 
 def revision(folder: Path) -> str | None:
-    """The commit of the repository that a folder is in, `-dirty` where files of it differ; None where git knows none.
+    """Return the commit of the git repository around a folder, with `-dirty` when files differ from it, or None.
 
-    A changed dvc.lock does not count: every run writes one, and it has a tag of its own.
+    A changed dvc.lock does not count, since every run writes one; MLflow's runs have a tag for it.
     """
 
     def git(*arguments: str) -> subprocess.CompletedProcess:

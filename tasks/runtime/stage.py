@@ -1,6 +1,6 @@
-"""One stage of one prompt: a job whose parameters, inputs and places are the project's.
+"""Stage: a job whose parameters, inputs and folders are those of one prompt of the project.
 
-A stage body is `def run(stage: Stage) -> dict[str, float]` in tasks/<name>.py.
+The body of a stage is the function `run(stage: Stage) -> dict[str, float]` in tasks/<name>.py.
 
     python -m tasks.runtime.stage nerf a-red-mug
 """
@@ -10,9 +10,8 @@ import os
 import sys
 from pathlib import Path
 
-from prolific_core.config import Config
 from prolific_core.errors import InputError, ProlificError
-from prolific_core.prompts import Prompt, check_id
+from prolific_core.prompts import check_id
 from tasks.runtime import machine
 from tasks.runtime.console import Console
 from tasks.runtime.job import Job, check_output, note_failure
@@ -20,16 +19,15 @@ from tasks.runtime.project import STAGES, Project, code_of
 
 
 class Stage(Job):
-    """What a stage body sees."""
+    """Job of one stage of a prompt, which the body of the stage receives."""
 
     def __init__(self, project: Project, name: str, id: str):
         if name not in STAGES:
             raise InputError(f"no stage '{name}'; the stages are {', '.join(STAGES)}")
         self.project = project
         self.id = id
-        # Read once: a file edited while the stage runs changes nothing.
-        self.prompt: Prompt = project.prompt(id)
-        self.config: Config = project.config(self.prompt)
+        resolved = project.resolve(id)  # once: a file edited while the stage runs changes nothing
+        self.prompt, self.config = resolved.prompt, resolved.config
         self.title = f"stage '{name}' of '{id}'"
         self.code, self.inputs = code_of(name), STAGES[name].inputs
         super().__init__(
@@ -43,7 +41,7 @@ class Stage(Job):
 
     @property
     def parameters(self) -> dict:
-        """The sections its result depends on."""
+        """Parameter sections that the result depends on."""
         spec = STAGES[self.name]
         return {section: self.config.model_dump(mode="json")[section] for section in spec.sections(self.name)}
 
@@ -57,7 +55,7 @@ class Stage(Job):
         return {"prompt": [self.prompt.text, self.prompt.seed]}
 
     def input(self, name: str) -> Path:
-        """The finished folder of an earlier stage."""
+        """Return the finished folder of an earlier stage."""
         if name not in self.inputs:
             raise ProlificError(
                 f"stage '{self.name}' reads '{name}' but does not list it: add it to STAGES in tasks/runtime/project.py"
@@ -68,17 +66,17 @@ class Stage(Job):
 
 
 def run(project: Project, name: str, id: str) -> dict:
-    """Run one stage by name, in this process; its metrics."""
+    """Run a stage in this process and return its metrics."""
     stage = Stage(project, name, id)
-    stage.key  # noqa: B018 (a missing input is told at once, before torch is loaded)
-    os.chdir(project.root)  # where paths in the parameters start, wherever the command was given
-    machine.threads(stage.config.system.threads)  # before the body's module imports torch
+    stage.key  # noqa: B018 (reports a missing input before torch is loaded)
+    os.chdir(project.root)  # relative paths in the parameters start there
+    machine.threads(stage.config.system.threads)  # before the module of the body imports torch
     body = importlib.import_module(f"tasks.{name}").run
     return stage.run(body, Console(f"{id} {name}"))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m tasks.runtime.stage NAME ID`, the command of every DVC stage."""
+    """Run `python -m tasks.runtime.stage NAME ID`, the command of every DVC stage."""
     from tasks.runtime.failures import reported
 
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -94,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
         if arguments[0] in STAGES:
             (project.stage_state(check_id(arguments[1]), arguments[0]) / "failure.json").unlink(missing_ok=True)
         run(project, *arguments)
-        if os.environ.get("PROLIFIC_TRACKER") != "flow":  # whoever runs the flow sends the records itself
+        if os.environ.get("PROLIFIC_TRACKER") != "flow":  # a flow sends the records itself
             from tasks.tracking import tracker
 
             tracker.sync(project, arguments[1], [arguments[0]])

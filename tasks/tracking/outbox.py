@@ -1,37 +1,36 @@
-"""What was recorded while MLflow was away, put aside under .state/mlflow/outbox/ and sent once it is back.
+"""Runs that could not be sent to MLflow, kept in .state/mlflow/outbox/ until it is reachable again.
 
-A prompt's next run overwrites its records and outputs, so what could not be sent is copied: the
-numbers, pictures and small files that a tracker sends, and no weights.
+The next run of a prompt overwrites its records and outputs, so the metrics, images and small files that a tracker sends
+are copied; weights are not.
 """
 
-import fcntl
 import hashlib
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.runtime import records
+from prolific_core.errors import ProlificError
+from tasks.runtime import locks, records
 from tasks.runtime.project import Project
 from tasks.tracking.stage_run import FILES, manifest_digest
 
-_PLAIN = ("experiment", "name", "identity", "tags", "parameters", "prompts")  # attributes kept as they are
+_PLAIN = ("experiment", "name", "identity", "tags", "parameters", "prompts")  # attributes that are copied
 
 
 class PendingRun:
-    """A subject as it was, in a folder of the outbox: to a tracker, like the one that it was made of."""
+    """Copy of a tracker's subject in a folder of the outbox, with the interface of the original."""
 
     def __init__(self, folder: Path):
         self.folder = folder
-        said = json.loads((folder / "subject.json").read_text())
+        content = json.loads((folder / "subject.json").read_text())
         for name in _PLAIN:
-            setattr(self, name, said["subject"][name])
-        self.stages: dict[str, dict] = said["stages"]  # tags, parameters, cached, failed
-        self.finished: dict | None = said["finished"]  # metrics, origin
-        self.failed: bool = said["failed"]
+            setattr(self, name, content["subject"][name])
+        self.stages: dict[str, dict] = content["stages"]  # tags, parameters, cached, failed
+        self.finished: dict | None = content["finished"]  # metrics, origin
+        self.failed: bool = content["failed"]
 
-    def forget(self) -> None:
+    def delete(self) -> None:
         shutil.rmtree(self.folder)
 
     @property
@@ -52,9 +51,9 @@ class PendingRun:
 
 
 def keep(project: Project, token: str, subject, stages: dict[str, dict], finished: dict | None, failed: bool) -> None:
-    """Put aside what a tracker was told of a subject; the same again replaces it.
+    """Copy a subject into the outbox, where it replaces an earlier copy of the same run.
 
-    stages: by name, `cached` and `failed`; finished: `metrics`, `files` and `origin`, or None.
+    `stages` has `cached` and `failed` by stage; `finished` has `metrics`, `files` and `origin`, or is None.
     """
     stages = {
         name: flags | {"tags": subject.stage_tags(name), "parameters": subject.stage_parameters(name)}
@@ -68,8 +67,8 @@ def keep(project: Project, token: str, subject, stages: dict[str, dict], finishe
         ]
         for name in stages
     ]
-    what = json.dumps([subject.experiment, token, attempts, finished and finished["metrics"]], sort_keys=True)
-    folder = _folder(project) / hashlib.sha256(what.encode()).hexdigest()[:16]
+    identity = json.dumps([subject.experiment, token, attempts, finished and finished["metrics"]], sort_keys=True)
+    folder = _folder(project) / hashlib.sha256(identity.encode()).hexdigest()[:16]
     partial = folder.with_name(f".{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     for name in stages:
@@ -89,10 +88,14 @@ def keep(project: Project, token: str, subject, stages: dict[str, dict], finishe
 
 
 def kept(project: Project) -> Iterator[PendingRun]:
-    """All that was put aside, the oldest first; nothing while another process sends it."""
-    with _alone(_folder(project)) as mine:
-        if not mine:
-            return
+    """Iterate over the kept runs, the oldest first, or over none while another process sends them."""
+    if not _folder(project).is_dir():
+        return
+    try:
+        lock = locks.hold(_folder(project) / ".lock", "the outbox is in use")
+    except ProlificError:
+        return
+    with lock:
         for folder in sorted(_folder(project).glob("[!.]*/"), key=lambda folder: folder.stat().st_mtime):
             yield PendingRun(folder)
 
@@ -107,17 +110,3 @@ def _copy(source: Path, target: Path, patterns: tuple[str, ...]) -> None:
             place = target / path.relative_to(source)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, place)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[bool]:
-    if not folder.is_dir():
-        yield False
-        return
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True

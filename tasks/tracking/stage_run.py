@@ -1,4 +1,4 @@
-"""The nested run of one stage: from the records and the output that it left on disk, and how far they were sent."""
+"""Nested run of one stage in MLflow, sent from the stage's records and output on disk."""
 
 import hashlib
 import json
@@ -8,14 +8,14 @@ from pathlib import Path
 
 from tasks.runtime import records
 
-SENT = "prolific.sent"  # bytes of the records file that arrived
-ATTEMPT = "prolific.attempt"  # the computation that its records or output are of
-FILES = ("*.json", "*.png", "*.mp4", "*.glb")  # of a stage's output
+SENT = "prolific.sent"  # tag: number of bytes of the records file that have been sent
+ATTEMPT = "prolific.attempt"  # tag: identifies the computation that made the records or the output
+FILES = ("*.json", "*.png", "*.mp4", "*.glb")  # files of a stage's output that are sent
 FACTS = ("cached", "device", "seconds", "peak_memory_mb")
 
 
 class StageRun:
-    """`tracker` finds and makes runs; see tasks/tracking/tracker.py."""
+    """Run of a stage, which its tracker (tasks/tracking/tracker.py) finds or creates."""
 
     def __init__(self, tracker, stage: str):
         self.tracker, self.stage = tracker, stage
@@ -25,16 +25,16 @@ class StageRun:
         self.run: str | None = None
         self.offset = 0
         self.done = False
-        self.facts: dict[str, str | float] = {}  # those of FACTS that are known, for the parent
+        self.facts: dict[str, str | float] = {}  # values of FACTS, for the parent
 
     def send(self, parent: str, cached: bool, failed: bool) -> None:
         path = self.state / "records.jsonl"
         start = records.first(path)
         if cached and not self._recorded(path):
-            start = None  # the output came from DVC's cache; the records are of another run
+            start = None  # the output came from DVC's cache, and the records belong to another run
         attempt = start["attempt"] if start else manifest_digest(self.output)
         if attempt is None:
-            return  # nothing happened yet
+            return  # the stage has not started
         if attempt != self.attempt:
             self._open(parent, attempt, start, cached)
         if self.done:
@@ -46,12 +46,12 @@ class StageRun:
             self._close(end)
         elif failed:
             self.tracker.client.set_terminated(self.run, "FAILED")
-        if offset != self.offset:  # last: what breaks off before is sent again, whole
+        if offset != self.offset:  # at the end, so that an interrupted transfer is repeated as a whole
             self.offset = offset
             self.tracker.client.set_tag(self.run, SENT, str(offset))
 
     def _recorded(self, path: Path) -> bool:
-        """Whether the records are of the output that is there."""
+        """Return whether the records belong to the present output."""
         found, _ = records.read(path)
         return bool(found) and found[-1].get("manifest", "")[:16] == manifest_digest(self.output)
 
@@ -60,12 +60,12 @@ class StageRun:
         self.attempt, self.offset, self.done = attempt, 0, False
         if found := tracker.find(token):
             tracker.parameters(found, tracker.subject.stage_parameters(self.stage))
-            self.run, told = found.info.run_id, {**found.data.tags, **found.data.metrics}
-            self.facts = {name: told[name] for name in FACTS if name in told}
-            self.offset = int(told.get(SENT, 0))
+            self.run, sent = found.info.run_id, {**found.data.tags, **found.data.metrics}
+            self.facts = {name: sent[name] for name in FACTS if name in sent}
+            self.offset = int(sent.get(SENT, 0))
             self.done = found.info.status == "FINISHED"
             return
-        # What nobody has heard of ran for this parent, though it is sent only now that it is up to date.
+        # A computation that MLflow has no run of was made for this parent, even if it is sent only when up to date.
         cached = cached and (start is None or tracker.find(attempt, ATTEMPT, anywhere=True) is not None)
         self.facts = {"cached": str(cached).lower()}
         tags = {
@@ -90,13 +90,13 @@ class StageRun:
                 values = {**record["values"], **record.get("usage", {})}
                 points += [(name, value, record["step"], time) for name, value in values.items()]
             elif record["kind"] == "picture":
-                self._picture(record, time)
+                self._image(record, time)
             elif record["kind"] == "file" and (self.state / record["file"]).is_file():
                 self.tracker.client.log_artifact(self.run, str(self.state / record["file"]))
         log(self.tracker.client, self.run, points)
 
-    def _picture(self, record: dict, time: int) -> None:
-        """Under the name that the UI's step slider looks for; the same name when it is sent again."""
+    def _image(self, record: dict, time: int) -> None:
+        """Send an image under the name that the UI's step slider expects, which is the same when it is sent again."""
         source = self.state / record["file"]
         if not source.is_file():
             return
@@ -111,20 +111,20 @@ class StageRun:
         self.tracker.client.set_tag(self.run, "mlflow.loggedImages", "true")
 
     def _close(self, end: dict | None) -> None:
-        """The stage came to its end: its metrics, its files, what it took."""
+        """Send the metrics, files, time and memory of a stage that has ended, and close its run."""
         client, end = self.tracker.client, end or {}
         metrics = self.output / "metrics.json"
         values = end.get("metrics") or (json.loads(metrics.read_text()) if metrics.is_file() else {})
         usage = {name: end[name] for name in ("seconds", "peak_memory_mb") if name in end}
         fractions = {
-            f"time_fraction_{name.replace(' ', '_')}": share for name, share in end.get("fractions", {}).items()
+            f"time_fraction_{name.replace(' ', '_')}": fraction for name, fraction in end.get("fractions", {}).items()
         }
-        # At the last step: where a curve has a result's name, the result is its end.
+        # A final metric is logged at the last step, so that it ends a curve of the same name.
         step = max(
             (record["step"] for record in records.read(self.state / "records.jsonl")[0] if record["kind"] == "metrics"),
             default=0,
         )
-        step = step if end else 0  # records of another run say nothing of this output
+        step = step if end else 0  # the records belong to another run
         log(
             client,
             self.run,
@@ -142,12 +142,12 @@ class StageRun:
 
 
 def milliseconds(record: dict) -> int:
-    """A record's time as MLflow wants it; 0 where there is none."""
+    """Return the time of a record in milliseconds, or 0 where it has none."""
     return int(record.get("time", 0) * 1000)
 
 
 def log(client, run: str, points: list[tuple]) -> None:
-    """Points: (name, value, step, milliseconds)."""
+    """Log points (name, value, step, milliseconds) in batches."""
     from mlflow.entities import Metric
 
     metrics = [Metric(name, value, time, step) for name, value, step, time in points if value is not None]
@@ -156,5 +156,6 @@ def log(client, run: str, points: list[tuple]) -> None:
 
 
 def manifest_digest(output: Path) -> str | None:
+    """Return a short digest of the manifest in a stage's output, or None where there is none."""
     manifest = output / "manifest.json"
     return hashlib.sha256(manifest.read_bytes()).hexdigest()[:16] if manifest.is_file() else None

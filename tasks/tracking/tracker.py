@@ -1,13 +1,11 @@
-"""MLflow remembers every run: a parent run per prompt (or prior) and configuration, a nested run per stage.
+"""Tracking with MLflow: a parent run for each prompt (or prior) and configuration, and a nested run for each stage.
 
-Everything is read from what a stage left on disk (its records, its output), never from the stage
-itself, so that it can be sent at any time, again and again: a run is looked up by a tag that says
-what it is, points carry their own times, and pictures deterministic names. Nothing here may fail a
-run: a tracker that is away costs one warning, and what was not sent is put aside (tasks/tracking/outbox.py) and
-sent with whatever is sent next.
+Everything is read from the records and output that a stage leaves on disk, so that it can be sent at any time and
+repeatedly: a run is found by a tag with its identity, points carry their own times, and images have fixed names.
+Tracking never fails a run: a server that does not answer causes one warning, and what was not sent is kept
+(tasks/tracking/outbox.py) and sent later.
 """
 
-import fcntl
 import hashlib
 import importlib
 import json
@@ -15,11 +13,11 @@ import os
 import sys
 import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import yaml
+from filelock import FileLock
 
 from tasks.runtime import machine
 from tasks.runtime.project import Project
@@ -29,40 +27,40 @@ from tasks.tracking.prompt_runs import PromptRuns
 from tasks.tracking.stage_run import FACTS, StageRun, log
 
 TOKEN = "prolific.token"
-WHOLE = ""  # among the stages of a lock
+WHOLE = ""  # key of the hash of a whole dvc.lock, besides those of its stages
 
 
 def uri(project: Project) -> str:
-    """$MLFLOW_TRACKING_URI, else an SQLite file in .state/ (absolute: the default follows the folder one is in)."""
+    """Return $MLFLOW_TRACKING_URI, or the absolute URI of an SQLite file in .state/."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project.state / 'mlflow' / 'mlflow.db'}"
 
 
 def prepare() -> None:
-    """Import MLflow, two seconds of it, in a thread: while a Prefect server comes up, or DVC is asked what there is to do."""
+    """Import MLflow, which takes two seconds, in a thread while Prefect's server starts or DVC checks the stages."""
     if os.environ.get("PROLIFIC_TRACKER") != "off":
-        _settings()
+        _set_environment()
         module = "mlflow" if os.environ.get("MLFLOW_TRACKING_URI") else "mlflow.store.tracking.sqlalchemy_store"
         threading.Thread(target=importlib.import_module, args=(module,)).start()
 
 
-def _settings() -> None:
-    """What MLflow reads when it is imported."""
+def _set_environment() -> None:
+    """Set the variables that MLflow reads when it is imported."""
     machine.disable_telemetry()
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
 
 
 def sync(project: Project, subject, stages: list[str]) -> None:
-    """Send what the stages of a prompt's id (or another subject) recorded; a warning if that cannot be done."""
+    """Send the records of stages of a prompt, given by its id, or of another subject."""
     with Tracker(project, subject) as tracker:
         for stage in stages:
-            tracker.follow(stage)
-        if isinstance(tracker.subject, PromptRuns) and "evaluate" in stages:  # the last one
+            tracker.sync_stage(stage)
+        if isinstance(tracker.subject, PromptRuns) and "evaluate" in stages:  # the last stage
             tracker.finish(tracker.subject.metrics, tracker.subject.files)
 
 
 def remember(project: Project, experiment: str, key: str, parameters: dict, values: dict, files: list[Path]) -> None:
-    """One run on its own, found again by its key: parameters, metrics, files. A warning if that cannot be done."""
+    """Send a run without stages, with its parameters, metrics and files; a later call with the same key updates it."""
     runs = SimpleNamespace(
         experiment=experiment, name=experiment, identity=[experiment, key], tags={}, parameters=parameters
     )
@@ -71,24 +69,24 @@ def remember(project: Project, experiment: str, key: str, parameters: dict, valu
 
 
 class Tracker:
-    """One subject's runs. `follow(stage)` sends what is new; call it while a stage runs and after.
+    """Runs of one subject. Call `sync_stage` repeatedly while a stage runs, and once when it has ended.
 
-    The subject is a prompt's id, or whatever has the attributes of `PromptRuns` (some may be missing
-    where there are no stages).
+    The subject is the id of a prompt, or an object with the attributes of `PromptRuns`, of which some may be missing
+    where there are no stages.
     """
 
     def __init__(self, project: Project, subject):
         self.project = project
-        self.subject = PromptRuns(project, subject) if isinstance(subject, str) else subject
+        self.subject = PromptRuns(project.resolve(subject)) if isinstance(subject, str) else subject
         identity = json.dumps(self.subject.identity, sort_keys=True)
         self.token = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self.client = None
         self._off = os.environ.get("PROLIFIC_TRACKER") == "off"
-        self._lost = False  # the server, on the way
+        self._lost = False  # whether the server stopped answering
         self._parent: str | None = None
         self._status: str | None = None
         self._stages: dict[str, StageRun] = {}
-        self._followed: dict[str, dict] = {}
+        self._synced: dict[str, dict] = {}
         self._finished: dict | None = None
 
     def __enter__(self) -> "Tracker":
@@ -100,17 +98,17 @@ class Tracker:
             self._guarded(lambda: self._end(failed))
         if self._lost:
             try:
-                outbox.keep(self.project, self.token, self.subject, self._followed, self._finished, failed)
+                outbox.keep(self.project, self.token, self.subject, self._synced, self._finished, failed)
             except Exception as trouble:  # a full disk, most likely
-                print(f"prolific: what MLflow missed could not be kept ({trouble})", file=sys.stderr)
+                print(f"prolific: the records for MLflow could not be kept ({trouble})", file=sys.stderr)
 
-    def follow(self, stage: str, cached: bool = False, failed: bool = False) -> None:
-        """Send a stage's new records; once it ended, its metrics and files too. cached: DVC found nothing to do."""
-        self._followed[stage] = {"cached": cached, "failed": failed}
-        self._guarded(lambda: self._follow(stage, cached, failed))
+    def sync_stage(self, stage: str, cached: bool = False, failed: bool = False) -> None:
+        """Send the new records of a stage, and its metrics and files when it has ended or is `cached` by DVC."""
+        self._synced[stage] = {"cached": cached, "failed": failed}
+        self._guarded(lambda: self._sync_stage(stage, cached, failed))
 
     def finish(self, metrics: dict, files: list[Path]) -> None:
-        """The subject's own metrics and final files on the parent run, and of which code and lock all is."""
+        """Send the subject's own metrics and files to the parent run, with the revisions of code and DVC lock."""
         if self._off and not self._lost:
             return
         origin = {"revision": revision(self.project.root), "locks": self._locks()}
@@ -118,13 +116,13 @@ class Tracker:
         self._guarded(lambda: self._finish(**self._finished))
 
     def address(self, port: int = 5000) -> str | None:
-        """The parent run's page in the UI that `prolific ui` opens."""
+        """Return the URL of the parent run in the UI that `prolific ui` serves."""
         if not self._parent:
             return None
         return f"http://127.0.0.1:{port}/#/experiments/{self._experiment}/runs/{self._parent}"
 
     def parent(self) -> str:
-        """The subject's run, found or made."""
+        """Return the subject's run, which is created when there is none."""
         if self._parent is None:
             if self.client is None:
                 self._connect()
@@ -140,25 +138,25 @@ class Tracker:
         return self._parent
 
     def find(self, value: str, tag: str = TOKEN, anywhere: bool = False):
-        """The run with this token (or other tag), or None; in the subject's experiment or in any."""
+        """Return the run with a value of a tag in the subject's experiment or in any, or None."""
         places = [found.experiment_id for found in self.client.search_experiments()] if anywhere else [self._experiment]
         found = self.client.search_runs(places, f"tags.`{tag}` = '{value}'", max_results=1)
         return found[0] if found else None
 
     def make(self, token: str, tags: dict, began: int = 0):
-        """A new run, found again by its token. began: in milliseconds (0: now)."""
+        """Create a run with a token by which it is found again; `began` is in milliseconds, or 0 for now."""
         tags = {TOKEN: token, "mlflow.source.name": "prolific", "mlflow.user": "prolific", **tags}
         return self.client.create_run(self._experiment, start_time=began or None, tags=tags)
 
     def parameters(self, run, values: dict) -> None:
-        """Those that the run has not got yet: the server may have gone between the run and its parameters."""
+        """Log the parameters that a run lacks, since the server may have stopped after the run's creation."""
         from mlflow.entities import Param
 
         items = [Param(name, str(value)[:6000]) for name, value in values.items() if name not in run.data.params]
         for start in range(0, len(items), 100):
             self.client.log_batch(run.info.run_id, params=items[start : start + 100])
 
-    def _follow(self, stage: str, cached: bool, failed: bool) -> None:
+    def _sync_stage(self, stage: str, cached: bool, failed: bool) -> None:
         parent = self.parent()
         if stage not in self._stages:
             self._stages[stage] = StageRun(self, stage)
@@ -171,7 +169,7 @@ class Tracker:
         values = dict(metrics)
         if stages and len(taken["seconds"]) == len(stages):
             values |= {"seconds": sum(taken["seconds"]), "peak_memory_mb": max(taken["peak_memory_mb"])}
-        self._measure(parent, values)
+        self._log_metrics(parent, values)
         for path in files:
             if path.is_file():
                 self.client.log_artifact(parent, str(path))
@@ -186,29 +184,29 @@ class Tracker:
 
     def _end(self, failed: bool) -> None:
         status = "FAILED" if failed else "FINISHED"
-        if status != self._status:  # a run that ended well before keeps its times
+        if status != self._status:  # a run that had finished keeps its times
             self.client.set_terminated(self._parent, status)
 
     def _send_kept(self) -> None:
-        """What was put aside while the server was away; it stays there when the server goes again."""
+        """Send the runs of the outbox; they stay there if the server stops answering again."""
         for kept in outbox.kept(self.project):
             tracker = Tracker(self.project, kept)
             tracker.client = self.client
             try:
                 tracker.parent()
-                for stage, told in kept.stages.items():
-                    tracker._follow(stage, told["cached"], told["failed"])
+                for stage, flags in kept.stages.items():
+                    tracker._sync_stage(stage, flags["cached"], flags["failed"])
                 if kept.finished:
                     tracker._finish(kept.finished["metrics"], kept.files, kept.finished["origin"])
                 tracker._end(kept.failed)
             except Exception as error:
-                self.client.search_experiments(max_results=1)  # raises where the server is gone
-                print(f"prolific: {kept.folder} cannot be sent to MLflow; it stays there ({error})", file=sys.stderr)
+                self.client.search_experiments(max_results=1)  # raises if the server does not answer
+                print(f"prolific: {kept.folder} cannot be sent to MLflow and is kept ({error})", file=sys.stderr)
             else:
-                kept.forget()
+                kept.delete()
 
-    def _measure(self, run: str, values: dict) -> None:
-        """Metrics that may change from one day to the next: only what differs is sent, and the newest is shown."""
+    def _log_metrics(self, run: str, values: dict) -> None:
+        """Log metrics whose values differ from those of the run, which shows the newest."""
         there = self.client.get_run(run).data.metrics
         now = int(time.time() * 1000)
         log(self.client, run, [(name, value, 0, now) for name, value in values.items() if there.get(name) != value])
@@ -219,7 +217,7 @@ class Tracker:
         self.client.log_batch(run, tags=[RunTag(name, value) for name, value in tags.items() if value])
 
     def _dataset(self, run: str, prompts: list[dict]) -> None:
-        """The prompts that were asked for together, as MLflow's dataset of the run."""
+        """Log the prompts of a sweep as the dataset of the run."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
         from mlflow.exceptions import MlflowException
 
@@ -241,11 +239,11 @@ class Tracker:
         inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "prompts")])]
         try:
             self.client.log_inputs(run, inputs)
-        except MlflowException:  # another prompt of the sweep brought it at the same moment; now it is known
+        except MlflowException:  # another prompt of the sweep logged it at the same moment, so it exists now
             self.client.log_inputs(run, inputs)
 
     def _locks(self) -> dict[str, str]:
-        """Hashes of the subject's dvc.lock (WHOLE) and of each stage's entry there: parameters, inputs, code and outputs."""
+        """Return hashes of the subject's dvc.lock (WHOLE) and of each stage's entry in it."""
         path = (self.project.root / getattr(self.subject, "pipeline", "")).with_name("dvc.lock")
         if not hasattr(self.subject, "pipeline") or not path.is_file():
             return {}
@@ -255,13 +253,13 @@ class Tracker:
         return {name: hashlib.sha256(entry).hexdigest()[:16] for name, entry in {WHOLE: content, **entries}.items()}
 
     def _connect(self) -> None:
-        _settings()
+        _set_environment()
         import logging
 
         logging.getLogger("alembic").setLevel(logging.ERROR)
         folder = self.project.state / "mlflow"
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / "lock"):  # first opens at once by several processes crash
+        with FileLock(folder / "lock"):  # MLflow crashes when several processes create the database
             from mlflow import MlflowClient
 
             client = MlflowClient(uri(self.project))
@@ -269,7 +267,7 @@ class Tracker:
         self.client = client
 
     def _find_experiment(self) -> str:
-        """The id of the subject's experiment, found or made."""
+        """Return the id of the subject's experiment, which is created when there is none."""
         from mlflow.exceptions import MlflowException
 
         name = self.subject.experiment
@@ -279,9 +277,9 @@ class Tracker:
             place = (self.project.state / "mlflow" / "artifacts").as_uri() if local else None
             try:
                 return self.client.create_experiment(name, artifact_location=place)
-            except MlflowException:  # another process or machine made it meanwhile
+            except MlflowException:  # another process or machine has created it meanwhile
                 found = self.client.get_experiment_by_name(name)
-        if found.lifecycle_stage == "deleted":  # in the UI; its name stays taken
+        if found.lifecycle_stage == "deleted":  # in the UI, where its name stays taken
             self.client.restore_experiment(found.experiment_id)
         return found.experiment_id
 
@@ -290,7 +288,7 @@ class Tracker:
             return
         try:
             work()
-        except Exception as error:  # whatever a server may do, the run goes on
+        except Exception as error:  # no failure of a server may end a run
             self._off = self._lost = True
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             print(
@@ -298,10 +296,3 @@ class Tracker:
                 f"recorded is kept and sent the next time ({reason})",
                 file=sys.stderr,
             )
-
-
-@contextmanager
-def _locked(path: Path):
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

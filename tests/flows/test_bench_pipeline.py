@@ -1,4 +1,4 @@
-"""`prolific bench pipeline`, with stages that take no time or next to none."""
+"""Tests of `prolific bench pipeline` with stages that take almost no time."""
 
 import json
 
@@ -6,24 +6,37 @@ import pytest
 
 from flows.benchmarks import pipeline as bench_pipeline
 from flows.benchmarks import scratch_project
-from flows.cli.bench import PIPELINE
+from flows.benchmarks.results import Goal, as_json, goal_table, table
+from flows.cli.bench import PipelineBenchmark
 from prolific_core.errors import ProlificError
 from tasks.runtime.project import STAGES, Project
 
 
-def test_every_number_has_a_goal_and_a_measure():
+def test_every_metric_has_a_goal_and_a_benchmark():
     found = [name for names in bench_pipeline.METRICS.values() for name in names]
-    assert sorted(found) == sorted(bench_pipeline.GOALS) and tuple(bench_pipeline.METRICS) == PIPELINE
+    assert sorted(found) == sorted(bench_pipeline.GOALS) and list(bench_pipeline.METRICS) == list(PipelineBenchmark)
 
 
-def test_what_falls_short_is_said():
+def test_goals_that_are_missed_are_marked(monkeypatch):
     table = bench_pipeline.table({"noop_10_s": 3.21, "rerun_s": 15.2, "sweep_efficiency": 0.8}).splitlines()[2:]
-    assert ["not reached" in line for line in table] == [False, True, True] and "| 3.21 |" in table[0]
-    assert json.loads(bench_pipeline.as_json({"noop_10_s": 3.21049})) == {"noop_10_s": 3.21}
+    missed = {line.split("|")[2].strip(): "not reached" in line for line in table}
+    assert missed == {"15.2": True, "3.21": False, "0.8": True}
+    monkeypatch.setattr(bench_pipeline, "noop", lambda project, count: 3.21049)
+    numbers = bench_pipeline.bench(Project.find(), ["noop_10"])
+    assert json.loads(as_json(numbers)) == {"noop_10_s": 3.21}
+
+
+def test_a_goal_is_a_bound_from_above_or_from_below():
+    assert Goal(2, True).reached(2) and not Goal(2, True).reached(1.9) and str(Goal(2, True)) == ">= 2"
+    assert Goal(2, False).reached(2) and not Goal(2, False).reached(2.1) and str(Goal(0.5, False)) == "<= 0.5"
+    lines = goal_table({"speed": None, "other": 1.0}, {"speed": Goal(2, True, "how fast"), "unknown": Goal(1, True)})
+    assert len(lines.splitlines()) == 3 and "| how fast | not measured | >= 2   |" in lines
+    assert "not reached" not in lines
+    assert table(["a"], [[0.123456], [None], [7]]).splitlines()[2:] == ["| 0.123 |", "|       |", "| 7     |"]
 
 
 def test_nothing_is_left_to_do_where_no_op_is_timed(monkeypatch):
-    """And the scratch copy is gone after it, with no word of this project's own prompts."""
+    """The scratch copy is removed afterwards, and holds none of this project's own prompts."""
     ran, roots = [], []
     run = bench_pipeline._run
 

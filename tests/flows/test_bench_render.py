@@ -1,4 +1,4 @@
-"""`prolific bench render`: its keys, its table, and the object that it renders."""
+"""Tests of `prolific bench render`: its JSON keys, its table, and the object that it renders."""
 
 import json
 
@@ -8,6 +8,7 @@ import torch
 from flows.benchmarks import fitted_object
 from flows.benchmarks import render as bench_render
 from flows.benchmarks.render import Numbers
+from flows.benchmarks.results import as_json
 from prolific_core.config import FieldConfig
 from prolific_core.render import backends
 
@@ -28,12 +29,12 @@ def test_winding_numbers_separate_inside_from_outside():
     corners = torch.tensor(box.triangles, dtype=torch.float32)
     points = torch.tensor([[0.0, 0, 0], [0.4, -0.4, 0.4], [0.6, 0, 0], [2.0, 2, 2]])
     assert torch.allclose(fitted_object.winding(points, corners), torch.tensor([1.0, 1, 0, 0]), atol=1e-5)
-    twice = torch.cat([corners, corners * 0.9])  # the meshes overlap, so a point inside both counts twice
+    twice = torch.cat([corners, corners * 0.9])  # a point inside two overlapping parts counts twice
     assert fitted_object.winding(points[:1], twice).item() == pytest.approx(2, abs=1e-5)
 
 
 @pytest.mark.skipif(not backends.importable("warp"), reason="warp is not installed")
-def test_the_object_is_opaque_and_the_rest_is_empty(monkeypatch):
+def test_the_object_is_solid_and_the_rest_is_empty(monkeypatch):
     monkeypatch.setattr(fitted_object, "GRID", 24)
     field = fitted_object.fitted(SMALL, steps=60, points=2048)
     truth = fitted_object.Truth(torch.Generator().manual_seed(1))
@@ -48,7 +49,7 @@ def test_the_object_is_opaque_and_the_rest_is_empty(monkeypatch):
 
 
 @pytest.mark.skipif(not backends.importable("warp"), reason="warp is not installed")
-def test_all_numbers_are_measured(monkeypatch):
+def test_every_number_is_measured(monkeypatch):
     monkeypatch.setattr(fitted_object, "GRID", 16)
     monkeypatch.setattr(bench_render, "SIDE", 16)
     before, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
@@ -57,7 +58,7 @@ def test_all_numbers_are_measured(monkeypatch):
     finally:
         torch.set_num_threads(before)
         torch.use_deterministic_algorithms(deterministic)
-    measured = json.loads(bench_render.as_json(numbers))
+    measured = json.loads(as_json(numbers))
     assert list(measured)[: len(KEYS)] == KEYS
     assert (measured["encode_vs_numba"] is None) == (not backends.importable("numba"))
     assert all(value is None or value > 0 for value in measured.values())
@@ -67,13 +68,13 @@ def test_all_numbers_are_measured(monkeypatch):
 def test_the_table_marks_missed_goals_and_fits_a_terminal():
     numbers = Numbers(31.0, None, 7.5, 5.0, 45.0, 4.5, 100_000, 12.0, 34.0, 5.0)
     lines = bench_render.table(numbers).splitlines()
-    assert max(map(len, lines)) <= 80 and len(lines) == 2 + len(KEYS)
-    assert [line.endswith("missed") for line in lines[1:7]] == [False, False, True, False, False, True]
-    assert "no numba" in lines[2]
+    assert max(map(len, lines)) <= 80 and len(lines) == 3 + len(KEYS)
+    assert ["not reached" in line for line in lines[2:8]] == [False, False, True, False, False, True]
+    assert "not measured" in lines[3]
 
 
 @pytest.mark.skipif(not backends.importable("numba"), reason="numba is not installed")
-def test_the_numba_loops_compute_the_same_encoding():
+def test_numba_s_loops_compute_the_same_encoding():
     from flows.benchmarks.numba_encoding import grids_of, kernels
     from prolific_core.render.hash_grid.encoding import HashEncoding, encode_reference
 

@@ -1,6 +1,8 @@
-"""What a user sees who compares two runs in `prolific ui`. Skipped where there is no Chromium.
+"""Test of the page of `prolific ui` that compares two runs. It is skipped if Chromium is not installed.
 
-python -m tests.flows.test_mlflow_page PORT RUN RUN docs/mlflow.png      the README's picture, of a server that runs
+As a script, it takes the screenshot of the documentation from a running server:
+
+    python -m tests.flows.test_mlflow_page PORT RUN RUN docs/mlflow.png
 """
 
 import re
@@ -19,19 +21,19 @@ from tasks.tracking.tracker import Tracker
 from tests.support import browser
 from tests.support.browser import Browser
 
-SECTIONS = "[...document.querySelectorAll('.du-bois-light-collapse-item')]"  # of the page, each with a heading
+SECTIONS = "[...document.querySelectorAll('.du-bois-light-collapse-item')]"  # sections of the page, each with a heading
 ROWS = "document.querySelectorAll('a[title=\"Plot chart\"]').length"
 
 
 def compare(page: Browser, port: int, runs: list[str], experiment: str, path: Path) -> str:
-    """Open the page that compares runs, and show of the parameters only what differs; the DOM. path: the picture."""
+    """Open the page that compares runs, show only parameters that differ, write a screenshot and return the DOM."""
     chosen = ",".join(f'"{run}"' for run in runs)
     page.open(
         f'http://127.0.0.1:{port}/#/compare-runs?runs=[{chosen}]&experiments=["{experiment}"]&workflowType=machine_learning'
     )
     page.until(ROWS)
     page.run("document.querySelector('[aria-label=\"Parameters - Show diff only\"]').click()")
-    page.run(f"{SECTIONS}[0].querySelector('[role=button]').click()")  # the plots, away
+    page.run(f"{SECTIONS}[0].querySelector('[role=button]').click()")  # hides the plots
     page.run("document.querySelector('[aria-label=Close]')?.click()")
     page.until(f"{SECTIONS}[0].getBoundingClientRect().height < 100 && {ROWS}")
     cells = f"[...{SECTIONS}[3].querySelectorAll('[role=grid] [style*=absolute]')].map(e => e.getBoundingClientRect())"
@@ -39,12 +41,12 @@ def compare(page: Browser, port: int, runs: list[str], experiment: str, path: Pa
         f"((cells) => [Math.min(...cells.map(e => e.left)), Math.max(...cells.map(e => e.right))])({cells})"
     )
     bottom = page.run(f"{SECTIONS}[3].getBoundingClientRect().bottom")
-    page.picture(path, left - 12, 0, right - left + 24, bottom)
+    page.screenshot(path, left - 12, 0, right - left + 24, bottom)
     return page.run("document.documentElement.outerHTML")
 
 
 def side_by_side(dom: str) -> dict[str, list[str]]:
-    """The rows of the page's table of metrics: by name, what stands beside it."""
+    """Return the values of each metric in the page's table by its name."""
     grids = [
         re.findall(r'left: (\d+)px; position: absolute; top: (\d+)px; width: \d+px;">(.*?)</div>', part, re.S)
         for part in dom.split('role="grid"')
@@ -59,7 +61,7 @@ def side_by_side(dom: str) -> dict[str, list[str]]:
 
 @pytest.fixture
 def server(project, monkeypatch, tmp_path):
-    """`prolific ui`, on a free port."""
+    """Return a function that starts `prolific ui` on a free port and returns the port."""
     monkeypatch.delenv("PROLIFIC_TRACKER")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -80,29 +82,29 @@ def server(project, monkeypatch, tmp_path):
         process.terminate()
         process.wait(30)
         _, alive = psutil.wait_procs(family, 10)
-        assert not alive, "the server left processes behind"
+        assert not alive, "processes of the server are still running"
 
 
 @pytest.mark.skipif(browser.FOUND is None, reason="no chromium on this machine")
-def test_two_runs_show_their_measures_side_by_side(project, clone, server, tmp_path):
-    measured = {"vsd": {"alignment": 0.75, "kernel_distance": 1.25}, "sds": {"alignment": 0.5, "kernel_distance": 8.5}}
+def test_two_runs_show_their_metrics_side_by_side(project, clone, server, tmp_path):
+    values_of = {"vsd": {"alignment": 0.75, "kernel_distance": 1.25}, "sds": {"alignment": 0.5, "kernel_distance": 8.5}}
     runs = []
-    for method, values in measured.items():
+    for method, values in values_of.items():
         if method == "sds":
             clone.edit("prompts/a-red-mug/prompt.yaml", "nerf: {}", "nerf: {guidance: {method: sds, scale: 100}}")
         with Tracker(project, PromptRuns(project, "a-red-mug")) as tracker:
             tracker.finish(values, [])
             runs.append(tracker.parent())
     port = server()
-    picture = tmp_path / "compare.png"
+    screenshot = tmp_path / "compare.png"
     with Browser(tmp_path / "profile") as page:
-        dom = compare(page, port, runs, tracker.address().split("/experiments/")[1].split("/")[0], picture)
+        dom = compare(page, port, runs, tracker.address().split("/experiments/")[1].split("/")[0], screenshot)
     assert side_by_side(dom) == {"alignment": ["0.75", "0.5"], "kernel_distance": ["1.25", "8.5"]}
     differs = re.sub("<[^>]*>", " ", dom)
     assert "nerf.guidance.method" in differs and "initialise.particles" not in differs
     from PIL import Image
 
-    shown = Image.open(picture).convert("L")
+    shown = Image.open(screenshot).convert("L")
     assert shown.width > 600 and shown.height > 600 and shown.histogram()[255] < 0.98 * shown.width * shown.height
 
 

@@ -1,9 +1,12 @@
-"""What is told afterwards: the bench's arithmetic, and how to make a model again."""
+"""Tests of the quality benchmark's means and of the command that a report shows."""
 
 import json
+from base64 import b64encode
+from html.parser import HTMLParser
 
 from flows.benchmarks import quality
 from flows.benchmarks.quality import Row
+from flows.benchmarks.results import as_json
 
 
 def test_means_over_seeds_then_over_prompts(project, monkeypatch):
@@ -17,8 +20,9 @@ def test_means_over_seeds_then_over_prompts(project, monkeypatch):
     rows = quality.quality(project, prompts=["a red mug", "a blue chair"], seeds=2, methods=["vsd"], preset="tiny")
     mug = Row("a red mug", "vsd", 2, 0.75, 1.0, saturation_ratio=1.125, saturation_error=0.625)
     assert rows == [mug, Row("a blue chair", "vsd", 2, 0.125, 1.0, one_front=0.5)]
-    assert quality.table(rows).splitlines()[-1] == "| all | vsd | 4 | 0.44 | 1.00 |  | 1.12 | 0.62 |  | 0.50 |"
-    assert json.loads(quality.as_json(rows))["rows"][0]["family_agreement"] == 0.75
+    last = [cell.strip() for cell in quality.table(rows).splitlines()[-1].split("|")[1:-1]]
+    assert last == ["all", "vsd", "4", "0.44", "1.00", "", "1.12", "0.62", "", "0.50"]
+    assert json.loads(as_json(rows))["rows"][0]["family_agreement"] == 0.75
 
 
 def test_the_report_says_how_to_make_it_again(project):
@@ -38,3 +42,77 @@ def test_the_report_says_how_to_make_it_again(project):
     file = project.prompt_folder(prompt.id) / "prompt.yaml"
     file.write_text(file.read_text().replace("nerf: {}", "nerf: {steps: 7}"))
     assert command(project.prompt(prompt.id)) == f"prolific sweep {prompt.id}"
+
+
+class Page(HTMLParser):
+    """The text of a page and the attributes of its tags, in which every tag that is opened is closed."""
+
+    EMPTY = {"meta", "img", "polyline"}
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.open, self.tags, self.words = [], [], []
+        self.feed(html)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.open += [] if tag in self.EMPTY else [tag]
+
+    def handle_endtag(self, tag):
+        assert tag in self.EMPTY or self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words += data.split() if self.open and self.open[-1] != "style" else []
+
+    def links(self) -> list[str]:
+        return [attributes[name] for _, attributes in self.tags for name in ("src", "href") if name in attributes]
+
+
+def test_pages_are_whole_and_hold_text_as_text(project):
+    from flows.prompt_store import create
+    from flows.reporting import gallery, report
+
+    text = """<script>alert("x")</script> & {{ 7 * 7 }} 'mug'"""
+    prompt = create.file_prompt(project, text, preset="tiny", id="odd-mug")
+    evaluated, exported = project.output(prompt.id, "evaluate"), project.output(prompt.id, "export")
+    state = project.stage_state(prompt.id, "nerf")
+    for folder in (evaluated, exported, state / "preview"):
+        folder.mkdir(parents=True)
+    for name in ("turntable.mp4", "contact.png"):
+        (evaluated / name).write_bytes(name.encode())
+    for step in range(5):
+        (state / "preview" / f"rgb-{step:06}.png").write_bytes(b"rgb")
+    (exported / "mesh.glb").write_bytes(bytes(2_500_000))
+    (evaluated / "metrics.json").write_text(json.dumps({"clip_score": 0.25123456, "faces": 12345.6, "fronts": None}))
+    subject = {"id": prompt.id, "text": text, "seed": 0, "preset": "tiny"}
+    (evaluated / "manifest.json").write_text(json.dumps({"prompt": subject}))
+    (state / "run.json").write_text(json.dumps({"seconds": 61.4, "peak_memory_mb": 512.2, "device": "cpu"}))
+    losses = [
+        {"kind": "metrics", "step": step, "values": {"loss": loss}} for step, loss in ((1, 3.0), (2, 9.0), (2, 1.0))
+    ]
+    (state / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in losses))
+
+    html = report.write(project, prompt.id).read_text()
+    page = Page(html)
+    assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags} and "://" not in html
+    assert page.links() == [
+        *(f"data:{kind};base64,{b64encode(name.encode()).decode()}" for kind, name in
+          (("video/mp4", "turntable.mp4"), ("image/png", "contact.png"))),
+        "../runs/odd-mug/export/mesh.glb",
+        *[f"data:image/png;base64,{b64encode(b'rgb').decode()}"] * 3,
+    ]  # fmt: skip
+    shown = " ".join(page.words)
+    assert text in shown and "2.5 MB" in shown and "61 s · 512 MB · cpu" in shown and "loss over 2 steps" in shown
+    for row in ("clip score Evaluation 0.2512", "faces Evaluation 12,346", "fronts Evaluation not a number"):
+        assert row in shown
+    assert [tag[1]["points"] for tag in page.tags if tag[0] == "polyline"] == ["0.0,2.0 300.0,58.0"]
+    assert "rgb, step 0" in shown and "rgb, step 2" in shown and "rgb, step 4" in shown and "rgb, step 1" not in shown
+
+    html = gallery.write(project).read_text()
+    page = Page(html)
+    assert "script" not in {tag for tag, _ in page.tags} and text in " ".join(page.words) and "1 models" not in html
+    assert set(page.links()) == {
+        "../reports/odd-mug.html",
+        *(f"../runs/odd-mug/{name}" for name in ("evaluate/contact.png", "evaluate/turntable.mp4", "export/mesh.glb")),
+    }

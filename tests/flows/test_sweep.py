@@ -265,7 +265,7 @@ def test_a_terminal_shows_a_line_per_running_prompt_in_80_columns():
         console.step(1234, 15000, 1234.5)
     shown.end("mug", "done", "done after 5 s")
     screen = Console(width=80, force_terminal=False, file=open(os.devnull, "w"), record=True)
-    screen.print(shown._picture())
+    screen.print(shown._table())
     lines = screen.export_text().splitlines()
     assert (
         all(len(line) <= 80 for line in lines)
@@ -278,8 +278,8 @@ def test_a_terminal_shows_a_line_per_running_prompt_in_80_columns():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["sweep", "--workers", "0"], "--workers 0: from 1 to 1000"),
-        (["sweep", "--max-failures", "0"], "--max-failures 0"),
+        (["sweep", "--workers", "0"], "'--workers': Input should be greater than or equal to 1"),
+        (["sweep", "--max-failures", "0"], "'--max-failures': Input should be greater than or equal to 1"),
         (["sweep", "nothing-*"], "no prompt matches 'nothing-*'"),
         (["worker", "--gpus", "0,x"], "--gpus 0,x: numbers of GPUs"),
         (["worker"], "PREFECT_API_URL is not set"),

@@ -1,4 +1,4 @@
-"""Cameras: handedness, what they look at, and what a prompt calls them."""
+"""Cameras: handedness, sampled ranges, rays, and the words for view-dependent prompting."""
 
 import math
 
@@ -65,7 +65,7 @@ def test_sampled_ranges():
         (180, 61, "overhead view"),
     ],
 )
-def test_view_words(azimuth, elevation, words):
+def test_view_prompts(azimuth, elevation, words):
     angle = [torch.tensor([math.radians(x)]) for x in (azimuth, elevation)]
     assert cameras.view_prompts(cameras.from_angles(*angle, torch.ones(1), torch.ones(1))) == [words]
 

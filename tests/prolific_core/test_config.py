@@ -1,4 +1,4 @@
-"""Configuration: what goes over what, and one line for every mistake."""
+"""Configuration: precedence of the layers, and one line for every mistake."""
 
 import pytest
 
@@ -14,13 +14,13 @@ def test_later_layers_go_over_earlier_ones():
     )
     assert (resolved.nerf.steps, resolved.nerf.views) == (20, 2)
     assert (resolved.nerf.guidance.scale, resolved.nerf.guidance.method) == (3.0, "sds")
-    # What a layer does not say keeps the section's own default, not the class's.
+    # Values that no layer sets keep the default of their own section, not of the class.
     assert resolved.geometry.guidance.method == "sds" and resolved.geometry.guidance.scale == 100.0
     assert resolved.texture.steps == config.TextureConfig().steps
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"nerf": {"step": 5}}, "unknown key 'nerf.step'; did you mean 'steps'"),
         ({"nrf": {}}, "unknown key 'nrf'"),
@@ -31,11 +31,48 @@ def test_later_layers_go_over_earlier_ones():
         ([1], "expected sections"),
     ],
 )
-def test_mistakes_name_the_file_and_the_key(values, said):
+def test_mistakes_name_the_file_and_the_key(values, message):
     with pytest.raises(InputError) as caught:
         config.resolve(("params.yaml", {}), ("presets/demo.yaml", values))
-    assert str(caught.value).startswith("presets/demo.yaml: ") and said in str(caught.value)
+    assert str(caught.value).startswith("presets/demo.yaml: ") and message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+RENAMED = {
+    "logging.measure_every": "logging.metrics_every",
+    "nerf.guidance.view_words": "nerf.guidance.view_prompts",
+    "texture.guidance.time.at": "texture.guidance.time.switch_at",
+    "export.component_share": "export.component_fraction",
+}
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_renamed_key_is_refused_with_its_new_name(old, new):
+    values = 1
+    for part in reversed(old.split(".")):
+        values = {part: values}
+    with pytest.raises(InputError) as caught:
+        config.resolve(("params.yaml", {}), ("prompts/x/prompt.yaml", values))
+    assert str(caught.value) == f"prompts/x/prompt.yaml: {old} is now called {new}" and caught.value.exit_status == 2
+
+
+def test_every_renamed_key_is_tested_and_its_new_name_exists():
+    assert {".".join(old.split(".")[-2:]) for old in RENAMED} == config.RENAMED.keys()
+    values = config.Config().model_dump()
+    for new in RENAMED.values():
+        section = values
+        for part in new.split("."):
+            section = section[part]
+
+
+@pytest.mark.parametrize("name", ["set.yaml", "set.csv"])
+def test_a_file_of_prompts_with_a_renamed_key_is_refused_in_one_line(clone, tmp_path, name):
+    file = tmp_path / name
+    text = "- {text: a red mug, logging: {measure_every: 1}}\n"
+    file.write_text(text if name.endswith("yaml") else "text,logging.measure_every\na red mug,1\n")
+    done = clone.prolific("prompts", "import", str(file))
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert name in done.stderr and "logging.measure_every is now called logging.metrics_every" in done.stderr
 
 
 @pytest.mark.parametrize("preset", ["tiny", "demo", "paper"])
@@ -63,7 +100,7 @@ def test_the_opacity_weight_fades_only_when_asked():
 
 
 @pytest.mark.parametrize(
-    ("camera", "said"),
+    ("camera", "message"),
     [
         ({"distance": [0, 1]}, "greater than 0"),
         ({"fov": [40, 180]}, "less than 180"),
@@ -71,6 +108,6 @@ def test_the_opacity_weight_fades_only_when_asked():
         ({"distance": [1, float("nan")]}, "finite"),
     ],
 )
-def test_cameras_that_cannot_be_are_refused(camera, said):
-    with pytest.raises(InputError, match=said):
+def test_cameras_that_cannot_be_are_refused(camera, message):
+    with pytest.raises(InputError, match=message):
         config.resolve(("x.yaml", {"nerf": {"cameras": camera}}))

@@ -1,10 +1,10 @@
-"""The memory estimate: exact where it says so, and near what autograd keeps; and the watch on score_gain."""
+"""The memory estimate is exact where it claims to be and near what autograd keeps; score_gain is monitored."""
 
 import pytest
 import torch
 
 from prolific_core import memory
-from prolific_core.config import FieldConfig, ScoreConfig
+from prolific_core.config import FieldConfig, NerfConfig, ScoreConfig
 from prolific_core.guidance.score_network.gain import ScoreGainMonitor
 from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.scenes.image import ImageScene
@@ -52,7 +52,7 @@ def test_another_base_is_counted_too(folder, tmp_path):
 
 
 def saved(work) -> int:
-    """Bytes that autograd keeps of `work`'s activations: what is no parameter and no input."""
+    """Return the bytes of the activations of `work` that autograd keeps, without parameters and inputs."""
     storages = {}
 
     def pack(tensor):
@@ -61,7 +61,7 @@ def saved(work) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        keep = work()  # alive, so that no address is used twice
+        keep = work()  # keeps the tensors alive, so that no address is used twice
     del keep
     return sum(storages.values())
 
@@ -73,14 +73,14 @@ def test_what_a_pass_keeps_is_near_what_autograd_keeps(folder):
     text = prior.embed([""] * 4)
     real = saved(lambda: guide.score(latents, t, text, views.c2w))
     named = {"encoder_hidden_states": text}
-    counted = memory.kept(guide.score.unet, latents, t, **named)
+    counted = memory.activation_bytes(guide.score.unet, latents, t, **named)
     assert 0.6 * real < counted < 1.5 * real
-    assert memory.kept(guide.score.unet, latents[:1], t[:1], encoder_hidden_states=text[:1]) == pytest.approx(
-        counted / 4, rel=0.1
-    )
+    assert memory.activation_bytes(
+        guide.score.unet, latents[:1], t[:1], encoder_hidden_states=text[:1]
+    ) == pytest.approx(counted / 4, rel=0.1)
     saving = LatentDiffusion.load(folder, gradient_checkpointing=True)
-    assert memory.kept(saving.unet, latents, t, **named) < 0.7 * counted
-    # Counting leaves the model as it was: hooks, data and answers.
+    assert memory.activation_bytes(saving.unet, latents, t, **named) < 0.7 * counted
+    # Counting changes neither hooks nor weights of the model.
     assert saved(lambda: guide.score(latents, t, text, views.c2w)) == real
 
 
@@ -88,10 +88,15 @@ def test_a_fields_render_grows_with_samples_and_size():
     field = FieldConfig(levels=2, features=2, hidden_width=8, samples_per_ray=100, bound=1.0, density_radius=0.5)
     assert memory.point_bytes(field) == 4 * (4 + 16 + 16)
     assert memory.field_pixel_bytes(field) == pytest.approx(144 * 100 * (2 / 3) / (2 * 3**0.5))
-    assert memory.shown({"a": 9_000_000_000, "b": 140_000_000}) == "9.1 GB"
+    pixels = 2 * 512**2
+    patched = NerfConfig(views=2, resolution=[(0.0, 64), (0.5, 512)], patch=pixels // 4)
+    whole, part = memory.field_pixel_bytes(field, NerfConfig(patch=None)), memory.field_pixel_bytes(field, patched)
+    assert whole == memory.field_pixel_bytes(field)
+    assert part == pytest.approx(whole / 4 + memory.SAMPLE_BYTES * 100 * (2 / 3) / (2 * 3**0.5))
+    assert memory.format_total({"a": 9_000_000_000, "b": 140_000_000}) == "9.1 GB"
 
 
-def test_a_score_that_does_not_follow_is_told_once_at_half_way():
+def test_a_score_that_does_not_follow_gives_one_warning_at_half_way():
     def run(gain, steps=100):
         watch = ScoreGainMonitor(steps)
         said = {}

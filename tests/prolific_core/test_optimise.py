@@ -1,4 +1,6 @@
-"""The loop: it optimises, resumes to the same bytes, and its checkpoints are whole or refused."""
+"""The loop trains, resumes to the same bytes, and its checkpoints are whole or refused."""
+
+from contextlib import suppress
 
 import pytest
 import torch
@@ -7,7 +9,7 @@ from prolific_core import checkpoint
 from prolific_core.config import GuidanceConfig, LoggingConfig, NerfConfig, ScoreConfig
 from prolific_core.errors import ProlificError
 from prolific_core.guidance import base
-from prolific_core.optimise import DistillationProblem, optimise, rate_at, resolution_at
+from prolific_core.optimise import distil, rate_at, resolution_at
 from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.scenes.image import ImageScene
 from prolific_core.seeding import generator
@@ -33,12 +35,7 @@ def run(folder, tmp_path, *, steps=6, kill_at=None, method="vsd", particles=2, f
         "a red mug",
         generator=generator(0, "s"),
     )
-    images = [ImageScene(32, generator=generator(0, i)) for i in range(particles)]
-    problem = DistillationProblem(
-        particles=images,
-        parameter_groups=lambda image: [{"params": image.parameters(), "lr": 0.05}],
-        render=lambda image, views, resolution, g: image.render(len(views)),
-    )
+    images = [ImageScene(32, learning_rate=0.05, generator=generator(0, i)) for i in range(particles)]
     config = NerfConfig(steps=steps, resolution=[(0.0, 32)], learning_rate_final=final)
     seen = []
 
@@ -47,9 +44,9 @@ def run(folder, tmp_path, *, steps=6, kill_at=None, method="vsd", particles=2, f
         if step == kill_at:
             raise Killed
 
-    try:
-        optimise(
-            problem,
+    with suppress(Killed):
+        distil(
+            images,
             guidance,
             config,
             LOGGING,
@@ -58,8 +55,6 @@ def run(folder, tmp_path, *, steps=6, kill_at=None, method="vsd", particles=2, f
             state_file=tmp_path / "s.safetensors",
             observe=observe,
         )
-    except Killed:
-        pass
     return images, seen
 
 
@@ -69,23 +64,29 @@ def test_a_killed_run_resumes_to_the_same_bytes(folder, tmp_path, final):
     first, before = run(folder, tmp_path / "cut", kill_at=5, final=final)
     assert not torch.equal(first[0].pixels, whole[0].pixels) or not torch.equal(first[1].pixels, whole[1].pixels)
     again, after = run(folder, tmp_path / "cut", final=final)
-    assert [step for step, _ in after] == [5, 6]  # from the checkpoint of step 4, to exactly the step asked for
+    assert [step for step, _ in after] == [5, 6]  # from the checkpoint of step 4 to the last step
     assert before[:4] + after == seen
     for a, b in zip(whole, again, strict=True):
         assert torch.equal(a.pixels, b.pixels)
-        assert a.pixels.grad is None  # of n particles, one at a time has gradients
+        assert a.pixels.grad is None  # only one particle at a time holds gradients
 
 
 @pytest.mark.parametrize("patch", [None, 300])
 def test_a_killed_field_resumes_to_the_same_bytes(folder, tmp_path, patch):
-    """Occupancy, importance samples, noise and patches and all."""
+    """The occupancy grid, importance samples, density noise and patches are part of the state."""
     from prolific_core.config import FieldConfig
     from prolific_core.scenes.radiance_field import RadianceField
 
     small = FieldConfig(
-        levels=2, log2_entries=10, base_resolution=4, max_resolution=8, hidden_width=8, samples_per_ray=24, importance_samples=4,
+        levels=2,
+        log2_entries=10,
+        base_resolution=4,
+        max_resolution=8,
+        hidden_width=8,
+        samples_per_ray=24,
+        importance_samples=4,
         occupancy_resolution=8,
-    )  # fmt: skip
+    )
 
     def run(where, kill_at=None):
         guidance = base.build_guidance(
@@ -94,23 +95,16 @@ def test_a_killed_field_resumes_to_the_same_bytes(folder, tmp_path, patch):
             "a red mug",
             generator=generator(0, "s"),
         )
-        problem = DistillationProblem(
-            particles=[RadianceField(small, generator(0, "field", k)) for k in range(2)],
-            parameter_groups=lambda field: field.parameter_groups({"grid": 1e-2, "networks": 1e-3, "background": 1e-3}),
-            render=lambda field, views, side, g: field.render(
-                *views.rays(side), generator=g, training=True, patch=patch
-            ),
-            before_step=lambda field, step, g: field.update_occupancy(step, g),
-        )
+        config = NerfConfig(steps=7, resolution=[(0.0, 32)], patch=patch)
+        fields = [RadianceField(small, generator(0, "field", k), train_config=config) for k in range(2)]
 
         def observe(step, metrics):
             if step == kill_at:
                 raise Killed
 
-        config = NerfConfig(steps=7, resolution=[(0.0, 32)])
-        try:
-            optimise(
-                problem,
+        with suppress(Killed):
+            distil(
+                fields,
                 guidance,
                 config,
                 LOGGING,
@@ -119,9 +113,7 @@ def test_a_killed_field_resumes_to_the_same_bytes(folder, tmp_path, patch):
                 state_file=where / "s.safetensors",
                 observe=observe,
             )
-        except Killed:
-            pass
-        return [field.state_dict() for field in problem.particles]
+        return [field.state_dict() for field in fields]
 
     whole, cut = run(tmp_path / "whole"), run(tmp_path / "cut", kill_at=5)
     assert any(not torch.equal(a, b) for a, b in zip(whole[0].values(), cut[0].values(), strict=True))
@@ -129,7 +121,7 @@ def test_a_killed_field_resumes_to_the_same_bytes(folder, tmp_path, patch):
         assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_learning_rates_fall_to_their_final_share(folder, tmp_path):
+def test_learning_rates_fall_to_their_final_fraction(folder, tmp_path):
     assert rate_at(0.1, 0) == 1 and rate_at(0.1, 1) == pytest.approx(0.1) and rate_at(0.1, 0.5) == pytest.approx(0.55)
     start = ImageScene(32, generator=generator(0, 0)).pixels.detach()
     moved = {
@@ -171,12 +163,12 @@ def test_a_checkpoint_is_written_from_where_its_tensors_lie():
     assert len({tensor.untyped_storage().data_ptr() for tensor in tensors.values()}) == 3
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
-def test_a_truncated_checkpoint_is_refused_by_name(tmp_path, share):
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.9])
+def test_a_truncated_checkpoint_is_refused_by_name(tmp_path, fraction):
     path = tmp_path / "state.safetensors"
     checkpoint.save(path, {"x": torch.randn(100)})
     data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * share)])
+    path.write_bytes(data[: int(len(data) * fraction)])
     with pytest.raises(ProlificError, match="state.safetensors is not a whole checkpoint"):
         checkpoint.load(path)
 
@@ -187,14 +179,9 @@ def test_a_loss_that_is_no_number_stops_the_run(folder, tmp_path):
     image = ImageScene(32, generator=generator(0, 0))
     with torch.no_grad():
         image.pixels[0, 0, 0, 0] = float("nan")
-    problem = DistillationProblem(
-        [image], lambda i: [{"params": i.parameters(), "lr": 0.1}], lambda i, views, resolution, g: i.render(len(views))
-    )
     config = NerfConfig(steps=2, resolution=[(0.0, 32)])
     with pytest.raises(ProlificError, match="not a number at step 1"):
-        optimise(
-            problem, guidance, config, LOGGING, seed=0, name="nerf", state_file=tmp_path / "s", observe=lambda *a: None
-        )
+        distil([image], guidance, config, state_file=tmp_path / "s")
 
 
 def test_resolution_schedule():
@@ -202,21 +189,19 @@ def test_resolution_schedule():
     assert [resolution_at(schedule, p) for p in (0, 0.19, 0.2, 0.99)] == [64, 64, 512, 512]
 
 
-def test_previews_are_taken_apart_from_what_is_logged(folder, tmp_path):
+def test_previews_have_their_own_interval(folder, tmp_path):
     prior = LatentDiffusion.load(folder)
     guidance = base.build_guidance(prior, GuidanceConfig(method="sds"), "a red mug", generator=generator(0, "s"))
-    problem = DistillationProblem(
-        [ImageScene(32, generator=generator(0, 0))],
-        lambda i: [{"params": i.parameters(), "lr": 0.1}],
-        lambda i, views, resolution, g: i.render(len(views)),
-    )
     observed, previewed = [], []
-    clock = optimise(
-        problem, guidance, NerfConfig(steps=7, resolution=[(0.0, 32)]), LoggingConfig(preview_every=3, checkpoint_every=2),
-        seed=0, name="nerf", state_file=tmp_path / "s", observe=lambda step, _: observed.append(step), preview=previewed.append,
-    )  # fmt: skip
-    assert observed == [1, 2, 3, 4, 5, 6, 7] and previewed == [3, 6, 7]
-    assert (
-        sum(clock.fractions().values()) == pytest.approx(1)
-        and {"checkpoints", "logging", "previews"} < clock.fractions().keys()
+    timer = distil(
+        [ImageScene(32, generator=generator(0, 0))],
+        guidance,
+        NerfConfig(steps=7, resolution=[(0.0, 32)]),
+        LoggingConfig(preview_every=3, checkpoint_every=2),
+        state_file=tmp_path / "s",
+        observe=lambda step, _: observed.append(step),
+        preview=previewed.append,
     )
+    assert observed == [1, 2, 3, 4, 5, 6, 7] and previewed == [3, 6, 7]
+    assert sum(timer.fractions().values()) == pytest.approx(1)
+    assert {"checkpoints", "logging", "previews"} < timer.fractions().keys()

@@ -1,4 +1,4 @@
-"""Prompts: any text is safe, ids are safe and readable, files say what is wrong with them."""
+"""Prompts: every text gets a safe, readable id, and mistakes in prompt.yaml are named in one line."""
 
 import re
 
@@ -38,7 +38,7 @@ def test_ids_are_readable_and_tell_texts_apart():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "empty"),
         ("  \t ", "empty"),
@@ -48,8 +48,8 @@ def test_ids_are_readable_and_tell_texts_apart():
         ("\udcff", "control"),
     ],
 )
-def test_unusable_texts_are_refused_in_one_line(text, said):
-    with pytest.raises(InputError, match=said) as caught:
+def test_unusable_texts_are_refused_in_one_line(text, message):
+    with pytest.raises(InputError, match=message) as caught:
         prompts.check_text(text)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
 
@@ -66,11 +66,11 @@ def test_a_prompt_survives_its_file(text):
     read = prompts.parse("file", yaml.safe_load(prompts.dump(prompt)))
     assert (read.id, read.text, read.seed, read.preset) == ("a-prompt", text, 3, "tiny")
     assert read.sections["nerf"] == {"steps": 7}
-    assert set(prompts.SECTIONS) <= set(read.sections)  # DVC needs each, if empty
+    assert set(prompts.SECTIONS) <= set(read.sections)  # DVC requires all of them, even empty
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"seed": "0"}, "seed"),
         ({"seed": True}, "seed"),
@@ -80,8 +80,8 @@ def test_a_prompt_survives_its_file(text):
         ({"id": "../x"}, "id"),
     ],
 )
-def test_a_prompt_file_says_what_is_wrong(change, said):
-    with pytest.raises(InputError, match=f"prompt.yaml.*{said}"):
+def test_a_prompt_file_says_what_is_wrong(change, message):
+    with pytest.raises(InputError, match=f"prompt.yaml.*{message}"):
         prompts.parse("prompt.yaml", {"id": "a", "text": "t", "seed": 0, "preset": "demo"} | change)
 
 

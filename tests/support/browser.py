@@ -1,4 +1,4 @@
-"""Headless Chromium for tests that look at a page: Debian's (`apt install chromium`) or another, by the DevTools protocol."""
+"""Headless Chromium for tests of web pages, controlled by the DevTools protocol (`apt install chromium`)."""
 
 import base64
 import json
@@ -9,14 +9,20 @@ import urllib.request
 from pathlib import Path
 
 FOUND = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-QUIET = (  # nothing but this machine is asked for anything
-    "--no-first-run --disable-background-networking --disable-component-update --disable-sync --no-proxy-server "
-    "--disable-gpu --mute-audio --hide-scrollbars"
-).split()
+QUIET = [  # no request leaves this machine
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-proxy-server",
+    "--disable-gpu",
+    "--mute-audio",
+    "--hide-scrollbars",
+]
 
 
 class Browser:
-    """One page; `with Browser(folder) as browser`, where the folder takes its profile."""
+    """One page of a browser, whose profile is written to `folder`. Use it in a `with` statement."""
 
     def __init__(self, folder: Path, width: int = 1060, height: int = 2700):
         from websockets.sync.client import connect
@@ -61,15 +67,15 @@ class Browser:
         self._send("Page.navigate", url=url)
 
     def run(self, script: str):
-        """The value of a JavaScript expression."""
+        """Return the value of a JavaScript expression."""
         return self._send("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
 
     def until(self, script: str):
-        """The expression's value, once it has one."""
+        """Wait until a JavaScript expression is truthy, and return its value."""
         return _until(lambda: self.run(script) or 1 / 0)
 
-    def picture(self, path: Path, left: float, top: float, width: float, height: float) -> None:
-        """A part of the page, as a PNG."""
+    def screenshot(self, path: Path, left: float, top: float, width: float, height: float) -> None:
+        """Write a part of the page as a PNG file."""
         clip = {"x": left, "y": top, "width": width, "height": height, "scale": 1}
         path.write_bytes(base64.b64decode(self._send("Page.captureScreenshot", clip=clip)["data"]))
 
@@ -84,11 +90,11 @@ class Browser:
 
 
 def _until(look, seconds: float = 120):
-    """What `look` returns, as soon as it raises nothing."""
+    """Call `look` until it raises nothing, and return its result."""
     end = time.monotonic() + seconds
     while True:
         try:
             return look()
         except (ArithmeticError, IndexError, OSError, StopIteration):
-            assert time.monotonic() < end, "waited in vain"
+            assert time.monotonic() < end, f"no result after {seconds} s"
             time.sleep(0.2)

@@ -1,7 +1,7 @@
-"""What 1, 4 and 16 particles cost a step of the demo's NeRF stage: python -m tests.support.particles [COUNT...]
+"""Measure the cost of 1, 4 and 16 particles in the demo's NeRF stage: python -m tests.support.particles [COUNT...]
 
-A process for each count, since memory is a process's peak: its whole peak, what the fields and their optimizers
-hold by count of bytes, and the median of the steps' seconds once every particle has been stepped.
+Each count runs in a process of its own, because only the peak memory of a process can be measured. The table has this
+peak, the computed memory of the fields and their optimizers, and the median time of the last steps.
 """
 
 import statistics
@@ -18,11 +18,9 @@ def measure(count: int) -> None:
     machine.threads(1)
     machine.set_up_torch(1, "cpu")
 
-    import torch
-
     from prolific_core import config, memory, prompts
     from prolific_core.guidance import base
-    from prolific_core.optimise import DistillationProblem, optimise
+    from prolific_core.optimise import distil
     from prolific_core.prior.latent_diffusion import LatentDiffusion
     from prolific_core.scenes.radiance_field import RadianceField
     from prolific_core.seeding import generator
@@ -30,45 +28,36 @@ def measure(count: int) -> None:
 
     root = Project.find().root
     values = config.resolve(("demo", prompts.read_yaml(root / "presets/demo.yaml", "demo")))
-    stage = values.nerf.model_copy(update={"steps": 104})
-    fields = [RadianceField(values.initialise.field, generator(0, "field", k)) for k in range(count)]
-    problem = DistillationProblem(
-        particles=fields,
-        parameter_groups=lambda field: field.parameter_groups({"grid": 2e-2, "networks": 5e-3, "background": 5e-3}),
-        render=lambda field, cameras, side, draw: field.render(*cameras.rays(side), generator=draw, training=True),
-        before_step=lambda field, step, draw: field.update_occupancy(step, draw),
-    )
+    rates = {"grid_learning_rate": 2e-2, "network_learning_rate": 5e-3, "background_learning_rate": 5e-3}
+    plain = {"random_background": 0.0, "patch": None, "losses": config.LossWeights(entropy=0)}
+    stage = values.nerf.model_copy(update={"steps": 104, **rates, **plain})
+    fields = [
+        RadianceField(values.initialise.field, generator(0, "field", k), train_config=stage) for k in range(count)
+    ]
     prior = LatentDiffusion.load("toybox")
     guidance = base.build_guidance(prior, stage.guidance, "a red mug", generator=generator(0, "score"))
     times = [time.perf_counter()]
     with tempfile.TemporaryDirectory() as folder:
-        optimise(
-            problem, guidance, stage, config.LoggingConfig(), seed=0, name="nerf", state_file=Path(folder) / "state",
+        distil(
+            fields,
+            guidance,
+            stage,
+            name="nerf",
+            state_file=Path(folder) / "state",
             observe=lambda *_: times.append(time.perf_counter()),
-        )  # fmt: skip
+        )
     seconds = statistics.median(b - a for a, b in zip(times[-31:], times[-30:], strict=False))
     held = memory.estimate(guidance, fields, views=stage.views, side=64, pixel_bytes=0)
-    own = sum(
-        tensor.numel() * tensor.element_size()
-        for field in fields
-        for tensor in field.parameters()
-        if isinstance(tensor, torch.Tensor)
-    )
-    print(
-        f"| {count} | {1000 * seconds:.0f} | {machine.peak_memory_mb():.0f} | {3 * own / 1e6:.0f} | {sum(held.values()) / 1e6:.0f} |",
-        flush=True,
-    )
+    own = memory.size(parameter for field in fields for parameter in field.parameters())
+    peak, expected = machine.peak_memory_mb(), sum(held.values()) / 1e6
+    print(f"| {count} | {1000 * seconds:.0f} | {peak:.0f} | {3 * own / 1e6:.0f} | {expected:.0f} |", flush=True)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
         measure(int(sys.argv[2]))
     else:
-        print(
-            "| particles | ms a step | peak MB | fields, gradients not counted, and Adam's two moments, MB | expected MB |\n"
-            + "|---" * 5
-            + "|",
-            flush=True,
-        )
+        print("| particles | ms per step | peak MB | fields and Adam's two moments, MB | expected MB |")
+        print("|---|---|---|---|---|", flush=True)
         for count in map(int, sys.argv[1:] or ("1", "4", "16")):
             subprocess.run([sys.executable, __file__, "--one", str(count)], check=True)

@@ -55,15 +55,16 @@ def sha(path) -> str:
 
 
 def test_the_committed_pipeline_is_what_the_stages_say():
-    from tasks.prior_training import stages as prior
+    from tasks.prior_training.pipeline import pipeline
+    from tasks.prior_training.specs import STAGES
 
-    assert (ROOT / "priors/toybox/dvc.yaml").read_text() == prior.pipeline("toybox")
-    for spec in prior.STAGES.values():
-        assert all((ROOT / path).exists() for path in spec.code)
+    assert (ROOT / "priors/toybox/dvc.yaml").read_text() == pipeline("toybox")
+    for spec in STAGES.values():
+        assert all((ROOT / path).exists() for path in spec.dependencies)
 
 
 def test_the_committed_numbers_are_known():
-    from tasks.prior_training.stages import PriorRuns
+    from tasks.prior_training.runs import PriorRuns
     from tasks.runtime.project import Project
 
     config = PriorRuns(Project(ROOT), "toybox").config
@@ -81,7 +82,7 @@ def test_the_model_loads_and_samples(trained):
     prior = LatentDiffusion.load(str(folder))
     images = prior.sample(["a red mug"] * 2, steps=2, generator=torch.Generator().manual_seed(0))
     assert images.shape == (2, 3, 64, 64) and images.std() > 0
-    assert load_classifier(folder / "classifier").judge(images).features.shape == (2, 64)
+    assert load_classifier(folder / "classifier").classify(images).features.shape == (2, 64)
     assert Scorer.load(None, str(folder)).similarity(images, ["a red mug"]).shape == (2, 1)
 
 
@@ -109,7 +110,7 @@ def test_a_killed_training_ends_in_the_same_bytes(trained, stage, file, tmp_path
     # A checkpoint at every step, instead of every 250.
     code = (
         "import sys\nfrom prolific_core.toybox.training import loop\n"
-        "loop.run.__kwdefaults__['checkpoint_every'] = 1\nfrom tasks.prior_training import stages\nsys.exit(stages.main(sys.argv[1:]))"
+        "loop.run.__kwdefaults__['checkpoint_every'] = 1\nfrom tasks.prior_training.__main__ import main\nsys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, stage, "tiny"]
     state = root / ".state/priors/tiny" / stage / "checkpoints"
@@ -129,10 +130,10 @@ def test_a_killed_training_ends_in_the_same_bytes(trained, stage, file, tmp_path
 
 
 def test_finished_shards_outlive_a_kill(trained, tmp_path):
-    from prolific_core.toybox.params import Data
+    from prolific_core.toybox.params import RenderConfig
     from prolific_core.toybox.training import shards
 
-    data = Data(images=40, heldout=2, shard=16)
+    data = RenderConfig(images=40, heldout=2, shard=16)
     shards.render_shard(tmp_path, data, "train", 0, 16)
     written = (tmp_path / "train-0000.npy").stat().st_mtime_ns
     shards.render(tmp_path, data)

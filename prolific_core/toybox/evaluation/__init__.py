@@ -1,0 +1,1 @@
+"""Evaluation of priors and generated objects against the known world."""

@@ -1,18 +1,24 @@
-"""Does a judge that saw true renders only name what was asked for? (Toybox prompts only.)
+"""Agreement of a classifier, trained on true renders only, with a prompt of the Toybox world.
 
-Nothing is optimised or selected against the judge.
+Nothing is optimised or selected against the classifier.
 """
 
+from jaxtyping import Float
 from torch import Tensor
 
 from prolific_core.prior.location import TOYBOX
 
 
-def agreement(views: Tensor, text: str) -> dict[str, float]:
-    """Shares of the views (B, 3, H, W) in [0, 1] in which the judge names the prompt's family and colour.
+def agreement(views: Float[Tensor, "views 3 height width"], text: str) -> dict[str, float]:
+    """Return the fractions of views in which the classifier names the prompt's family and its colour.
 
-    Empty for a prompt that the Toybox's world cannot parse, since it has no known truth, and in an
-    installation without the judge's weights.
+    Args:
+        views: Renders in [0, 1].
+        text: Prompt.
+
+    Returns:
+        `family_agreement` and `colour_agreement`; empty for a prompt that the world cannot parse, since its truth is
+        not known, and in an installation without the classifier's weights.
     """
     from prolific_core.toybox.evaluation.classifier import load_classifier
     from prolific_core.toybox.world import draw as world
@@ -21,12 +27,12 @@ def agreement(views: Tensor, text: str) -> dict[str, float]:
     if wanted is None or not (TOYBOX / "classifier").is_dir():
         return {}
     family, colour = wanted
-    seen = load_classifier().judge(views)
+    predicted = load_classifier().classify(views)
 
-    def share(answers: Tensor, names: list[str], name: str) -> float:
+    def fraction(answers: Tensor, names: list[str], name: str) -> float:
         return sum(names[answer] == name for answer in answers.tolist()) / len(answers)
 
     return {
-        "family_agreement": share(seen.family, seen.names["family"], family),
-        "colour_agreement": share(seen.colour, seen.names["colour"], colour),
+        "family_agreement": fraction(predicted.family, predicted.names["family"], family),
+        "colour_agreement": fraction(predicted.colour, predicted.names["colour"], colour),
     }

@@ -1,8 +1,8 @@
-"""Measure a prior of the Toybox's world: what it draws, against the truth.
+"""Evaluation of a prior of the Toybox world: its samples compared with the truth.
 
-Every agreement is the judge's share of right answers on samples over its share
-on true renders of the same captions: the judge's own errors are not the
-prior's. The judge saw true renders only and nothing is selected by it.
+A classifier agreement is the classifier's fraction of right answers on samples over its fraction on true renders of
+the same captions, so that the classifier's own errors do not count against the prior. The classifier has seen true
+renders only, and nothing is selected by it.
 """
 
 from __future__ import annotations
@@ -13,27 +13,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from prolific_core.metrics.fidelity import frechet_distance, nearest_distances
 from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.seeding import generator
-from prolific_core.toybox.evaluation.classifier import (
-    Classifier,
-    load_classifier,
-    places,
-)
-from prolific_core.toybox.params import HELD_OUT_SEED, WEIGHTS, Data
+from prolific_core.toybox.evaluation.classifier import Classifier, load_classifier
+from prolific_core.toybox.params import HELD_OUT_SEED, WEIGHTS, RenderConfig
+from prolific_core.toybox.training.scorer import retrieval
+from prolific_core.toybox.training.shards import heldout_images, to_float
 from prolific_core.toybox.world import draw as world
-from prolific_core.toybox.world.captions import (
-    article,
-    normal_caption,
-    pair_caption,
-    with_view,
-)
+from prolific_core.toybox.world.captions import article, normal_caption, pair_caption, with_view
 from prolific_core.toybox.world.draw import WITH_FRONT, Example
+from prolific_core.toybox.world.scene import relative_place
 
-#: name: (kind, split, view or None for any, share of the samples)
+#: Kind, split, view (or None for any) and fraction of the samples of each group of captions.
 GROUPS = {
     "trained": ("colour", "train", None, 0.35),
     "heldout": ("colour", "heldout", None, 0.25),
@@ -41,7 +36,7 @@ GROUPS = {
     "pairs": ("pair", "any", "front", 0.20),
 }
 
-#: Number -> (goal, whether more is better), as the issue and the model card state them.
+#: Goal of each metric, and whether more is better, as the model card states them.
 GOALS = {
     "psnr_db": (32, True),
     "family_agreement": (0.95, True),
@@ -58,54 +53,102 @@ GOALS = {
     "size_mb": (24, False),
 }
 
-REFERENCES = 16384  # training renders that a sample may be a copy of
+REFERENCES = 16384  # Number of training renders that samples are compared with, to find copies.
 
 
 @dataclass(frozen=True)
 class Group:
-    """Captions, and true renders of them (N, 3, 64, 64) in [0, 1]."""
+    """Captions and true renders of them.
+
+    Attributes:
+        captions: Captions in their plainest words.
+        truth: True renders in [0, 1].
+        labels: Their labels, as `Example.label` returns them.
+    """
 
     captions: list[str]
-    truth: Tensor
+    truth: Float[Tensor, "images 3 64 64"]
     labels: list[dict]
 
 
-def as_tensor(examples: list[Example]) -> Tensor:
-    return torch.from_numpy(np.stack([e.image for e in examples]).transpose(0, 3, 1, 2).copy()).float() / 255
+def as_tensor(examples: list[Example]) -> Float[Tensor, "images 3 size size"]:
+    """Return the images of examples as one tensor.
+
+    Args:
+        examples: Examples of one size.
+
+    Returns:
+        Images in [0, 1].
+    """
+    return to_float(np.stack([e.image for e in examples]))
 
 
 def plain_caption(e: Example) -> str:
-    """The caption in its plainest words, always with the view."""
+    """Return the caption of an example in its plainest words, always with the view.
+
+    Args:
+        e: An example.
+
+    Returns:
+        Caption.
+    """
     if e.kind == "normals":
         return normal_caption(e.family, e.view)
-    if e.kind == "pair":
+    if e.second and e.relation:
         return pair_caption((e.family, e.colour), e.relation, e.second, np.random.default_rng(0), e.view)
     return with_view(article(f"a {e.colour} {e.family}"), e.view)
 
 
-def asked(e: Example) -> bool:
-    """Whether the judge has an answer to all that this picture's caption says."""
-    if e.kind == "pair":
+def classifiable(e: Example) -> bool:
+    """Return whether the classifier's heads cover everything that the caption of an example says.
+
+    Args:
+        e: An example.
+
+    Returns:
+        True for one plain object, and for two different ones.
+    """
+    if e.kind == "pair" and e.second:
         return (e.family, e.colour) != tuple(e.second)
     return not e.second and not e.stripes
 
 
 def group(name: str, count: int, seed: int = HELD_OUT_SEED + 5) -> Group:
-    """`count` captions of a group of GROUPS, with their truth."""
+    """Draw captions with their truth.
+
+    Args:
+        name: Name in `GROUPS`.
+        count: Number of captions.
+        seed: Seed of the draws.
+
+    Returns:
+        Captions, renders and labels.
+    """
     kind, split, view, _ = GROUPS[name]
     found, k = [], 0
     while len(found) < count:
         e = world.draw(seed, k, kind=kind, split=split, view=view)
         k += 1
-        if asked(e):
+        if classifiable(e):
             found.append(e)
     return Group([plain_caption(e) for e in found], as_tensor(found), [e.label() for e in found])
 
 
-def right_answers(judge: Classifier, images: Tensor, labels: list[dict]) -> dict[str, float]:
-    """Share of right answers on single things: `colour` where there is one, `view` where there is a front."""
-    right = {"family": [], "colour": [], "view": []}
-    for answer, label in zip(judge.answers(images), labels, strict=True):
+def right_answers(
+    classifier: Classifier, images: Float[Tensor, "images 3 64 64"], labels: list[dict]
+) -> dict[str, float]:
+    """Compute the fractions of right answers on single objects.
+
+    Args:
+        classifier: Classifier to ask.
+        images: Images in [0, 1].
+        labels: Their true labels.
+
+    Returns:
+        Fractions for "family", for "colour" among images that have one, and for "view" among families with a front.
+    """
+    right: dict[str, list[bool]] = {"family": [], "colour": [], "view": []}
+    for answer, label in zip(classifier.answers(images), labels, strict=True):
         right["family"].append(answer["family"] == label["family"])
         if label["kind"] == "colour":
             right["colour"].append(answer["colour"] == label["colour"])
@@ -114,48 +157,90 @@ def right_answers(judge: Classifier, images: Tensor, labels: list[dict]) -> dict
     return {head: float(np.mean(values)) for head, values in right.items() if values}
 
 
-def right_relations(judge: Classifier, images: Tensor, labels: list[dict]) -> dict[str, float]:
-    """On pictures of two things: shares whose relation, both families and both colours are right."""
-    answers, right = judge.answers(images), {"relation": [], "families": [], "colours": []}
-    for answer, label in zip(answers, labels, strict=True):
-        first, second, place = places(label)
+def right_relations(
+    classifier: Classifier, images: Float[Tensor, "images 3 64 64"], labels: list[dict]
+) -> dict[str, float]:
+    """Compute the fractions of right answers on images of two objects.
+
+    Args:
+        classifier: Classifier to ask.
+        images: Images in [0, 1].
+        labels: Their true labels.
+
+    Returns:
+        Fractions with the right "relation", with both "families" and with both "colours" right.
+    """
+    right: dict[str, list[bool]] = {"relation": [], "families": [], "colours": []}
+    for answer, label in zip(classifier.answers(images), labels, strict=True):
+        first, second, place = relative_place(label)
         right["relation"].append(answer["place"] in ({"left", "right"} if place is None else {place}))
         right["families"].append((answer["first_family"], answer["second_family"]) == (first[0], second[0]))
         right["colours"].append((answer["first_colour"], answer["second_colour"]) == (first[1], second[1]))
     return {name: float(np.mean(values)) for name, values in right.items()}
 
 
-def frechet_ratio(judge: Classifier, made: Tensor, truth: Tensor, labels: list[dict]) -> float:
-    """Frechet distance of pictures to the truth, over that of true renders of other captions.
+def frechet_ratio(
+    classifier: Classifier,
+    made: Float[Tensor, "images 3 64 64"],
+    truth: Float[Tensor, "images 3 64 64"],
+    labels: list[dict],
+) -> float:
+    """Compute the Frechet distance of images to the truth, relative to that of true renders of other captions.
 
-    In the judge's features. Mismatched captions must differ as a set, so the
-    families are dealt into two halves: the other half's true renders are the
-    mismatch of each. The mean of both halves.
+    Both are distances of the classifier's features. The families are divided into two halves, and the renders of one
+    half serve as the other captions of the other half.
+
+    Args:
+        classifier: Classifier whose features are used.
+        made: Generated images in [0, 1].
+        truth: True renders of the same captions.
+        labels: Their labels.
+
+    Returns:
+        Mean ratio of both halves: 0 for the truth itself, 1 for unrelated images.
     """
-    made, truth = judge.judge(made).features, judge.judge(truth).features
+    made, truth = classifier.classify(made).features, classifier.classify(truth).features
     half = torch.tensor([list(world.FAMILIES).index(label["family"]) % 2 == 0 for label in labels])
     mismatch = frechet_distance(truth[half], truth[~half])
     return float(np.mean([frechet_distance(made[h], truth[h]) for h in (half, ~half)])) / mismatch
 
 
-def nearest_neighbour_ratio(made: Tensor, truth: Tensor, references: Tensor) -> float:
-    """Mean distance of samples to their nearest training render, over that of unseen true renders.
+def nearest_neighbour_ratio(
+    made: Float[Tensor, "made 3 64 64"],
+    truth: Float[Tensor, "truth 3 64 64"],
+    references: Float[Tensor, "references 3 64 64"],
+) -> float:
+    """Compute the mean distance of samples to the nearest training render, relative to that of unseen true renders.
 
-    As pixels at 32 x 32. Well below 1, samples are copies.
+    Args:
+        made: Generated images in [0, 1].
+        truth: True renders that are not among the training renders.
+        references: Training renders.
+
+    Returns:
+        Ratio of distances between pixels at 32 x 32; it is well below 1 if samples are copies.
     """
 
-    def small(x):
+    def small(x: Tensor) -> Tensor:
         return torch.nn.functional.avg_pool2d(x, 2).flatten(1)
 
     references = small(references)
     return float(nearest_distances(small(made), references).mean() / nearest_distances(small(truth), references).mean())
 
 
-def training_renders(count: int, progress: Callable[[int], None]) -> Tensor:
-    """The first renders of the training set, again from their seed; progress(done) now and then."""
+def training_renders(count: int, progress: Callable[[int], None]) -> Float[Tensor, "{count} 3 64 64"]:
+    """Render the first images of the training set again.
+
+    Args:
+        count: Number of images.
+        progress: Callback that receives the number of images done.
+
+    Returns:
+        Images in [0, 1].
+    """
     found = []
     for start in range(0, count, 512):
-        found.append(as_tensor([world.draw(Data().seed, k) for k in range(start, min(start + 512, count))]))
+        found.append(as_tensor([world.draw(RenderConfig().seed, k) for k in range(start, min(start + 512, count))]))
         progress(min(start + 512, count))
     return torch.cat(found)
 
@@ -168,19 +253,25 @@ def measure(
     references: int = REFERENCES,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict:
-    """All numbers of the model card, by name; the first ones in the order of GOALS.
+    """Compute all metrics of the model card.
 
-    `count` samples at guidance scale `cfg` with `steps` of DDIM; the issue's
-    numbers are of 1,000. progress(done, total) counts samples.
+    Args:
+        folder: Model folder.
+        count: Number of samples; the model card has 1,000.
+        cfg: Scale of classifier-free guidance.
+        steps: Steps of DDIM.
+        references: Number of training renders for the nearest-neighbour ratio.
+        progress: Callback that receives the number of samples done and their total.
+
+    Returns:
+        Metrics by name, first those of `GOALS` in that order.
     """
     prior = LatentDiffusion.load(str(folder))
-    judge = load_classifier(folder / "classifier" if (folder / "classifier").is_dir() else None)
-    groups = {name: group(name, round(count * share)) for name, (*_, share) in GROUPS.items()}
-    made, done, total = (
-        {},
-        0,
-        sum(len(g.labels) for g in groups.values()) + references // 50,
-    )  # a render takes a fiftieth of a sample's time
+    classifier = load_classifier(folder / "classifier" if (folder / "classifier").is_dir() else None)
+    groups = {name: group(name, round(count * fraction)) for name, (*_, fraction) in GROUPS.items()}
+    made: dict[str, Tensor] = {}
+    done = 0
+    total = sum(len(g.labels) for g in groups.values()) + references // 50  # A sample takes as long as 50 renders.
     for name, g in groups.items():
         some = []
         for k in range(0, len(g.captions), 25):
@@ -190,37 +281,38 @@ def measure(
             done += len(some[-1])
             progress(done, total)
         made[name] = torch.cat(some)
-    out = dict.fromkeys(GOALS, float("nan")) | _agreements(judge, groups, made)
-    truth, samples = (
-        torch.cat([of[name] for name in GROUPS]) for of in ({n: g.truth for n, g in groups.items()}, made)
-    )
+    out = dict.fromkeys(GOALS, float("nan")) | _agreements(classifier, groups, made)
+    truth, samples = torch.cat([groups[name].truth for name in GROUPS]), torch.cat([made[name] for name in GROUPS])
     labels = [label for g in groups.values() for label in g.labels]
     coded = torch.cat([prior.decode(prior.encode(x)) for x in truth.split(64)])
     out["psnr_db"] = float(-10 * torch.log10((coded - truth).square().mean()))
-    out["frechet_ratio"] = frechet_ratio(judge, samples, truth, labels)
-    out["frechet_ratio_of_autoencoder"] = frechet_ratio(judge, coded, truth, labels)
+    out["frechet_ratio"] = frechet_ratio(classifier, samples, truth, labels)
+    out["frechet_ratio_of_autoencoder"] = frechet_ratio(classifier, coded, truth, labels)
     seen = training_renders(references, lambda rendered: progress(done + rendered // 50, total))
     out["nearest_neighbour_ratio"] = nearest_neighbour_ratio(samples, truth, seen)
     out |= _scorer(folder) | _costs(prior)
-    out["size_mb"] = sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file()) / 1e6
+    out["size_mb"] = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6
     return out | {"samples": len(samples), "cfg": cfg, "steps": steps}
 
 
-def _agreements(judge: Classifier, groups: dict[str, Group], made: dict[str, Tensor]) -> dict:
-    """Agreements, and under "shares" the judge's shares on truth and samples that they come from."""
-    shares, out = {}, {}
+def _agreements(classifier: Classifier, groups: dict[str, Group], made: dict[str, Tensor]) -> dict:
+    """Return the classifier agreements, and under "shares" the fractions of right answers that they come from."""
+    fractions, out = {}, {}
     for name, g in groups.items():
         right = right_relations if name == "pairs" else right_answers
-        shares[name] = {
-            "truth": right(judge, g.truth, g.labels),
-            "samples": right(judge, made[name], g.labels),
+        fractions[name] = {
+            "truth": right(classifier, g.truth, g.labels),
+            "samples": right(classifier, made[name], g.labels),
             "count": len(g.labels),
         }
 
     def agreement(head: str, *names: str) -> float:
-        """Over groups, each weighted by its size."""
-        weight = [shares[n]["count"] for n in names]
-        got, true = (np.average([shares[n][of][head] for n in names], weights=weight) for of in ("samples", "truth"))
+        """Return the agreement over groups, each weighted by its size."""
+        weight = [fractions[name]["count"] for name in names]
+        got, true = (
+            np.average([fractions[name][source][head] for name in names], weights=weight)
+            for source in ("samples", "truth")
+        )
         return float(got / max(true, 1e-9))
 
     for head in ("family", "colour", "view"):
@@ -228,33 +320,28 @@ def _agreements(judge: Classifier, groups: dict[str, Group], made: dict[str, Ten
         out[f"heldout_{head}_agreement"] = agreement(head, "heldout")
         out[f"trained_{head}_agreement"] = agreement(head, "trained")
     out["relation_agreement"] = agreement("relation", "pairs")
-    out["pair_families_agreement"], out["pair_colours_agreement"] = (
-        agreement("families", "pairs"),
-        agreement("colours", "pairs"),
-    )
+    out["pair_families_agreement"] = agreement("families", "pairs")
+    out["pair_colours_agreement"] = agreement("colours", "pairs")
     out["normals_family_agreement"] = agreement("family", "normals")
     out["heldout_gap"] = max(
-        out[f"trained_{h}_agreement"] - out[f"heldout_{h}_agreement"] for h in ("family", "colour")
+        out[f"trained_{head}_agreement"] - out[f"heldout_{head}_agreement"] for head in ("family", "colour")
     )
-    return out | {"shares": shares}
+    return out | {"shares": fractions}
 
 
 def _scorer(folder: Path) -> dict:
-    """Retrieval among 32 captions, on unseen renders of all pairs of family and colour."""
+    """Return the scorer's retrieval among 32 captions, on unseen renders of all pairs of family and colour."""
     from transformers import CLIPModel, CLIPTokenizer
 
-    from prolific_core.toybox.training.scorer import retrieval
-    from prolific_core.toybox.training.shards import heldout_images
-
-    if not (Path(folder) / "scorer").is_dir():
+    if not (folder / "scorer").is_dir():
         return {}
-    model = CLIPModel.from_pretrained(Path(folder) / "scorer").eval()
-    tok = CLIPTokenizer.from_pretrained(Path(folder) / "scorer")
+    model = CLIPModel.from_pretrained(folder / "scorer").eval()
+    tok = CLIPTokenizer.from_pretrained(folder / "scorer")
     return {"scorer_retrieval": retrieval(model, tok, *heldout_images(count=1024, kinds=("colour",)))}
 
 
 def _costs(prior: LatentDiffusion) -> dict:
-    """GFLOP (a multiply-add is two) of one forward pass on one image."""
+    """Return the GFLOP of one forward pass on one image, in which a multiply-add counts as two."""
     from torch.utils.flop_counter import FlopCounterMode
 
     side, channels = prior.unet.config.sample_size, prior.unet.config.in_channels

@@ -1,12 +1,13 @@
-"""Made things beside true ones of the same prompt, from the same cameras: what a known world is for.
+"""Metrics that compare generated objects with true ones of the same prompt, seen from the same cameras.
 
-For prompts of one thing in the Toybox's world; the judge's features are the only ones used.
+They are defined for prompts of one object in the Toybox world, and use the features of its classifier.
 """
 
 from dataclasses import dataclass
 from functools import cache
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from prolific_core.cameras import Cameras
@@ -14,29 +15,43 @@ from prolific_core.metrics.diversity import saturation
 from prolific_core.metrics.fidelity import kernel_distance
 from prolific_core.prior.location import TOYBOX
 
-SIZE = 64  # of true renders and of what the judge sees, in pixels
+SIZE = 64  # Side of true renders and of the classifier's input, in pixels.
 
 
 @dataclass(frozen=True)
 class Views:
-    """Pictures over white (B, 3, S, S) and their opacity (B, 1, S, S), both in [0, 1]."""
+    """Images over a white background.
 
-    rgb: Tensor
-    opacity: Tensor
+    Attributes:
+        rgb: Images in [0, 1].
+        opacity: Opacity in [0, 1].
+    """
+
+    rgb: Float[Tensor, "views 3 height width"]
+    opacity: Float[Tensor, "views 1 height width"]
 
 
 def true_views(text: str, cameras: Cameras, count: int = 8) -> Views | None:
-    """`count` true things of a prompt from every camera, count x B pictures; None where there is no truth."""
+    """Render true objects of a prompt.
+
+    Args:
+        text: Prompt.
+        cameras: Cameras that share one field of view.
+        count: Number of objects.
+
+    Returns:
+        One image per object and camera, or None for a prompt that the world cannot parse.
+    """
     from prolific_core.toybox.world import draw as world
-    from prolific_core.toybox.world.renderer import Look
+    from prolific_core.toybox.world.scene import Look
 
     if world.parse(text) is None:
         return None
     fov = float(cameras.fov[0])
     over = {
         shade: [
-            world.render(thing, cameras.c2w.numpy(), fov, Look(background=(shade,) * 3), SIZE)
-            for thing in world.sample(text, count)
+            world.render(scene, cameras.c2w.numpy(), fov, Look(background=(shade,) * 3), SIZE)
+            for scene in world.sample(text, count)
         ]
         for shade in (0.0, 1.0)
     }
@@ -45,9 +60,15 @@ def true_views(text: str, cameras: Cameras, count: int = 8) -> Views | None:
 
 
 def against_truth(made: Views, truth: Views) -> dict[str, float]:
-    """occupied_ratio and saturation_ratio, made over true; kernel_distance, see `features`.
+    """Compare generated views with true ones.
 
-    Empty in an installation without the judge's weights.
+    Args:
+        made: Views of the generated object.
+        truth: Views of true objects of the same prompt.
+
+    Returns:
+        `occupied_ratio` and `saturation_ratio`, generated over true, and the `kernel_distance` of `features`, which an
+        installation without the classifier's weights lacks.
     """
     metrics = {
         "occupied_ratio": float(made.opacity.mean() / truth.opacity.mean()),
@@ -58,34 +79,56 @@ def against_truth(made: Views, truth: Views) -> dict[str, float]:
     return metrics | {"kernel_distance": kernel_distance(features(made.rgb), features(truth.rgb))}
 
 
-def features(rgb: Tensor) -> Tensor:
-    """The judge's features (B, D) of pictures (B, 3, S, S), each in units of its deviation over the whole world."""
+def features(rgb: Float[Tensor, "views 3 height width"]) -> Float[Tensor, "views features"]:
+    """Compute the classifier's features of images.
+
+    Args:
+        rgb: Images in [0, 1].
+
+    Returns:
+        Features, each divided by its standard deviation over the whole world.
+    """
     from prolific_core.toybox.evaluation.classifier import load_classifier
 
-    return load_classifier().judge(rgb).features / _deviation()
+    return load_classifier().classify(rgb).features / _deviation()
 
 
 @cache
 def _deviation() -> Tensor:
-    """(D,), over 256 true renders of anything."""
+    """Return the standard deviation (D,) of the features over 256 true renders of any prompt."""
     from prolific_core.toybox.evaluation.classifier import load_classifier
     from prolific_core.toybox.world import draw as world
 
     drawn = torch.stack([torch.from_numpy(world.draw(90_018, k, kind="colour").image) for k in range(256)])
-    return load_classifier().judge(drawn.permute(0, 3, 1, 2).float() / 255).features.std(0).clamp(min=1e-6)
+    return load_classifier().classify(drawn.permute(0, 3, 1, 2).float() / 255).features.std(0).clamp(min=1e-6)
 
 
 def saturation_of(views: Views) -> float:
-    """Mean HSV saturation of the thing itself, not of the white around it."""
+    """Compute the mean HSV saturation of the object without the background around it.
+
+    Args:
+        views: Views of an object.
+
+    Returns:
+        Saturation in [0, 1].
+    """
     inside = views.opacity[:, 0] > 0.99
     pixels = views.rgb.permute(1, 0, 2, 3)[:, inside] if inside.any() else views.rgb.permute(1, 0, 2, 3).flatten(1)
     return saturation(pixels[None, :, :, None])
 
 
-def fronts(text: str, rgb: Tensor) -> dict[str, float]:
-    """In how many separate places of an orbit (B, 3, S, S) the judge sees a front, for families that have one.
+def fronts(text: str, rgb: Float[Tensor, "views 3 height width"]) -> dict[str, int]:
+    """Count the separate places of an orbit in which the classifier sees a front.
 
-    Neighbouring views of one front count once; more than one is the multi-face fault.
+    Neighbouring views of one front count once. An object with more than one has the Janus problem.
+
+    Args:
+        text: Prompt.
+        rgb: Images in [0, 1] from cameras around the object, in order.
+
+    Returns:
+        The Janus count under the key `fronts`; empty for a prompt that the world cannot parse, for a family that has
+        no front, and in an installation without the classifier's weights.
     """
     from prolific_core.toybox.world import draw as world
 
@@ -94,11 +137,18 @@ def fronts(text: str, rgb: Tensor) -> dict[str, float]:
         return {}
     from prolific_core.toybox.evaluation.classifier import load_classifier
 
-    seen = load_classifier().judge(rgb)
-    return {"fronts": runs([seen.names["view"][view] == "front" for view in seen.view.tolist()])}
+    predicted = load_classifier().classify(rgb)
+    return {"fronts": runs([predicted.names["view"][view] == "front" for view in predicted.view.tolist()])}
 
 
 def runs(circle: list[bool]) -> int:
-    """How many unbroken stretches of True there are around a circle."""
+    """Count the unbroken stretches of True around a circle.
+
+    Args:
+        circle: Values in order; the last is followed by the first.
+
+    Returns:
+        Number of stretches.
+    """
     starts = sum(here and not before for before, here in zip([circle[-1], *circle[:-1]], circle, strict=True))
     return starts or int(all(circle))

@@ -1,0 +1,1 @@
+"""Training of the Toybox models: autoencoder, diffusion model, scorer and classifier."""

@@ -1,29 +1,41 @@
-"""The autoencoder: 64 x 64 pixels to 16 x 16 latents of mean 0 and deviation 1.
+"""Training of the autoencoder, from 64 x 64 pixels to 16 x 16 latents of mean 0 and deviation 1.
 
-Trained on the posterior's mean (its samples plateau at 18 dB), beginning at a
-linear codec (codec_init); then the latents' normalisation is folded into its
-1 x 1 convolutions, and every training image encoded once.
+Training starts from a linear codec (`codec_init`) and uses the posterior's mean, since its samples do not exceed
+18 dB. Afterwards the normalisation of the latents is folded into the 1 x 1 convolutions, and every training image is
+encoded once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from prolific_core.toybox.files import save_array
-from prolific_core.toybox.params import SIZE, Autoencoder
+from prolific_core.toybox.params import SIZE, AutoencoderConfig
 from prolific_core.toybox.training import codec_init
 from prolific_core.toybox.training.loop import Training, run, warm_up_and_fall
 from prolific_core.toybox.training.shards import Shards, heldout_images, to_unit
 
-CHANNELS = (16, 32, 32)  # codec_init is written for these
+CHANNELS = (16, 32, 32)  # The codec of `codec_init` is written for these.
 
 
-def build(latent: int, channels: tuple[int, ...]):
-    """A small AutoencoderKL: 64 x 64 x 3 -> 16 x 16 x latent."""
-    from diffusers import AutoencoderKL
+def build(latent: int, channels: tuple[int, ...]) -> Any:
+    """Build a small AutoencoderKL from 64 x 64 x 3 to 16 x 16 x latent.
+
+    Args:
+        latent: Channels of the latents.
+        channels: Channels of its levels.
+
+    Returns:
+        A `diffusers.AutoencoderKL` with random weights.
+    """
+    from diffusers import AutoencoderKL  # pyright: ignore[reportPrivateImportUsage]
 
     n = len(channels)
     return AutoencoderKL(
@@ -40,64 +52,99 @@ def build(latent: int, channels: tuple[int, ...]):
     )
 
 
-def encode_mean(vae, images):
-    """Latents (B, latent, 16, 16) before scaling; images (B, 3, S, S) in [-1, 1]."""
+def encode_mean(vae: Any, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch latent h w"]:
+    """Encode images.
+
+    Args:
+        vae: AutoencoderKL.
+        images: sRGB in [-1, 1].
+
+    Returns:
+        Mean of the posterior.
+    """
     return vae.encode(images).latent_dist.mode()
 
 
-def psnr(a, b) -> float:
-    """dB over images in [-1, 1] (a range of 2), one mean square over all."""
+def psnr(a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"]) -> float:
+    """Compute the peak signal-to-noise ratio, with one mean square over all images.
+
+    Args:
+        a: Images in [-1, 1], a range of 2.
+        b: Images to compare with.
+
+    Returns:
+        Ratio in dB.
+    """
     return float(10 * np.log10(4.0 / float((a - b).square().mean())))
 
 
-def loss_of(vae, images, kl: float):
-    """Reconstruction on the mean, L1 + MSE; a weak KL keeps the latents' scale."""
+def loss_of(vae: Any, images: Float[Tensor, "batch 3 height width"], kl: float) -> Float[Tensor, ""]:
+    """Compute the loss of the autoencoder.
+
+    Args:
+        vae: AutoencoderKL.
+        images: sRGB in [-1, 1].
+        kl: Weight of the squared mean of the latents, which limits their scale.
+
+    Returns:
+        L1 error plus twice the squared error of the decoded mean, plus the weighted term.
+    """
     posterior = vae.encode(images).latent_dist
     d = vae.decode(posterior.mode()).sample - images
     return d.abs().mean() + 2.0 * d.square().mean() + kl * posterior.mean.square().sum(dim=(1, 2, 3)).mean()
 
 
-def evaluate(vae, images, picture: Callable | None = None) -> float:
-    """Held-out PSNR in dB of uint8 (N, S, S, 3); picture(views) is given images beside their copies."""
-    import torch
+def evaluate(
+    vae: Any, images: UInt8[np.ndarray, "batch height width 3"], show: Callable[[Tensor], None] | None = None
+) -> float:
+    """Evaluate the reconstruction of images.
 
+    Args:
+        vae: AutoencoderKL, which is left in training mode.
+        images: Images that it was not trained on.
+        show: Callback that receives the first 32 images, each followed by its reconstruction, in [0, 1].
+
+    Returns:
+        PSNR in dB.
+    """
     vae.eval()
     x = to_unit(images)
     with torch.no_grad():
         y = torch.cat([vae.decode(encode_mean(vae, b)).sample for b in x.split(64)]).clamp(-1, 1)
     vae.train()
-    if picture:
+    if show:
         both = torch.stack([x[:32], y[:32]], 1).flatten(0, 1)
-        picture((both + 1) / 2)
+        show((both + 1) / 2)
     return psnr(x, y)
-
-
-def load(folder: Path):
-    """A published model's autoencoder, float32, in eval mode."""
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL.from_pretrained(Path(folder) / "vae").float().eval()
 
 
 def train(
     shards: Path,
-    config: Autoencoder,
+    config: AutoencoderConfig,
     state: Path,
-    observe=lambda step, values: None,
-    picture=lambda views, step: None,
+    observe: Callable[[int, dict], None] = lambda step, values: None,
+    show: Callable[[Tensor, int], None] = lambda images, step: None,
     seed: int = 3,
-):
-    """The trained and normalised AutoencoderKL; resumes from the checkpoint `state`.
+) -> Any:
+    """Train and normalise the autoencoder, or resume its training.
 
-    A published one (`config.initial`) is taken as it is: the U-Nets that know its
-    latents can then be continued. observe(step, values) is told loss and
-    psnr_db; picture(views, step) is given (N, 3, S, S) in [0, 1].
+    Args:
+        shards: Folder of the rendered shards.
+        config: Parameters of the autoencoder and its training. A published model (`config.initial`) is used
+            unchanged, so that U-Nets trained on its latents can be continued.
+        state: Checkpoint to resume from and to write.
+        observe: Callback that receives the step and its metrics: loss, learning rate and psnr_db.
+        show: Callback that receives images (N, 3, S, S) in [0, 1], each followed by its reconstruction, and the step.
+        seed: Seed of the initial weights and of every step's draws.
+
+    Returns:
+        The trained `diffusers.AutoencoderKL`, in evaluation mode.
     """
-    import torch
-
     if config.initial:
-        return load(config.initial)
-    torch.manual_seed(seed)  # initial weights only; every draw below is seeded by its step
+        from diffusers import AutoencoderKL  # pyright: ignore[reportPrivateImportUsage]
+
+        return AutoencoderKL.from_pretrained(Path(config.initial) / "vae").float().eval()
+    torch.manual_seed(seed)  # For the initial weights only; the draws of each step are seeded by its number.
     vae, data = build(config.latent, CHANNELS), Shards(shards, ("train",))
     if not state.exists():
         first = np.asarray(data.images[0][:1024])
@@ -106,7 +153,7 @@ def train(
     vae.to(memory_format=torch.channels_last)
     test, _ = heldout_images(count=128)
 
-    def loss(step: int):
+    def loss(step: int) -> Tensor:
         k, rows = data.pick(np.random.default_rng((seed, step)), config.batch)
         x = to_unit(np.asarray(data.images[k][rows])).contiguous(memory_format=torch.channels_last)
         return loss_of(vae, x, config.kl)
@@ -117,20 +164,22 @@ def train(
         steps=config.steps,
         state=state,
         observe=observe,
-        evaluate=lambda step: {"psnr_db": evaluate(vae, test, lambda views: picture(views, step))},
+        evaluate=lambda step: {"psnr_db": evaluate(vae, test, lambda images: show(images, step))},
     )
     normalise(vae, to_unit(np.asarray(data.images[0][:1024])))
     return vae.eval()
 
 
-def normalise(vae, images) -> None:
-    """Fold a per-channel normalisation into the two 1 x 1 convolutions; images (N, 3, S, S) in [-1, 1].
+def normalise(vae: Any, images: Float[Tensor, "batch 3 height width"]) -> None:
+    """Fold a normalisation of the latents into the two 1 x 1 convolutions.
 
-    After it every latent channel of these images has mean 0 and deviation 1, so
-    that scaling_factor is 1, and the decoder's output is what it was.
+    Every latent channel of the images then has mean 0 and deviation 1, so that the scaling factor is 1, and the
+    decoded images are the same as before.
+
+    Args:
+        vae: AutoencoderKL, which is changed in place.
+        images: sRGB in [-1, 1].
     """
-    import torch
-
     with torch.no_grad():
         z = torch.cat([encode_mean(vae, b) for b in images.split(64)])
         before = vae.decode(z[:8]).sample
@@ -139,7 +188,7 @@ def normalise(vae, images) -> None:
         q, p = vae.quant_conv, vae.post_quant_conv
         q.weight[:k] /= std[:, None, None, None]
         q.bias[:k] = (q.bias[:k] - mean) / std
-        # The untrained log variance must not matter: make it tiny and constant.
+        # The log variance is not trained: a small constant makes the variance negligible.
         q.weight[k:] = 0
         q.bias[k:] = -12.0
         p.bias += (p.weight[:, :, 0, 0] * mean).sum(1)
@@ -148,10 +197,17 @@ def normalise(vae, images) -> None:
     assert (before - after).abs().max() < 1e-3, "the fold changed the decoder"
 
 
-def encode(vae, shards: Path, folder: Path, progress=lambda done, total: None) -> None:
-    """Latents (N, latent, 16, 16) float16 of every training shard, by its name."""
-    import torch
+def encode(
+    vae: Any, shards: Path, folder: Path, progress: Callable[[int, int], None] = lambda done, total: None
+) -> None:
+    """Encode all training shards, each to a float16 array (N, latent, 16, 16) with the name of the shard.
 
+    Args:
+        vae: AutoencoderKL.
+        shards: Folder of the rendered shards.
+        folder: Folder to write to.
+        progress: Callback that receives the number of shards done and their total.
+    """
     vae, data = vae.to(memory_format=torch.channels_last), Shards(shards, ("train",))
     for k, (name, images) in enumerate(zip(data.names, data.images)):
         with torch.no_grad():

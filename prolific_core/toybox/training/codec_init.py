@@ -1,26 +1,37 @@
-"""Start the autoencoder where a linear codec already is.
+"""Initial weights of the autoencoder that make it a linear codec.
 
-From random weights this network needs hours to learn absolute colours: its
-group norms forget levels. So the encoder starts as an exact PCA of 4 x 4
-patches (its residual blocks silent), and the decoder as the best linear
-decoder its own up-sampling path can be; training then only adds to that.
+From random weights this network needs hours to learn absolute colours, because its group norms remove levels. The
+encoder therefore starts as an exact PCA of 4 x 4 patches, with residual blocks that add nothing, and the decoder as
+the best linear decoder that its up-sampling path can represent.
 
-Two tricks make a norm and a SiLU transparent: silu(x) - silu(-x) = x, so every
-signal travels with its negative; and a pair of constants +-K in each norm's
-group keeps the group's deviation nearly constant.
+Two properties let a signal pass a norm and a SiLU unchanged. As silu(x) - silu(-x) = x, every signal is carried
+together with its negative; and two constants +-K in each group of a norm keep the group's deviation nearly constant.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-CONSTANT = 6.0
+CONSTANT = 6.0  # K of the module's docstring.
 
 
-def patch_pca(images: np.ndarray, latent: int):
-    """Mean (48,), components (latent, 48) and deviations (latent,) of (N, S, S, 3) uint8.
+def patch_pca(
+    images: UInt8[np.ndarray, "batch height width 3"], latent: int
+) -> tuple[Float[np.ndarray, " 48"], Float[np.ndarray, "{latent} 48"], Float[np.ndarray, " {latent}"]]:
+    """Compute the principal components of all 4 x 4 patches.
 
-    Patch elements are ordered (channel, y, x).
+    Args:
+        images: Images, whose sides are multiples of 4.
+        latent: Number of components.
+
+    Returns:
+        Mean, components and their standard deviations. The elements of a patch are ordered (channel, y, x).
     """
     x = images.astype(np.float32) / 127.5 - 1
     n, s = x.shape[:2]
@@ -31,10 +42,13 @@ def patch_pca(images: np.ndarray, latent: int):
     return mean, vectors[:, order].T, np.sqrt(values[order])
 
 
-def start_encoder(vae, images: np.ndarray) -> None:
-    """Set the encoder (channels (16, 32, 32), 4 norm groups) to the patch PCA, unit deviation."""
-    import torch
+def start_encoder(vae: Any, images: UInt8[np.ndarray, "batch height width 3"]) -> None:
+    """Set the encoder to the patch PCA, with latents of unit deviation.
 
+    Args:
+        vae: AutoencoderKL with channels (16, 32, 32) and 4 groups in its norms.
+        images: Images that the PCA is computed on.
+    """
     mean, components, std = patch_pca(images, vae.config.latent_channels)
     e, k = vae.encoder, vae.config.latent_channels
     with torch.no_grad():
@@ -59,7 +73,9 @@ def start_encoder(vae, images: np.ndarray) -> None:
         gain = np.sqrt((6 + 2 * CONSTANT**2) / 8)
         for m in range(k):
             group, slot = divmod(m, 3)
-            w = (components[m] / std[m]).reshape(3, 2, 2, 2, 2)  # channel, big y, small y, big x, small x
+            w = (components[m] / std[m]).reshape(
+                3, 2, 2, 2, 2
+            )  # Channel, y of the 2 x 2 block, y in it, and the same for x.
             w = torch.tensor(w.transpose(0, 2, 4, 1, 3).reshape(12, 2, 2))
             for sign, ch in ((1, 8 * group + slot), (-1, 8 * group + 3 + slot)):
                 down2.weight[ch] = 0
@@ -74,17 +90,27 @@ def start_encoder(vae, images: np.ndarray) -> None:
         vae.quant_conv.bias[:] = 0
 
 
-def silence(module) -> None:
-    """Residual blocks begin as the identity: their last convolution is zero."""
+def silence(module: nn.Module) -> None:
+    """Set the last convolution of every residual block to zero, which makes the blocks the identity.
+
+    Args:
+        module: Encoder or decoder.
+    """
     for name, p in module.named_parameters():
         if ".conv2." in name:
             p.data.zero_()
 
 
-def linear_path(vae, z):
-    """The decoder with its residual blocks silent, up to the last norm: (B, 16, 64, 64)."""
-    from torch.nn import functional as F
+def linear_path(vae: Any, z: Float[Tensor, "batch latent h w"]) -> Float[Tensor, "batch 16 height width"]:
+    """Decode up to the last norm with residual blocks that add nothing.
 
+    Args:
+        vae: AutoencoderKL.
+        z: Latents.
+
+    Returns:
+        Activations before the last norm, at four times the resolution.
+    """
     d = vae.decoder
     x = d.conv_in(vae.post_quant_conv(z))
     for block in d.up_blocks[:2]:
@@ -92,10 +118,21 @@ def linear_path(vae, z):
     return d.up_blocks[2].resnets[0].conv_shortcut(x)
 
 
-def start_decoder(vae, images: np.ndarray, steps: int, batch: int = 16, seed: int = 0) -> float:
-    """Fit the linear path to decode the PCA; returns its last loss."""
-    import torch
+def start_decoder(
+    vae: Any, images: UInt8[np.ndarray, "batch height width 3"], steps: int, batch: int = 16, seed: int = 0
+) -> float:
+    """Fit the decoder's linear path to the encoder.
 
+    Args:
+        vae: AutoencoderKL whose encoder is set.
+        images: Images to fit on.
+        steps: Number of steps of Adam.
+        batch: Images per step.
+        seed: Seed of the draws of images.
+
+    Returns:
+        Loss of the last step.
+    """
     d, k = vae.decoder, vae.config.latent_channels
     short = d.up_blocks[2].resnets[0].conv_shortcut
     with torch.no_grad():
@@ -109,7 +146,7 @@ def start_decoder(vae, images: np.ndarray, steps: int, batch: int = 16, seed: in
         *short.parameters(),
     ]
     optimizer = torch.optim.Adam(params, lr=4e-3)
-    g = np.random.default_rng(seed)
+    g, loss = np.random.default_rng(seed), torch.zeros(())
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 4e-3 * (1 - step / steps)
         x = images[g.integers(0, len(images), batch)].astype(np.float32).transpose(0, 3, 1, 2) / 127.5 - 1

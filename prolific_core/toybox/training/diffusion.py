@@ -1,17 +1,21 @@
-"""The U-Net and its text encoder: v-prediction on cached latents.
+"""Training of the U-Net and its text encoder by v-prediction on cached latents.
 
-Every step is a pure function of the checkpoint and (seed, step). The average of
-the weights is what is published.
+Every step depends on the checkpoint, the seed and its number alone. The averaged weights are published.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from prolific_core.prior.latent_diffusion import LatentDiffusion
-from prolific_core.toybox.params import Diffusion
+from prolific_core.toybox.params import DiffusionConfig
 from prolific_core.toybox.training import text
 from prolific_core.toybox.training.loop import Training, run, warm_up_and_fall
 from prolific_core.toybox.training.shards import Shards
@@ -30,9 +34,19 @@ PROMPTS = (
 )
 
 
-def build_unet(config: Diffusion, latent: int):
-    """A U-Net of 16 x 16 latents, 0.37 GFLOP forward as it ships; attention below full size only."""
-    from diffusers import UNet2DConditionModel
+def build_unet(config: DiffusionConfig, latent: int) -> Any:
+    """Build a U-Net on 16 x 16 latents with attention below the full resolution only.
+
+    With the default parameters a forward pass takes 0.37 GFLOP.
+
+    Args:
+        config: Parameters of the U-Net.
+        latent: Channels of the latents.
+
+    Returns:
+        A `diffusers.UNet2DConditionModel` with random weights.
+    """
+    from diffusers import UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
 
     return UNet2DConditionModel(
         sample_size=16,
@@ -48,7 +62,16 @@ def build_unet(config: Diffusion, latent: int):
     )
 
 
-def build_text_encoder(config: Diffusion, tok):
+def build_text_encoder(config: DiffusionConfig, tok: Any) -> Any:
+    """Build a CLIP text encoder.
+
+    Args:
+        config: Parameters of the text encoder.
+        tok: Tokenizer.
+
+    Returns:
+        A `transformers.CLIPTextModel` with random weights.
+    """
     from transformers import CLIPTextConfig, CLIPTextModel
 
     return CLIPTextModel(
@@ -56,8 +79,13 @@ def build_text_encoder(config: Diffusion, tok):
     )
 
 
-def build_scheduler():
-    from diffusers import DDIMScheduler
+def build_scheduler() -> Any:
+    """Build the noise schedule, that of Stable Diffusion with v-prediction.
+
+    Returns:
+        A `diffusers.DDIMScheduler`.
+    """
+    from diffusers import DDIMScheduler  # pyright: ignore[reportPrivateImportUsage]
 
     return DDIMScheduler(
         num_train_timesteps=1000,
@@ -72,15 +100,20 @@ def build_scheduler():
 
 
 class Latents:
-    """Cached latents and captions' tokens of the training shards, in memory.
+    """Cached latents of the training shards and tokens of their captions, in memory.
 
-    The view word is worth a hundredth of the loss of a coloured thing, and the sides of things are
-    four views of six: what a front and a back look like is not learned from even draws. So
-    `config.fronts` of a batch are those views, and `config.named_views` of the captions of things that
-    have a front say where they are seen from.
+    The view changes the loss of a coloured object by about a hundredth, and four views of six are sides, so that
+    uniform draws do not teach the front and the back. A fraction `config.fronts` of each batch shows these views, and a
+    fraction `config.named_views` of the captions of objects with a front names the view.
+
+    Args:
+        shards: Folder of the rendered shards.
+        latents: Folder of their latents.
+        tok: Tokenizer.
+        config: Parameters of the training.
     """
 
-    def __init__(self, shards: Path, latents: Path, tok, config: Diffusion):
+    def __init__(self, shards: Path, latents: Path, tok: Any, config: DiffusionConfig):
         data = Shards(shards, ("train",))
         self.config = config
         self.latents = np.concatenate([np.load(latents / f"{name}.npy", allow_pickle=False) for name in data.names])
@@ -93,10 +126,18 @@ class Latents:
         ends = [label["kind"] == "colour" and label["view"] in ("front", "back") for label in labels]
         self.fronts = np.flatnonzero(faced & np.array(ends))
 
-    def batch(self, g: np.random.Generator, size: int):
-        """((B, latent, 16, 16) float32, (B, L) int64)."""
-        import torch
+    def batch(
+        self, g: np.random.Generator, size: int
+    ) -> tuple[Float[Tensor, "{size} latent h w"], Int[Tensor, "{size} length"]]:
+        """Draw a batch.
 
+        Args:
+            g: Source of the random numbers.
+            size: Number of images.
+
+        Returns:
+            Latents in float32, and token ids of their captions.
+        """
         rows = g.integers(0, len(self.latents), size)
         fronts = round(self.config.fronts * size) if len(self.fronts) else 0
         rows[:fronts] = g.choice(self.fronts, fronts) if fronts else rows[:0]
@@ -105,10 +146,17 @@ class Latents:
         return torch.from_numpy(self.latents[rows].astype(np.float32)), torch.from_numpy(ids.astype(np.int64))
 
 
-def build(config: Diffusion, latent: int, tok):
-    """{"unet", "text_encoder"} as a ModuleDict: new, or a published model's."""
-    import torch
+def build(config: DiffusionConfig, latent: int, tok: Any) -> torch.nn.ModuleDict:
+    """Build both models, with random weights or those of a published model.
 
+    Args:
+        config: Parameters of the models.
+        latent: Channels of the latents.
+        tok: Tokenizer.
+
+    Returns:
+        The models "unet" and "text_encoder".
+    """
     models = torch.nn.ModuleDict({"unet": build_unet(config, latent), "text_encoder": build_text_encoder(config, tok)})
     if config.initial:
         for name, model in models.items():
@@ -117,45 +165,58 @@ def build(config: Diffusion, latent: int, tok):
     return models
 
 
-def towards_noise(u: np.ndarray, shift: float) -> np.ndarray:
-    """Times in [0, 1), drawn more often where there is more noise: s u / (1 + (s - 1) u) (2403.03206, eq. 23)."""
+def towards_noise(u: Float[np.ndarray, "*shape"], shift: float) -> Float[np.ndarray, "*shape"]:
+    """Shift times towards noise: s u / (1 + (s - 1) u) (Esser et al., 2403.03206, eq. 23).
+
+    Args:
+        u: Times in [0, 1).
+        shift: The factor s; 1 leaves the times unchanged.
+
+    Returns:
+        Shifted times in [0, 1).
+    """
     return shift * u / (1 + (shift - 1) * u)
 
 
 def train(
     shards: Path,
     latents: Path,
-    vae,
-    config: Diffusion,
+    vae: Any,
+    config: DiffusionConfig,
     state: Path,
-    observe=lambda step, values: None,
-    picture=lambda views, step: None,
+    observe: Callable[[int, dict], None] = lambda step, values: None,
+    show: Callable[[Tensor, int], None] = lambda images, step: None,
     seed: int = 5,
 ) -> LatentDiffusion:
-    """The averaged weights as a prior; resumes from the checkpoint `state`.
+    """Train the U-Net and its text encoder, or resume their training.
 
-    observe(step, values) is told the loss; picture(views, step) is given samples
-    (N, 3, 64, 64) in [0, 1] of PROMPTS, four each.
+    Args:
+        shards: Folder of the rendered shards.
+        latents: Folder of their latents.
+        vae: AutoencoderKL of the latents.
+        config: Parameters of the models and their training.
+        state: Checkpoint to resume from and to write.
+        observe: Callback that receives the step and its metrics: loss and learning rate.
+        show: Callback that receives samples (N, 3, 64, 64) in [0, 1], four of each of `PROMPTS`, and the step.
+        seed: Seed of the initial weights and of every step's draws.
+
+    Returns:
+        The averaged weights as a prior.
     """
-    import torch
-
-    torch.manual_seed(seed)  # initial weights only; every draw below is seeded by its step
+    torch.manual_seed(seed)  # For the initial weights only; the draws of each step are seeded by its number.
     tok, channels = text.tokenizer(), vae.config.latent_channels
-    data, models, average = (
-        Latents(shards, latents, tok, config),
-        build(config, channels, tok),
-        build(config, channels, tok),
-    )
+    data = Latents(shards, latents, tok, config)
+    models, average = build(config, channels, tok), build(config, channels, tok)
     average.load_state_dict(models.state_dict())
     prior = LatentDiffusion(average["unet"], vae, average["text_encoder"], tok, build_scheduler())
     bars, empty = prior.schedule.alphas_cumprod, text.encode(tok, [""])[0]
 
-    def loss(step: int):
+    def loss(step: int) -> Tensor:
         g = np.random.default_rng((seed, step))
         z, ids = data.batch(g, config.batch)
         ids[torch.from_numpy(g.random(len(ids)) < config.drop_caption)] = empty
         noise = torch.from_numpy(g.standard_normal(z.shape, dtype=np.float32))
-        # Stratified over the batch: the same distribution, a steadier loss.
+        # Times are stratified over the batch: the distribution is the same, and the loss varies less.
         t = torch.from_numpy(
             (towards_noise((np.arange(len(z)) + g.random()) / len(z), config.time_shift) * len(bars)).astype(np.int64)
         )
@@ -163,10 +224,10 @@ def train(
         v = models["unet"](noisy, t, models["text_encoder"](ids)[0]).sample
         return (v - target).square().mean()
 
-    def show(step: int) -> dict:
+    def sample(step: int) -> dict:
         prior.forget()
         prompts = [prompt for prompt in PROMPTS for _ in range(4)]
-        picture(prior.sample(prompts, steps=20, generator=torch.Generator().manual_seed(0)), step)
+        show(prior.sample(prompts, steps=20, generator=torch.Generator().manual_seed(0)), step)
         return {}
 
     optimizer = torch.optim.AdamW(
@@ -178,7 +239,7 @@ def train(
         steps=config.steps,
         state=state,
         observe=observe,
-        evaluate=show,
+        evaluate=sample,
         evaluate_every=config.sample_every,
     )
     return prior

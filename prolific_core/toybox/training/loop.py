@@ -1,7 +1,7 @@
-"""The loop every model of the Toybox is trained by: resumable to the step.
+"""Training loop of all Toybox models, which resumes from a checkpoint.
 
-What a step does depends on the checkpoint and its number alone, so a run that
-was killed and started again ends in the same weights as one that was not.
+A step depends on the weights and on its number alone, so that a training that was killed and started again ends with
+the same weights as one that was not.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from prolific_core import checkpoint
@@ -18,10 +19,16 @@ from prolific_core import checkpoint
 
 @dataclass
 class Training:
-    """A model in training.
+    """A model with everything that trains it.
 
-    loss(step) -> its loss, drawn from (seed, step) only; rate(step) the learning
-    rate. `average`, where there is one, follows the weights with decay `ema`.
+    Attributes:
+        model: Model to train.
+        optimizer: Its optimizer.
+        loss: Function that returns the loss of a step, whose random numbers depend on the step alone.
+        rate: Function that returns the learning rate of a step.
+        clip: Largest norm of the gradient.
+        average: Copy of the model that holds the exponential moving average of its weights.
+        ema: Decay of that average.
     """
 
     model: nn.Module
@@ -32,8 +39,15 @@ class Training:
     average: nn.Module | None = None
     ema: float = 0.999
 
-    def step(self, step: int) -> Tensor:
-        """One optimiser step; the loss before it."""
+    def step(self, step: int) -> Float[Tensor, ""]:
+        """Take one optimizer step.
+
+        Args:
+            step: Number of the step, from 0.
+
+        Returns:
+            Loss before the step.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)
         loss = self.loss(step)
@@ -43,19 +57,32 @@ class Training:
         torch.nn.utils.clip_grad_norm_(trained, self.clip, foreach=True)
         self.optimizer.step()
         if self.average is not None:
-            # A short run's average must not remember the beginning.
+            # A smaller decay at first, so that the average of a short training does not hold its initial weights.
             decay = min(self.ema, (1 + step) / (10 + step))
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
         return loss.detach()
 
     def save(self, path: Path, step: int) -> None:
+        """Write a checkpoint.
+
+        Args:
+            path: File to write.
+            step: Number of steps done.
+        """
         state = {"step": step, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         if self.average is not None:
             state["average"] = self.average.state_dict()
         checkpoint.save(path, state)
 
     def load(self, path: Path) -> int:
-        """Go on from a checkpoint; the number of steps done."""
+        """Read a checkpoint.
+
+        Args:
+            path: File to read.
+
+        Returns:
+            Number of steps done.
+        """
         state = checkpoint.load(path)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -75,10 +102,17 @@ def run(
     evaluate_every: int = 500,
     checkpoint_every: int = 250,
 ) -> None:
-    """Train to `steps`, from the checkpoint `state` where there is one; it is written at the end too.
+    """Train a model, from its checkpoint if there is one.
 
-    observe(step, values) is told the mean loss every `observe_every` steps, with
-    what evaluate(step) measures every `evaluate_every` and at the end.
+    Args:
+        training: Model to train.
+        steps: Number of steps in total.
+        state: Checkpoint to resume from and to write.
+        observe: Callback that receives the number of steps done and their metrics.
+        evaluate: Function that returns further metrics after a number of steps.
+        observe_every: Steps between two calls of `observe`, with the mean loss of these steps.
+        evaluate_every: Steps between two calls of `evaluate`, which is also called at the end.
+        checkpoint_every: Steps between two checkpoints; one is also written at the end.
     """
     done = training.load(state) if state.exists() else 0
     losses: list[Tensor] = []
@@ -99,7 +133,17 @@ def run(
 
 
 def warm_up_and_fall(peak: float, steps: int, warmup: int = 100, hold: float = 0.0) -> Callable[[int], float]:
-    """A learning rate that rises linearly, stays for the share `hold` of the steps, and falls linearly to zero."""
+    """Return a schedule in which the learning rate rises linearly, stays constant and falls linearly to zero.
+
+    Args:
+        peak: Constant rate in between.
+        steps: Number of steps in total.
+        warmup: Steps in which it rises.
+        hold: Fraction of the steps after which it falls, unless the warmup is longer.
+
+    Returns:
+        Function from the step to its learning rate.
+    """
 
     def rate(step: int) -> float:
         begin = max(warmup, hold * steps)

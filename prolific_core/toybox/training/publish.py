@@ -1,12 +1,14 @@
-"""Write trained models as they ship: the StableDiffusionPipeline layout, fp16 safetensors."""
+"""Published form of the trained models: the StableDiffusionPipeline layout, with half-precision safetensors."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+from prolific_core.files import write_atomically
 from prolific_core.toybox.files import write_json
 from prolific_core.toybox.training import text
-from prolific_core.toybox.training.scorer import save_half
 
 CLASSES = {
     "vae": ["diffusers", "AutoencoderKL"],
@@ -20,8 +22,16 @@ CLASSES = {
 }
 
 
-def publish(folder: Path, *, vae, unet, text_encoder, scheduler) -> None:
-    """vae, unet, text_encoder, tokenizer, scheduler and model_index.json in a folder; the models become fp16."""
+def publish(folder: Path, *, vae: Any, unet: Any, text_encoder: Any, scheduler: Any) -> None:
+    """Write a model folder that a StableDiffusionPipeline loads.
+
+    Args:
+        folder: Folder to write to.
+        vae: AutoencoderKL, which is converted to half precision in place.
+        unet: UNet2DConditionModel, which is converted too.
+        text_encoder: CLIPTextModel, which is converted too.
+        scheduler: DDIMScheduler.
+    """
     import diffusers
 
     vae.half().save_pretrained(folder / "vae")
@@ -38,3 +48,41 @@ def publish(folder: Path, *, vae, unet, text_encoder, scheduler) -> None:
             "requires_safety_checker": False,
         },
     )
+
+
+def save_half(model: Any, folder: Path) -> None:
+    """Write a transformers model in half precision, with a configuration that loads it in float32.
+
+    Args:
+        model: Model, which is converted in place.
+        folder: Folder to write to.
+    """
+    model.half().save_pretrained(folder, safe_serialization=True)
+    config = json.loads((folder / "config.json").read_text())
+    # The default, "auto", would compute in half precision, which is slow on a CPU.
+    for part in (config, config.get("text_config"), config.get("vision_config")):
+        if isinstance(part, dict):
+            part.pop("torch_dtype", None)
+            part["dtype"] = "float32"
+    write_json(folder / "config.json", config)
+
+
+def write_model_card(folder: Path, name: str, revisions: dict[str, str | None]) -> None:
+    """Write MODEL_CARD.md, which names the revision of this project that trained each part.
+
+    Args:
+        folder: Model folder.
+        name: Name of the prior.
+        revisions: Revision by part; None where it is not known.
+    """
+    rows = [f"| {part} | {revision or 'unknown'} |" for part, revision in revisions.items()]
+    lines = [
+        f"# The prior `{name}`",
+        "",
+        f"Trained by `prolific prior train {name}` with the parameters in `priors/{name}/params.yaml`.",
+        "",
+        "| part | training began at revision |",
+        "|---|---|",
+        *rows,
+    ]
+    write_atomically(folder / "MODEL_CARD.md", ("\n".join(lines) + "\n").encode())

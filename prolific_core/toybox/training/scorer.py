@@ -1,61 +1,105 @@
-"""The scorer: a small CLIP of the world.
+"""Training of the scorer, a small CLIP model of the world.
 
-Images are 64 x 64, sRGB in [0, 1], normalised with mean .5 and deviation .5
-(preprocessor_config.json says so).
+Its images are 64 x 64, sRGB in [0, 1], normalised with mean 0.5 and deviation 0.5, as preprocessor_config.json states.
 """
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
 
 from prolific_core.toybox.files import write_json
-from prolific_core.toybox.params import SIZE, Scorer
+from prolific_core.toybox.params import SIZE, ScorerConfig
 from prolific_core.toybox.training import text
 from prolific_core.toybox.training.loop import Training, run, warm_up_and_fall
+from prolific_core.toybox.training.publish import save_half
 from prolific_core.toybox.training.shards import Shards, heldout_images, to_unit
 from prolific_core.toybox.world.captions import article
+from prolific_core.toybox.world.families import COLOURS, FAMILIES
 
 
-def build(tok, config: Scorer):
+def build(tok: Any, config: ScorerConfig) -> Any:
+    """Build a small CLIP model.
+
+    Args:
+        tok: Tokenizer.
+        config: Parameters of the model.
+
+    Returns:
+        A `transformers.CLIPModel` with random weights.
+    """
     from transformers import CLIPConfig, CLIPModel
 
-    vision = dict(
-        hidden_size=config.width,
-        intermediate_size=4 * config.width,
-        num_hidden_layers=config.vision_layers,
-        num_attention_heads=config.heads,
-        image_size=SIZE,
-        patch_size=config.patch,
-    )
+    vision = {
+        "hidden_size": config.width,
+        "intermediate_size": 4 * config.width,
+        "num_hidden_layers": config.vision_layers,
+        "num_attention_heads": config.heads,
+        "image_size": SIZE,
+        "patch_size": config.patch,
+    }
     words = text.text_config(tok, config.width, config.text_layers, config.heads)
     return CLIPModel(CLIPConfig(text_config=words, vision_config=vision, projection_dim=config.projection))
 
 
-def embed(model, pixels=None, ids=None):
-    """Unit embeddings of images (B, 3, 64, 64) in [-1, 1], or of token ids (B, L)."""
-    if pixels is not None:
-        x = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
-    else:
-        x = model.text_projection(model.text_model(input_ids=ids).pooler_output)
+def embed_images(model: Any, pixels: Float[Tensor, "batch 3 64 64"]) -> Float[Tensor, "batch projection"]:
+    """Embed images.
+
+    Args:
+        model: CLIPModel.
+        pixels: sRGB in [-1, 1].
+
+    Returns:
+        Unit vectors.
+    """
+    x = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
     return x / x.norm(dim=-1, keepdim=True)
 
 
-def retrieval(model, tok, images: np.ndarray, labels: list[dict], seed: int = 0) -> float:
-    """Share of images whose own caption wins among 32 that differ in family or colour."""
-    import torch
+def embed_texts(model: Any, ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch projection"]:
+    """Embed texts.
 
-    from prolific_core.toybox.world.draw import COLOURS, FAMILIES
+    Args:
+        model: CLIPModel.
+        ids: Token ids.
 
+    Returns:
+        Unit vectors.
+    """
+    x = model.text_projection(model.text_model(input_ids=ids).pooler_output)
+    return x / x.norm(dim=-1, keepdim=True)
+
+
+def retrieval(
+    model: Any, tok: Any, images: UInt8[np.ndarray, "batch 64 64 3"], labels: list[dict], seed: int = 0
+) -> float:
+    """Compute how often the caption of an image has the highest score among 32 captions.
+
+    Args:
+        model: CLIPModel, which is left in training mode.
+        tok: Its tokenizer.
+        images: Images, of which those of one plain coloured object are used.
+        labels: Their labels.
+        seed: Seed of the draw of the other 31 captions, which differ in family or colour.
+
+    Returns:
+        Fraction of the images.
+    """
     keep = [k for k, label in enumerate(labels) if label["kind"] == "colour" and not label["stripes"]]
     g = np.random.default_rng(seed)
     everything = [(f, c) for f in FAMILIES for c in COLOURS]
     captions = [article(f"a {c} {f}") for f, c in everything]
     model.eval()
     with torch.no_grad():
-        t = embed(model, ids=text.encode(tok, captions))
-        v = torch.cat([embed(model, pixels=b) for b in to_unit(images[keep]).split(128)])
+        t = embed_texts(model, text.encode(tok, captions))
+        v = torch.cat([embed_images(model, b) for b in to_unit(images[keep]).split(128)])
     model.train()
     scores, right = (v @ t.T).numpy(), 0
     for row, k in zip(scores, keep):
@@ -65,18 +109,48 @@ def retrieval(model, tok, images: np.ndarray, labels: list[dict], seed: int = 0)
     return float(right / len(keep))
 
 
-def contrast(model, v, t, same):
-    """Symmetric cross entropy; pairs of one meaning (same (B, B) bool) share the target."""
+def contrast(
+    model: Any,
+    v: Float[Tensor, "batch projection"],
+    t: Float[Tensor, "batch projection"],
+    same: Bool[Tensor, "batch batch"],
+) -> Float[Tensor, ""]:
+    """Compute the symmetric cross entropy of CLIP (Radford et al., 2103.00020, fig. 3).
+
+    Args:
+        model: CLIPModel, of which the scale of the logits is used.
+        v: Embeddings of the images.
+        t: Embeddings of their captions.
+        same: Pairs whose captions have the same meaning, which share the target probability.
+
+    Returns:
+        Mean over both directions.
+    """
     logits = model.logit_scale.exp().clamp(max=100) * v @ t.T
     target = same.float() / same.sum(1, keepdim=True)
     return -((logits.log_softmax(1) * target).sum(1).mean() + (logits.log_softmax(0).T * target).sum(1).mean()) / 2
 
 
-def train(shards: Path, config: Scorer, state: Path, observe=lambda step, values: None, seed: int = 31):
-    """The trained CLIPModel; resumes from the checkpoint `state`. observe(step, values) is told loss and retrieval."""
-    import torch
+def train(
+    shards: Path,
+    config: ScorerConfig,
+    state: Path,
+    observe: Callable[[int, dict], None] = lambda step, values: None,
+    seed: int = 31,
+) -> Any:
+    """Train the scorer, or resume its training.
 
-    torch.manual_seed(seed)  # initial weights only; every draw below is seeded by its step
+    Args:
+        shards: Folder of the rendered shards.
+        config: Parameters of the scorer and its training.
+        state: Checkpoint to resume from and to write.
+        observe: Callback that receives the step and its metrics: loss, learning rate and retrieval.
+        seed: Seed of the initial weights and of every step's draws.
+
+    Returns:
+        The trained `transformers.CLIPModel`.
+    """
+    torch.manual_seed(seed)  # For the initial weights only; the draws of each step are seeded by its number.
     tok = text.tokenizer()
     model = build(tok, config).train()
     if config.initial:
@@ -85,15 +159,15 @@ def train(shards: Path, config: Scorer, state: Path, observe=lambda step, values
         model.load_state_dict(CLIPModel.from_pretrained(Path(config.initial) / "scorer").float().state_dict())
     data = Shards(shards)
     tokens = [text.encode(tok, [label["caption"] for label in labels]).to(torch.int16) for labels in data.labels]
-    # What a caption means: two captions of one meaning are not each other's negatives.
+    # Captions with the same meaning must not be negatives of each other.
     meaning = [np.array([hash_meaning(label) for label in labels]) for labels in data.labels]
     test_images, test_labels = heldout_images(count=512)
 
-    def loss(step: int):
+    def loss(step: int) -> Tensor:
         k, rows = data.pick(np.random.default_rng((seed, step)), config.batch)
         m = meaning[k][rows]
-        v = embed(model, pixels=to_unit(np.asarray(data.images[k][rows])))
-        t = embed(model, ids=tokens[k][rows].long())
+        v = embed_images(model, to_unit(np.asarray(data.images[k][rows])))
+        t = embed_texts(model, tokens[k][rows].long())
         return contrast(model, v, t, torch.from_numpy(m[:, None] == m[None]))
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
@@ -108,17 +182,29 @@ def train(shards: Path, config: Scorer, state: Path, observe=lambda step, values
 
 
 def hash_meaning(label: dict) -> int:
-    """A number for what the caption says: kind, things, colours, relation, and the view if told."""
-    import zlib
+    """Hash the meaning of a caption: kind, objects, colours, relation, and the view if it is named.
 
-    told = label["view"] if label["caption"].endswith(" view") else ""
+    Args:
+        label: Label of an image, as `Example.label` returns it.
+
+    Returns:
+        Number that equal meanings share.
+    """
+    named = label["view"] if label["caption"].endswith(" view") else ""
     normals, second = label["kind"] == "normals", label["second"]
     colours = () if normals else (label["colour"], label["stripes"], second and second[1])
-    return zlib.crc32(repr((normals, label["family"], second and second[0], label["relation"], colours, told)).encode())
+    return zlib.crc32(
+        repr((normals, label["family"], second and second[0], label["relation"], colours, named)).encode()
+    )
 
 
-def publish(model, folder: Path) -> None:
-    """fp16 weights in the CLIPModel layout, with tokenizer and preprocessor settings."""
+def publish(model: Any, folder: Path) -> None:
+    """Write the scorer in the CLIPModel layout: half-precision weights, tokenizer and settings of the preprocessor.
+
+    Args:
+        model: CLIPModel, which is converted to half precision in place.
+        folder: Folder to write to.
+    """
     save_half(model, folder)
     text.save(text.tokenizer(), folder)
     write_json(
@@ -138,17 +224,3 @@ def publish(model, folder: Path) -> None:
             "do_convert_rgb": True,
         },
     )
-
-
-def save_half(model, folder: Path) -> None:
-    """A transformers model as fp16 safetensors whose config asks for float32 arithmetic."""
-    import json
-
-    model.half().save_pretrained(folder, safe_serialization=True)
-    config = json.loads((folder / "config.json").read_text())
-    # "auto" would otherwise compute in half precision, which a CPU does badly.
-    for part in (config, config.get("text_config"), config.get("vision_config")):
-        if isinstance(part, dict):
-            part.pop("torch_dtype", None)
-            part["dtype"] = "float32"
-    write_json(folder / "config.json", config)

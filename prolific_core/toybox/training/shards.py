@@ -1,21 +1,30 @@
-"""Rendered shards on disk: images .npy (N, S, S, 3) uint8 and labels .json."""
+"""Rendered shards on disk: images as .npy arrays and their labels as .json files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
 
 from prolific_core.toybox.files import save_array, write_json
-from prolific_core.toybox.params import HELD_OUT_SEED, SIZE, Data
+from prolific_core.toybox.params import HELD_OUT_SEED, SIZE, MixConfig, RenderConfig
 
 SPLITS = ("train", "heldout")
 
 
-def render(folder: Path, data: Data, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-    """Render every shard of both splits that is not in the folder yet; progress(images done, of)."""
+def render(folder: Path, data: RenderConfig, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+    """Render all shards that the folder does not have yet.
+
+    Args:
+        folder: Folder to write to.
+        data: Parameters of the data set.
+        progress: Callback that receives the number of images done and their total.
+    """
     counts = {"train": data.images, "heldout": data.heldout}
     total, done = sum(counts.values()), 0
     for split in SPLITS:
@@ -26,8 +35,16 @@ def render(folder: Path, data: Data, progress: Callable[[int, int], None] = lamb
             progress(done, total)
 
 
-def render_shard(folder: Path, data: Data, split: str, start: int, count: int) -> None:
-    """Pictures start to start + count of a split, as one shard; labels are written last."""
+def render_shard(folder: Path, data: RenderConfig, split: str, start: int, count: int) -> None:
+    """Render one shard unless it exists; a shard is complete when its labels exist, which are written last.
+
+    Args:
+        folder: Folder to write to.
+        data: Parameters of the data set.
+        split: One of `SPLITS`.
+        start: Number of the first image.
+        count: Number of images.
+    """
     from prolific_core.toybox.world import draw as world
 
     stem = folder / f"{split}-{start // data.shard:04d}"
@@ -40,9 +57,16 @@ def render_shard(folder: Path, data: Data, split: str, start: int, count: int) -
 
 
 class Shards:
-    """Finished shards of one or both splits, memory-mapped.
+    """Finished shards of one or both splits, of which the images are memory-mapped.
 
-    images: arrays (N, S, S, 3) uint8; labels: lists of dicts; names: file stems.
+    Args:
+        folder: Folder of the shards.
+        splits: Splits to read.
+
+    Attributes:
+        names: Names of the shards, without a suffix.
+        images: Images (N, S, S, 3) uint8 of each shard.
+        labels: Labels of each shard, as `Example.label` returns them.
     """
 
     def __init__(self, folder: Path, splits: tuple[str, ...] = SPLITS):
@@ -51,25 +75,62 @@ class Shards:
         self.images = [np.load(stem.with_suffix(".npy"), mmap_mode="r", allow_pickle=False) for stem in stems]
         self.labels = [json.loads(stem.with_suffix(".json").read_text()) for stem in stems]
 
-    def pick(self, g: np.random.Generator, size: int) -> tuple[int, np.ndarray]:
-        """A shard (as likely as it is large) and `size` rows of it."""
+    def pick(self, g: np.random.Generator, size: int) -> tuple[int, Int[np.ndarray, " rows"]]:
+        """Draw rows of one shard, which is drawn with a probability proportional to its size.
+
+        Args:
+            g: Source of the random numbers.
+            size: Number of rows, if the shard has as many.
+
+        Returns:
+            Index of the shard, and sorted rows of it without repetition.
+        """
         sizes = np.array([len(images) for images in self.images])
         k = int(g.choice(len(sizes), p=sizes / sizes.sum()))
         return k, np.sort(g.choice(sizes[k], min(size, sizes[k]), replace=False))
 
 
-def to_unit(images: np.ndarray):
-    """uint8 (N, H, W, 3) -> float32 torch (N, 3, H, W) in [-1, 1]."""
-    import torch
+def to_unit(images: UInt8[np.ndarray, "batch height width 3"]) -> Float[Tensor, "batch 3 height width"]:
+    """Convert images to the range of the autoencoder and the scorer.
 
+    Args:
+        images: uint8, channels last.
+
+    Returns:
+        float32 in [-1, 1], channels first.
+    """
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float().div_(127.5).sub_(1)
 
 
-def heldout_images(count: int = 256, kinds=("colour", "normals")) -> tuple[np.ndarray, list[dict]]:
-    """Renders from a seed that training never uses, half of them held-out pairs."""
+def to_float(images: UInt8[np.ndarray, "batch height width 3"]) -> Float[Tensor, "batch 3 height width"]:
+    """Convert images to the range of the classifier and the metrics.
+
+    Args:
+        images: uint8, channels last.
+
+    Returns:
+        float32 in [0, 1], channels first.
+    """
+    return torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).float() / 255
+
+
+def heldout_images(
+    count: int = 256, kinds: Sequence[str] = ("colour", "normals")
+) -> tuple[UInt8[np.ndarray, "count height width 3"], list[dict]]:
+    """Render images from a seed that training never uses, half of them of held-out pairs.
+
+    Args:
+        count: Number of images.
+        kinds: Kinds of images to draw.
+
+    Returns:
+        Images and their labels.
+    """
     from prolific_core.toybox.world import draw as world
 
-    data = Data(mix={kind: share if kind in kinds else 0.0 for kind, share in Data().mix})
-    half = count // 2
-    out = [world.draw(HELD_OUT_SEED, k, data, SIZE, split="train" if k < half else "heldout") for k in range(count)]
-    return np.stack([e.image for e in out]), [e.label() for e in out]
+    fractions = {kind: fraction if kind in kinds else 0.0 for kind, fraction in MixConfig()}
+    data, half = RenderConfig(mix=MixConfig(**fractions)), count // 2
+    examples = [
+        world.draw(HELD_OUT_SEED, k, data, SIZE, split="train" if k < half else "heldout") for k in range(count)
+    ]
+    return np.stack([e.image for e in examples]), [e.label() for e in examples]

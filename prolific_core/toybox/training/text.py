@@ -1,63 +1,100 @@
-"""The tokenizer: CLIP's kind, with one token for every word of the world.
+"""CLIP tokenizer with one token for every word of the world.
 
-BPE merges were learned once on the known words until each was whole (they are
-kept in vocabulary/: learning them again breaks ties in another order, and weights
-know their words by number). Any other text falls back to bytes, so nothing a
-user types is lost or unknown.
+Its byte-pair merges were learned on the known words until each was one token. They are kept in vocabulary/, because
+learning them again could number the tokens differently, and the weights depend on the numbers. Any other text falls
+back to bytes, so that no input is lost or unknown.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
+
+from jaxtyping import Int
+from torch import Tensor
 
 from prolific_core.files import write_atomically
 
-TOKENS = 20  # a caption's length, padded or cut
+TOKENS = 20  # Length of a caption, padded or cut.
 VOCABULARY = Path(__file__).parents[1] / "vocabulary"
 
 
 def learned() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """(vocabulary, merges)."""
-    merges = (VOCABULARY / "merges.txt").read_text().splitlines()[1:]
-    return json.loads((VOCABULARY / "vocab.json").read_text()), [tuple(line.split(" ")) for line in merges]
+    """Return the tokens and merges of the tokenizer.
+
+    Returns:
+        Number of each token, and pairs of tokens that are merged, in order.
+    """
+    lines = (VOCABULARY / "merges.txt").read_text().splitlines()[1:]
+    merges = [(first, second) for first, second in (line.split(" ") for line in lines)]
+    return json.loads((VOCABULARY / "vocab.json").read_text()), merges
 
 
-def tokenizer(length: int = TOKENS):
-    """A `transformers.CLIPTokenizer`."""
+def tokenizer(length: int = TOKENS) -> Any:
+    """Return the tokenizer.
+
+    Args:
+        length: Number of tokens that captions are padded or cut to.
+
+    Returns:
+        A `transformers.CLIPTokenizer`.
+    """
     from transformers import CLIPTokenizer
 
     vocabulary, merges = learned()
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length)
 
 
-def save(tok, folder: Path) -> None:
-    """In the files every version of transformers reads: vocab, merges and settings."""
-    folder = Path(folder)
+def save(tok: Any, folder: Path) -> None:
+    """Write a tokenizer as the files that every version of transformers reads: vocabulary, merges and settings.
+
+    Args:
+        tok: Tokenizer.
+        folder: Folder to write to.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tok.save_pretrained(folder)
     for name in ("vocab.json", "merges.txt"):
         write_atomically(folder / name, (VOCABULARY / name).read_bytes())
 
 
-def encode(tok, texts: list[str]):
-    """Token ids (B, length) int64, padded and cut."""
+def encode(tok: Any, texts: list[str]) -> Int[Tensor, "batch length"]:
+    """Tokenize texts.
+
+    Args:
+        tok: Tokenizer.
+        texts: Captions.
+
+    Returns:
+        Token ids, padded and cut to the tokenizer's length.
+    """
     return tok(
         texts, padding="max_length", truncation=True, max_length=tok.model_max_length, return_tensors="pt"
     ).input_ids
 
 
-def text_config(tok, width: int, layers: int, heads: int) -> dict:
-    """Arguments of a CLIPTextConfig for this tokenizer."""
-    return dict(
-        vocab_size=len(tok),
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        max_position_embeddings=tok.model_max_length,
-        projection_dim=width,
-        bos_token_id=tok.bos_token_id,
-        eos_token_id=tok.eos_token_id,
-        pad_token_id=tok.pad_token_id,
-    )
+def text_config(tok: Any, width: int, layers: int, heads: int) -> dict[str, int]:
+    """Return the arguments of a CLIPTextConfig for a tokenizer.
+
+    Args:
+        tok: Tokenizer.
+        width: Width of the text encoder.
+        layers: Number of its layers.
+        heads: Number of its attention heads.
+
+    Returns:
+        Arguments by name.
+    """
+    return {
+        "vocab_size": len(tok),
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "max_position_embeddings": tok.model_max_length,
+        "projection_dim": width,
+        "bos_token_id": tok.bos_token_id,
+        "eos_token_id": tok.eos_token_id,
+        "pad_token_id": tok.pad_token_id,
+    }

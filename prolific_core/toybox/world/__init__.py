@@ -1,0 +1,1 @@
+"""The world: families of objects, their captions, and a renderer."""

@@ -1,4 +1,4 @@
-"""The language of the world: wordings, view words, parsing, held-out pairs."""
+"""Captions of the world: their wording, their parsing, and the pairs of family and colour held out of training."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from prolific_core.toybox.world.scene import RELATIONS
 
 VIEWS = ("front", "side", "back", "overhead")
 
-#: Words that later worlds may use: in the vocabulary now, so that the
-#: tokenizer need not change and weights can be continued.
+#: Words that later versions of the world may use. They are in the vocabulary already, so that the tokenizer need not
+#: change and weights can be continued.
 SPARE = (
     "key guitar bed sofa bottle hat duck bench bus train fish bird cat dog star heart apple pear banana cup "
     "bowl vase book clock door window wall floor flower cactus tower castle bridge sword hammer spoon fork plate "
@@ -34,7 +34,7 @@ WORDINGS = (
     ("a 3d model of a {c} {f}", 0.16),
 )
 
-#: Never held out: the demo's prompts must be in the training set.
+#: Pairs that are never held out, because the prompts of the demo must be in the training set.
 KEEP = {
     ("mug", "red"),
     ("chair", "blue"),
@@ -47,14 +47,30 @@ KEEP = {
 
 
 def held_out(family: str, colour: str) -> bool:
-    """Whether this pair is never trained on (about one in ten, by a fixed hash)."""
+    """Return whether the U-Net is never trained on a pair, as about one in ten is.
+
+    Args:
+        family: Name of a family.
+        colour: Name of a colour.
+
+    Returns:
+        A choice that depends on a fixed hash of the names.
+    """
     if (family, colour) in KEEP:
         return False
     return hashlib.sha256(f"{family}/{colour}".encode()).digest()[0] % 10 == 0
 
 
 def view_of(azimuth: float, elevation: float) -> str:
-    """The view word of a camera at azimuth, elevation (radians)."""
+    """Return the name of the view from a camera.
+
+    Args:
+        azimuth: Angle from the front, in radians.
+        elevation: Angle above the horizon, in radians.
+
+    Returns:
+        One of `VIEWS`.
+    """
     if elevation > np.radians(60):
         return "overhead"
     front = np.cos(azimuth)
@@ -64,7 +80,14 @@ def view_of(azimuth: float, elevation: float) -> str:
 
 
 def article(text: str) -> str:
-    """Repair "a orange" to "an orange"."""
+    """Replace the article "a" before a vowel with "an".
+
+    Args:
+        text: A caption.
+
+    Returns:
+        The caption with the right articles.
+    """
     return re.sub(r"\ba (?=[aeiou])", "an ", text)
 
 
@@ -73,25 +96,70 @@ def _colour_word(colour: str, g: np.random.Generator) -> str:
 
 
 def caption(family: str, colour: str, g: np.random.Generator, view: str | None = None) -> str:
-    """A caption of one coloured thing."""
+    """Return a caption of one coloured object, worded at random.
+
+    Args:
+        family: Name of the family.
+        colour: Name of the colour.
+        g: Source of the random numbers.
+        view: View to name, if any.
+
+    Returns:
+        The caption.
+    """
     p = np.array([w for _, w in WORDINGS])
     text = WORDINGS[int(g.choice(len(p), p=p / p.sum()))][0]
     return with_view(article(text.format(c=_colour_word(colour, g), f=family)), view)
 
 
 def striped_caption(family: str, colour: str, stripes: str, g: np.random.Generator, view: str | None = None) -> str:
-    """A caption of one thing with level stripes of a second colour."""
+    """Return a caption of one object with horizontal stripes, worded at random.
+
+    Args:
+        family: Name of the family.
+        colour: Name of the main colour.
+        stripes: Name of the stripes' colour.
+        g: Source of the random numbers.
+        view: View to name, if any.
+
+    Returns:
+        The caption.
+    """
     text = "a {c} {f} with {d} stripes" if g.random() < 0.5 else "a {c} and {d} striped {f}"
     return with_view(article(text.format(c=_colour_word(colour, g), d=_colour_word(stripes, g), f=family)), view)
 
 
 def normal_caption(family: str, view: str | None = None, relation: str | None = None, second: str | None = None) -> str:
-    """A caption of a normal map, of one thing or of two: it names no colour."""
-    things = f"{family} {relation} a {second}" if relation else family
-    return with_view(article(f"a normal map of a {things}"), view)
+    """Return a caption of a normal map, which names no colour.
+
+    Args:
+        family: Name of the family.
+        view: View to name, if any.
+        relation: Relation to a second object, if there is one.
+        second: Family of the second object.
+
+    Returns:
+        The caption.
+    """
+    objects = f"{family} {relation} a {second}" if relation else family
+    return with_view(article(f"a normal map of a {objects}"), view)
 
 
-def pair_caption(first, relation: str, second, g: np.random.Generator, view: str | None = None) -> str:
+def pair_caption(
+    first: tuple[str, str], relation: str, second: tuple[str, str], g: np.random.Generator, view: str | None = None
+) -> str:
+    """Return a caption of two objects.
+
+    Args:
+        first: Family and colour.
+        relation: Relation of the first to the second.
+        second: Family and colour.
+        g: Source of the random numbers.
+        view: View to name, if any.
+
+    Returns:
+        The caption.
+    """
     (fa, ca), (fb, cb) = first, second
     word = "on top of" if relation == "on" and g.random() < 0.25 else relation
     text = f"a {_colour_word(ca, g)} {fa} {word} a {_colour_word(cb, g)} {fb}"
@@ -99,15 +167,36 @@ def pair_caption(first, relation: str, second, g: np.random.Generator, view: str
 
 
 def with_view(text: str, view: str | None) -> str:
+    """Append a view to a caption.
+
+    Args:
+        text: A caption.
+        view: View to name, or None to leave the caption unchanged.
+
+    Returns:
+        The caption, such as "a red mug, front view".
+    """
     return f"{text}, {view} view" if view else text
 
 
 def without_view(text: str) -> str:
+    """Remove the view from the end of a caption.
+
+    Args:
+        text: A caption.
+
+    Returns:
+        The caption that `with_view` received.
+    """
     return re.sub(rf", ({'|'.join(VIEWS)}) view$", "", text)
 
 
 def known_words() -> list[str]:
-    """Every word of the world's language, sorted."""
+    """Return all words that captions may use.
+
+    Returns:
+        Words in alphabetical order.
+    """
     words = set(FAMILIES) | set(COLOURS) | set(VIEWS) | set(SPARE) | set(GLUE)
     for relation in RELATIONS:
         words |= set(relation.split())
@@ -118,26 +207,49 @@ def _words(prompt: str) -> list[str]:
     return re.findall(r"[a-z0-9]+", prompt.lower())
 
 
+def _named(prompt: str) -> tuple[list[str], list[str], list[str]]:
+    """Return the words of a prompt, and the families and the colours among them."""
+    words = ["gray" if word == "grey" else word for word in _words(prompt)]
+    return words, [word for word in words if word in FAMILIES], [word for word in words if word in COLOURS]
+
+
 def parse(prompt: str) -> tuple[str, str] | None:
-    """The (family, colour) a prompt of one thing names, or None."""
-    words = ["gray" if w == "grey" else w for w in _words(prompt)]
-    families = [w for w in words if w in FAMILIES]
-    colours = [w for w in words if w in COLOURS]
+    """Parse a prompt of one object.
+
+    Args:
+        prompt: Any text.
+
+    Returns:
+        Family and colour, or None unless the text names exactly one of each.
+    """
+    _, families, colours = _named(prompt)
     return (families[0], colours[0]) if len(families) == 1 and len(colours) == 1 else None
 
 
 def parse_striped(prompt: str) -> tuple[str, str, str] | None:
-    """The (family, colour, colour of the stripes) of a prompt of one striped thing, or None."""
-    words = ["gray" if w == "grey" else w for w in _words(prompt)]
-    families = [w for w in words if w in FAMILIES]
-    colours = [w for w in words if w in COLOURS]
+    """Parse a prompt of one striped object.
+
+    Args:
+        prompt: Any text.
+
+    Returns:
+        Family, main colour and colour of the stripes, or None unless the text names exactly these.
+    """
+    words, families, colours = _named(prompt)
     if len(families) == 1 and len(colours) == 2 and ("stripes" in words or "striped" in words):
         return families[0], colours[0], colours[1]
     return None
 
 
-def parse_pair(prompt: str):
-    """((family, colour), relation, (family, colour)) of a two-object prompt, or None."""
+def parse_pair(prompt: str) -> tuple[tuple[str, str], str, tuple[str, str]] | None:
+    """Parse a prompt of two objects.
+
+    Args:
+        prompt: Any text.
+
+    Returns:
+        Family and colour of the first, relation, family and colour of the second; None for any other text.
+    """
     text = prompt.lower().replace("grey", "gray").replace("on top of", "on").replace("beside", "next to")
     for relation in sorted(RELATIONS, key=len, reverse=True):
         halves = re.split(rf"\b{relation}\b", text)
@@ -149,13 +261,17 @@ def parse_pair(prompt: str):
 
 
 def suggest(prompt: str) -> tuple[list[str], list[str]]:
-    """(unknown words of the prompt, known words to use instead).
+    """Find the words of a prompt that the world does not have, and alternatives to them.
 
-    For an unknown word the nearest spellings are offered; where none is near,
-    the families. Both lists are empty when every word is known.
+    Args:
+        prompt: Any text.
+
+    Returns:
+        Unknown words, and known words to use instead: those with a similar spelling, or all families where there are
+        none. Both lists are empty when every word is known.
     """
-    taught = set(FAMILIES) | set(COLOURS) | set(VIEWS) | set(GLUE) | {"room", "striped", "stripes", "with"}
-    unknown = [w for w in dict.fromkeys(_words(prompt)) if w not in taught]
+    known = set(FAMILIES) | set(COLOURS) | set(VIEWS) | set(GLUE) | {"room", "striped", "stripes", "with"}
+    unknown = [w for w in dict.fromkeys(_words(prompt)) if w not in known]
     near: list[str] = []
     for word in unknown:
         near += difflib.get_close_matches(word, sorted(set(FAMILIES) | set(COLOURS)), n=2, cutoff=0.75)

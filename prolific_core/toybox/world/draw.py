@@ -1,16 +1,18 @@
-"""The world: draw a captioned picture from a seed, or true things of a prompt.
+"""Captioned images drawn from a seed, and true objects of a prompt.
 
-An image is a pure function of (seed, index, data): shards may be rendered in any
-order, again, or in part, and come out the same to the byte.
+An image is a pure function of seed, index and parameters: shards can be rendered in any order, again or in part, and
+always have the same bytes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float32, UInt8
 
-from prolific_core.toybox.params import SIZE, Data
+from prolific_core.toybox.params import SIZE, RenderConfig
 from prolific_core.toybox.world.captions import (
     VIEWS,
     caption,
@@ -26,7 +28,7 @@ from prolific_core.toybox.world.captions import (
     view_of,
 )
 from prolific_core.toybox.world.families import COLOURS, FAMILIES, STACKABLE, WITH_FRONT
-from prolific_core.toybox.world.scene import RELATIONS, Scene, pair, room, thing
+from prolific_core.toybox.world.scene import DEFAULT_LOOK, RELATIONS, Look, Scene, pair, room, single_object
 
 __all__ = [
     "Example",
@@ -50,18 +52,30 @@ __all__ = [
 ]
 
 KINDS = ("colour", "normals", "pair", "room")
+DEFAULT = RenderConfig()
 
 
 @dataclass(frozen=True)
 class Example:
-    """A rendered picture and all that is known of it.
+    """A rendered image and everything that is known about it.
 
-    image (S, S, 3) uint8 sRGB; azimuth, elevation, fov radians. `second` and
-    `relation` are set for pairs, `stripes` (a colour) for striped things. The
-    caption names the view half of the time.
+    Attributes:
+        image: sRGB.
+        caption: Caption, which names the view half of the time.
+        kind: One of `KINDS`.
+        family: Family of the object, or of the first of two; "room" for a room.
+        colour: Colour of the object, of the first of two, or of the walls.
+        view: One of `VIEWS`.
+        azimuth: Angle of the camera from the front, in radians.
+        elevation: Angle of the camera above the horizon, in radians.
+        distance: Distance of the camera from the origin.
+        fov: Vertical field of view, in radians.
+        second: Family and colour of the second of two objects.
+        relation: Relation of the first object to the second.
+        stripes: Colour of the stripes of a striped object.
     """
 
-    image: np.ndarray
+    image: UInt8[np.ndarray, "size size 3"]
     caption: str
     kind: str
     family: str
@@ -76,13 +90,28 @@ class Example:
     stripes: str | None = None
 
     def label(self) -> dict:
-        """Everything but the image, ready for JSON."""
+        """Return everything except the image.
+
+        Returns:
+            Values by attribute name that JSON can hold, rounded to five decimals.
+        """
         out = {k: v for k, v in self.__dict__.items() if k != "image"}
         return {k: round(v, 5) if isinstance(v, float) else v for k, v in out.items()}
 
 
-def draw_pair_of_words(g: np.random.Generator, split: str = "train", families=None) -> tuple[str, str]:
-    """(family, colour): trained ones ("train"), held-out ones ("heldout") or "any"."""
+def draw_pair_of_words(
+    g: np.random.Generator, split: str = "train", families: Iterable[str] | None = None
+) -> tuple[str, str]:
+    """Draw a pair of family and colour.
+
+    Args:
+        g: Source of the random numbers.
+        split: "train" for the pairs that the U-Net is trained on, "heldout" for the others, or "any".
+        families: Families to draw from, by default all.
+
+    Returns:
+        Family and colour.
+    """
     names, colours = list(families or FAMILIES), list(COLOURS)
     while True:
         pick = names[int(g.integers(len(names)))], colours[int(g.integers(len(colours)))]
@@ -91,27 +120,42 @@ def draw_pair_of_words(g: np.random.Generator, split: str = "train", families=No
 
 
 def draw_elevation(g: np.random.Generator) -> float:
-    """Radians: mostly -10..50 degrees, a tail to 80."""
+    """Draw an elevation, mostly between -10 and 50 degrees and otherwise up to 80.
+
+    Args:
+        g: Source of the random numbers.
+
+    Returns:
+        Elevation in radians.
+    """
     return float(np.radians(g.uniform(50, 80) if g.random() < 0.15 else g.uniform(-10, 50)))
 
 
-def draw_look(g: np.random.Generator, normals: bool = False):
-    """Light mostly from above, a plain background of any colour."""
-    from prolific_core.toybox.world.renderer import Look
+def draw_look(g: np.random.Generator, normals: bool = False) -> Look:
+    """Draw a light that comes mostly from above, and a uniform background of any colour.
 
+    Args:
+        g: Source of the random numbers.
+        normals: Whether the image is a normal map.
+
+    Returns:
+        Light and background.
+    """
     light = np.array([g.uniform(-0.8, 0.8), g.uniform(-0.8, 0.8), 1.0])
     light /= np.linalg.norm(light)
     if g.random() < 0.35:
         background = np.full(3, g.uniform(0.0, 1.0) if g.random() < 0.5 else g.uniform(0.9, 1.0))
     else:
         background = g.uniform(0, 1, 3)
-    return Look(tuple(light), float(g.uniform(0.5, 0.6)), tuple(background), normals)
+    x, y, z = light
+    red, green, blue = background
+    return Look((x, y, z), float(g.uniform(0.5, 0.6)), (red, green, blue), normals)
 
 
 def draw(
     seed: int,
     index: int,
-    data: Data = Data(),
+    data: RenderConfig = DEFAULT,
     size: int = SIZE,
     samples: int = 2,
     split: str = "train",
@@ -119,7 +163,23 @@ def draw(
     words: tuple[str, str] | None = None,
     view: str | None = None,
 ) -> Example:
-    """The image `index` of the world with this seed; of one kind, words or view where they are given."""
+    """Draw and render one image of the world.
+
+    Args:
+        seed: Seed of the data set.
+        index: Number of the image in it.
+        data: Parameters of the data set.
+        size: Side of the image, in pixels.
+        samples: Side of the grid of rays per pixel.
+        split: "train" for the pairs of family and colour that the U-Net is trained on, "heldout" for the others, or
+            "any".
+        kind: One of `KINDS`, by default drawn from the mix.
+        words: Family and colour, by default drawn.
+        view: One of `VIEWS`, by default drawn.
+
+    Returns:
+        The image with its caption and labels.
+    """
     from prolific_core.toybox.world.renderer import Tracer, orbit
 
     g = np.random.default_rng((seed, index))
@@ -133,15 +193,15 @@ def draw(
         azimuth, elevation = float(g.uniform(-np.pi, np.pi)), draw_elevation(g)
     distance, fov = float(g.uniform(1.4, 1.8)), float(np.radians(g.uniform(40, 50)))
     view = view_of(azimuth, elevation)
-    said = view if g.random() < 0.5 else None
+    named = view if g.random() < 0.5 else None
     if both:
         second = draw_pair_of_words(g, split, STACKABLE)
         relation = list(RELATIONS)[int(g.integers(len(RELATIONS)))]
         scene = pair(first, relation, second, g)
         text = (
-            normal_caption(first[0], said, relation, second[0])
+            normal_caption(first[0], named, relation, second[0])
             if kind == "normals"
-            else pair_caption(first, relation, second, g, said)
+            else pair_caption(first, relation, second, g, named)
         )
     elif kind == "room":
         first = ("room", first[1])
@@ -149,10 +209,10 @@ def draw(
         elevation, fov = float(np.radians(g.uniform(-20, 20))), float(np.radians(g.uniform(60, 80)))
     elif kind == "colour" and not words and g.random() < data.striped:
         stripes = str(g.choice([c for c in COLOURS if c != first[1]]))
-        scene, text = thing(*first, g, stripes), striped_caption(*first, stripes, g, said)
+        scene, text = single_object(*first, g, stripes), striped_caption(*first, stripes, g, named)
     else:
-        scene = thing(*first, g)
-        text = normal_caption(first[0], said) if kind == "normals" else caption(*first, g, said)
+        scene = single_object(*first, g)
+        text = normal_caption(first[0], named) if kind == "normals" else caption(*first, g, named)
     pose = orbit(azimuth, elevation, g.uniform(0.1, 0.6) if kind == "room" else distance)
     image = Tracer(scene).render(pose, fov, draw_look(g, kind == "normals"), size, samples)
     return Example(
@@ -173,9 +233,18 @@ def draw(
 
 
 def sample(prompt: str, n: int, seed: int = 0) -> list[Scene]:
-    """n true things of a prompt: the ground truth for geometry and diversity.
+    """Draw true objects of a prompt, the ground truth for geometry and diversity.
 
-    Raises ValueError for a prompt that is not of this world.
+    Args:
+        prompt: Prompt of one object, striped or plain, of two objects, or of a room.
+        n: Number of objects.
+        seed: Seed of the draws.
+
+    Returns:
+        Meshes that the prompt describes.
+
+    Raises:
+        ValueError: The prompt does not describe anything in this world.
     """
     both, one, striped = parse_pair(prompt), parse(prompt), parse_striped(prompt)
     scenes = []
@@ -184,24 +253,36 @@ def sample(prompt: str, n: int, seed: int = 0) -> list[Scene]:
         if both:
             scenes.append(pair(*both, g))
         elif one:
-            scenes.append(thing(*one, g))
+            scenes.append(single_object(*one, g))
         elif striped:
             family, colour, stripes = striped
-            scenes.append(thing(family, colour, g, stripes))
+            scenes.append(single_object(family, colour, g, stripes))
         elif "room" in prompt.lower().split():
             colours = [c for c in COLOURS if c in prompt.lower().split()]
             scenes.append(room(colours[0] if colours else "white", g))
         else:
-            raise ValueError(f"the Toybox world has no {prompt!r}; it knows: {', '.join(FAMILIES)}")
+            raise ValueError(f"the Toybox world has no {prompt!r}; its families are: {', '.join(FAMILIES)}")
     return scenes
 
 
 def render(
-    scene: Scene, cameras, fov: float = np.radians(45), look=None, size: int = 64, samples: int = 3
-) -> np.ndarray:
-    """(N, 3, size, size) float32 in [0, 1] from cameras (N, 4, 4), camera-to-world."""
-    from prolific_core.toybox.world.renderer import Look, Tracer
+    scene: Scene, cameras, fov: float = np.pi / 4, look: Look = DEFAULT_LOOK, size: int = 64, samples: int = 3
+) -> Float32[np.ndarray, "views 3 {size} {size}"]:
+    """Render a mesh from several cameras.
+
+    Args:
+        scene: Mesh to render.
+        cameras: Camera-to-world matrices (views, 4, 4) in OpenGL axes, as an array or a list.
+        fov: Vertical field of view, in radians.
+        look: Light and background, by default white light from above on white.
+        size: Side of the images, in pixels.
+        samples: Side of the grid of rays per pixel.
+
+    Returns:
+        sRGB images in [0, 1].
+    """
+    from prolific_core.toybox.world.renderer import Tracer
 
     tracer = Tracer(scene)
-    views = [tracer.render(c, float(fov), look or Look(), size, samples) for c in np.asarray(cameras).reshape(-1, 4, 4)]
+    views = [tracer.render(c, float(fov), look, size, samples) for c in np.asarray(cameras).reshape(-1, 4, 4)]
     return np.stack(views).transpose(0, 3, 1, 2)

@@ -1,7 +1,7 @@
-"""The families of things: each a function of a generator, returning its parts.
+"""Families of objects, each a function that draws the proportions and returns the parts.
 
-The front faces +x, z is up. Units are free: `world` centres and scales the
-result. Proportions are free on purpose: one prompt has many right answers.
+The front faces +x and z is up. The units are arbitrary, because `scene.finish` centres and scales the result.
+Proportions vary so that one prompt has many right answers.
 """
 
 from __future__ import annotations
@@ -19,30 +19,76 @@ from prolific_core.toybox.world.shapes import (
     tube,
 )
 
-Parts = list[Part]
 
+def ball(g: np.random.Generator) -> list[Part]:
+    """Return the parts of a ball, slightly flattened or stretched.
 
-def ball(g: np.random.Generator) -> Parts:
+    Args:
+        g: Source of the random numbers.
+
+    Returns:
+        Parts in arbitrary units.
+    """
     return [sphere(1.0).scale(1, 1, g.uniform(0.92, 1.06))]
 
 
-def cube(g) -> Parts:
+def cube(g: np.random.Generator) -> list[Part]:
+    """Return the parts of a box with nearly equal sides.
+
+    Args:
+        g: Source of the random numbers.
+
+    Returns:
+        Parts in arbitrary units.
+    """
     return [box(g.uniform(0.9, 1.1), g.uniform(0.9, 1.1), g.uniform(0.9, 1.1))]
 
 
-def cylinder_(g) -> Parts:
+def cylinder_(g: np.random.Generator) -> list[Part]:
+    """Return the parts of an upright cylinder.
+
+    Args:
+        g: Source of the random numbers.
+
+    Returns:
+        Parts in arbitrary units.
+    """
     return [cylinder(1.0, g.uniform(1.7, 3.2))]
 
 
-def cone(g) -> Parts:
+def cone(g: np.random.Generator) -> list[Part]:
+    """Return the parts of an upright cone.
+
+    Args:
+        g: Source of the random numbers.
+
+    Returns:
+        Parts in arbitrary units.
+    """
     return [cylinder(1.0, g.uniform(1.6, 2.8), top=0.0, segments=36)]
 
 
-def ring(g) -> Parts:
+def ring(g: np.random.Generator) -> list[Part]:
+    """Return the parts of an upright torus whose hole faces the front.
+
+    Args:
+        g: Source of the random numbers.
+
+    Returns:
+        Parts in arbitrary units.
+    """
     return [torus(1.0, g.uniform(0.2, 0.42)).rotate("y", 90)]
 
 
-def mug(g) -> Parts:
+def mug(g: np.random.Generator) -> list[Part]:
+    """Return the parts of a mug with its handle at +y.
+
+    Args:
+        g: Source of the random numbers.
+
+    Returns:
+        Parts in arbitrary units.
+    """
     height, wall, taper = g.uniform(1.9, 2.8), g.uniform(0.1, 0.16), g.uniform(0.85, 1.05)
     body = revolve([(0, 0), (taper, 0), (1, height), (1 - wall, height), (taper - wall, 0.18), (0, 0.18)], 32)
     a = np.linspace(-np.pi / 2, np.pi / 2, 13)
@@ -51,7 +97,15 @@ def mug(g) -> Parts:
     return [body, tube(path, g.uniform(0.14, 0.2))]
 
 
-def chair(g) -> Parts:
+def chair(g: np.random.Generator) -> list[Part]:
+    """Return the parts of a chair with four legs and a closed or slatted back.
+
+    Args:
+        g: Source of the random numbers.
+
+    Returns:
+        Parts in arbitrary units.
+    """
     w, d = g.uniform(0.9, 1.15), g.uniform(0.9, 1.1)
     leg, seat, back = g.uniform(0.75, 1.05), g.uniform(0.1, 0.17), g.uniform(0.8, 1.25)
     t = g.uniform(0.09, 0.14)
@@ -70,7 +124,15 @@ def chair(g) -> Parts:
     return parts
 
 
-def table(g) -> Parts:
+def table(g: np.random.Generator) -> list[Part]:
+    """Return the parts of a round table with one leg or a rectangular one with four.
+
+    Args:
+        g: Source of the random numbers.
+
+    Returns:
+        Parts in arbitrary units.
+    """
     h, t = g.uniform(0.75, 1.1), g.uniform(0.08, 0.14)
     if g.random() < 0.3:
         top = [cylinder(g.uniform(0.75, 1.0), t).move(z=h)]
@@ -83,11 +145,19 @@ def table(g) -> Parts:
     return parts
 
 
-def house(g) -> Parts:
+def house(g: np.random.Generator) -> list[Part]:
+    """Return the parts of a house with its gable and door at the front.
+
+    Args:
+        g: Source of the random numbers.
+
+    Returns:
+        Parts in arbitrary units.
+    """
     d, w, h = g.uniform(1.0, 1.4), g.uniform(1.1, 1.5), g.uniform(0.75, 1.05)
     roof, eave = g.uniform(0.45, 0.75), 0.1
     body = box(d, w, h)
-    # The gable faces the front: ridge along x.
+    # The ridge runs along x, so that the gable faces the front.
     prism = extrude([(-w / 2 - eave, 0), (w / 2 + eave, 0), (0, roof)], d + 0.1)
     prism = prism.rotate("x", 90).rotate("z", 90).move(x=-d / 2 - 0.05, z=h)
     parts = [body, prism.paint("roof")]
@@ -102,7 +172,15 @@ def house(g) -> Parts:
     return parts
 
 
-def tree(g) -> Parts:
+def tree(g: np.random.Generator) -> list[Part]:
+    """Return the parts of a conifer or a broad-leaved tree.
+
+    Args:
+        g: Source of the random numbers.
+
+    Returns:
+        Parts in arbitrary units.
+    """
     trunk = g.uniform(0.5, 0.9)
     parts = [cylinder(g.uniform(0.13, 0.2), trunk + 0.3).paint("wood")]
     if g.random() < 0.5:
@@ -122,7 +200,15 @@ def tree(g) -> Parts:
     return parts
 
 
-def snowman(g) -> Parts:
+def snowman(g: np.random.Generator) -> list[Part]:
+    """Return the parts of a snowman of three balls, sometimes with a hat.
+
+    Args:
+        g: Source of the random numbers.
+
+    Returns:
+        Parts in arbitrary units.
+    """
     a, b, c = 1.0, g.uniform(0.68, 0.8), g.uniform(0.48, 0.58)
     zb, zc = 0.8 * (a + b), 0.8 * (a + b) + 0.8 * (b + c)
     parts = [sphere(a), sphere(b).move(z=zb), sphere(c).move(z=zc)]
@@ -139,7 +225,15 @@ def snowman(g) -> Parts:
     return parts
 
 
-def mushroom(g) -> Parts:
+def mushroom(g: np.random.Generator) -> list[Part]:
+    """Return the parts of a mushroom, sometimes with dots.
+
+    Args:
+        g: Source of the random numbers.
+
+    Returns:
+        Parts in arbitrary units.
+    """
     h, r = g.uniform(0.8, 1.2), g.uniform(0.26, 0.38)
     a = np.linspace(0, np.pi / 2, 9)
     wide, tall = g.uniform(0.85, 1.1), g.uniform(0.55, 0.85)
@@ -158,7 +252,15 @@ def mushroom(g) -> Parts:
     return parts
 
 
-def rocket(g) -> Parts:
+def rocket(g: np.random.Generator) -> list[Part]:
+    """Return the parts of an upright rocket with four fins.
+
+    Args:
+        g: Source of the random numbers.
+
+    Returns:
+        Parts in arbitrary units.
+    """
     r, h, n = g.uniform(0.36, 0.46), g.uniform(1.5, 2.0), g.uniform(0.6, 0.85)
     body = revolve([(0, 0), (r * 0.75, 0), (r, 0.4), (r, h), (0, h)])
     a = np.linspace(0, np.pi / 2, 8)
@@ -173,12 +275,20 @@ def rocket(g) -> Parts:
     return parts
 
 
-def car(g) -> Parts:
+def car(g: np.random.Generator) -> list[Part]:
+    """Return the parts of a car with its headlights at the front.
+
+    Args:
+        g: Source of the random numbers.
+
+    Returns:
+        Parts in arbitrary units.
+    """
     length, w, h = g.uniform(2.0, 2.4), g.uniform(0.95, 1.1), g.uniform(0.36, 0.46)
     lift, r = 0.2, g.uniform(0.25, 0.3)
     cab = g.uniform(0.4, 0.5)
     parts = [box(length, w, h).move(z=lift)]
-    # The cabin sits to the rear; its slanted windscreen faces the front.
+    # The cabin is at the rear, and its slanted windscreen faces the front.
     x0, x1 = -0.46 * length, g.uniform(0.1, 0.2) * length
     side = [(x0, 0), (x1, 0), (x1 - 0.35, cab), (x0 + 0.15, cab)]
     cabin = extrude(side, w * 0.9).rotate("x", 90).move(y=w * 0.45, z=lift + h)
@@ -194,7 +304,15 @@ def car(g) -> Parts:
     return parts
 
 
-def lamp(g) -> Parts:
+def lamp(g: np.random.Generator) -> list[Part]:
+    """Return the parts of a table lamp with a shade.
+
+    Args:
+        g: Source of the random numbers.
+
+    Returns:
+        Parts in arbitrary units.
+    """
     h, r = g.uniform(1.0, 1.6), g.uniform(0.55, 0.75)
     shade = g.uniform(0.6, 0.85)
     parts = [cylinder(g.uniform(0.38, 0.5), 0.12).paint("metal"), cylinder(0.075, h + 0.2).paint("metal")]
@@ -204,7 +322,15 @@ def lamp(g) -> Parts:
     return parts
 
 
-def teapot(g) -> Parts:
+def teapot(g: np.random.Generator) -> list[Part]:
+    """Return the parts of a teapot with its spout at the front.
+
+    Args:
+        g: Source of the random numbers.
+
+    Returns:
+        Parts in arbitrary units.
+    """
     flat = g.uniform(0.75, 0.95)
     parts = [sphere(1.0).scale(1, 1, flat), cylinder(0.6, 0.15).move(z=-flat - 0.02)]
     parts.append(sphere(0.62, 8, 24).scale(1, 1, 0.35).move(z=flat * 0.86))
@@ -219,14 +345,22 @@ def teapot(g) -> Parts:
     return parts
 
 
-def boat(g) -> Parts:
+def boat(g: np.random.Generator) -> list[Part]:
+    """Return the parts of a sailing boat with its bow at the front.
+
+    Args:
+        g: Source of the random numbers.
+
+    Returns:
+        Parts in arbitrary units.
+    """
     length, w, h = g.uniform(2.0, 2.4), g.uniform(0.75, 0.95), g.uniform(0.4, 0.5)
     half = length / 2
     k = np.linspace(0, 1, 9)[:, None]
     bow = np.hstack([0.2 * half + 0.8 * half * k, w / 2 * (1 - k**1.8)])
     outline = np.vstack([[(-half, -w * 0.4)], bow * [1, -1], (bow[:-1])[::-1], [(-half, w * 0.4)]])
     hull = extrude(outline, h)
-    # Narrow the keel: pull the bottom inwards.
+    # Pull the bottom inwards, which narrows the keel.
     v = hull.vertices.copy()
     low = v[:, 2] < h / 2
     v[low] *= [0.78, 0.55, 1]
@@ -240,7 +374,15 @@ def boat(g) -> Parts:
     return parts
 
 
-def plane(g) -> Parts:
+def plane(g: np.random.Generator) -> list[Part]:
+    """Return the parts of an aeroplane with its propeller at the front.
+
+    Args:
+        g: Source of the random numbers.
+
+    Returns:
+        Parts in arbitrary units.
+    """
     r, length = g.uniform(0.2, 0.26), g.uniform(2.0, 2.4)
     body = revolve(
         [(0, 0), (r * 0.35, 0.03), (r, 0.4 * length), (r, 0.8 * length), (r * 0.8, 0.92 * length), (0, length)], 20
@@ -261,7 +403,7 @@ def plane(g) -> Parts:
     return parts
 
 
-#: Name in captions -> builder. The order is the classifier's label order: append only.
+#: Function of each family, by its name in captions. The classifier's classes have this order: append only.
 FAMILIES = {
     "ball": ball,
     "cube": cube,
@@ -283,13 +425,13 @@ FAMILIES = {
     "plane": plane,
 }
 
-#: Families whose front cannot be mistaken (the multi-face measure uses these).
+#: Families whose front cannot be mistaken for another side; the Janus count is defined for these.
 WITH_FRONT = ("mug", "chair", "house", "snowman", "car", "teapot", "boat", "plane", "rocket")
 
-#: Families simple enough to stack and stand side by side in two-object scenes.
+#: Families simple enough to stack and stand side by side in images of two objects.
 STACKABLE = ("ball", "cube", "cylinder", "cone", "mug", "mushroom", "house", "tree")
 
-#: What each colour word looks like, sRGB in [0, 1].
+#: sRGB in [0, 1] of each colour, by its name in captions.
 COLOURS = {
     "red": (0.85, 0.12, 0.12),
     "orange": (0.95, 0.52, 0.10),
@@ -304,7 +446,7 @@ COLOURS = {
     "gray": (0.52, 0.52, 0.53),
 }
 
-#: Natural secondary colours by role: some candidates each, chosen per image.
+#: Colours of parts that the caption does not name, by role; one of the candidates is drawn per image.
 NATURAL = {
     "roof": [(0.50, 0.20, 0.14), (0.32, 0.30, 0.32), (0.42, 0.26, 0.16)],
     "door": [(0.36, 0.20, 0.10), (0.25, 0.14, 0.08)],

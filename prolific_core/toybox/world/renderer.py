@@ -1,33 +1,19 @@
-"""Ray-traced pictures of a `Scene`: a warp kernel, one thread a pixel.
+"""Ray tracer for the meshes of the world, written as a Warp kernel with one thread per pixel.
 
-Colour: flat paint times (ambient + diffuse), no shadows. Normal maps: world
-axes, (n + 1) / 2 on a 0.5 grey background, the renderer's one convention.
+In colour, a pixel is the face's colour times ambient plus diffuse light, without shadows. In a normal map it is
+(n + 1) / 2 in world axes, on a background of 0.5, as in the rest of the package.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from jaxtyping import Float, Float32
 
 from prolific_core.render.warp_launch import warp
-from prolific_core.toybox.world.scene import Scene
+from prolific_core.toybox.world.scene import DEFAULT_LOOK, Look, Scene
 
 wp = warp()
 wp.set_module_options({"enable_backward": False})
-
-
-@dataclass(frozen=True)
-class Look:
-    """What is not the object: light and background.
-
-    light: unit direction towards the light, world axes; background sRGB.
-    """
-
-    light: tuple[float, float, float] = (0.3, 0.2, 0.93)
-    ambient: float = 0.55
-    background: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    normals: bool = False
 
 
 @wp.kernel
@@ -80,7 +66,11 @@ def _trace(
 
 
 class Tracer:
-    """The scene on the ray tracer; build once, look from anywhere."""
+    """Ray tracer of one mesh, which is built once and renders from any camera.
+
+    Args:
+        scene: Mesh to render.
+    """
 
     def __init__(self, scene: Scene):
         self._points = wp.array(scene.vertices, dtype=wp.vec3, device="cpu")
@@ -90,9 +80,25 @@ class Tracer:
         self._mesh = wp.Mesh(points=self._points, indices=self._faces)
 
     def render(
-        self, camera: np.ndarray, fov: float, look: Look = Look(), size: int = 64, samples: int = 2
-    ) -> np.ndarray:
-        """(size, size, 3) float32 in [0, 1]; camera-to-world (4, 4), vertical fov in radians."""
+        self,
+        camera: Float[np.ndarray, "4 4"],
+        fov: float,
+        look: Look = DEFAULT_LOOK,
+        size: int = 64,
+        samples: int = 2,
+    ) -> Float32[np.ndarray, "{size} {size} 3"]:
+        """Render one image.
+
+        Args:
+            camera: Camera-to-world matrix in OpenGL axes.
+            fov: Vertical field of view, in radians.
+            look: Light and background.
+            size: Side of the image, in pixels.
+            samples: Side of the grid of rays per pixel.
+
+        Returns:
+            sRGB or normals, in [0, 1].
+        """
         image = wp.empty(size * size, dtype=wp.vec3, device="cpu")
         background = (0.5, 0.5, 0.5) if look.normals else look.background
         wp.launch(
@@ -118,8 +124,17 @@ class Tracer:
         return np.clip(image.numpy().reshape(size, size, 3), 0, 1)
 
 
-def orbit(azimuth: float, elevation: float, distance: float) -> np.ndarray:
-    """Camera-to-world (4, 4) that looks at the origin; radians. OpenGL axes, det +1."""
+def orbit(azimuth: float, elevation: float, distance: float) -> Float[np.ndarray, "4 4"]:
+    """Return the pose of a camera that looks at the origin.
+
+    Args:
+        azimuth: Angle from the front (+x), counter-clockwise seen from above, in radians.
+        elevation: Angle above the horizon, in radians.
+        distance: Distance from the origin.
+
+    Returns:
+        Camera-to-world matrix in OpenGL axes, with determinant +1.
+    """
     ce, se, ca, sa = np.cos(elevation), np.sin(elevation), np.cos(azimuth), np.sin(azimuth)
     back = np.array([ce * ca, ce * sa, se])
     right = np.array([-sa, ca, 0.0])

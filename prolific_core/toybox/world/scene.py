@@ -1,10 +1,12 @@
-"""A thing of the world as one triangle mesh with colours: families put together."""
+"""Objects of the world as one coloured triangle mesh: a single object, a pair or a room; and how they are lit."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float, Float32, Int32
 
 from prolific_core.toybox.world.families import COLOURS, FAMILIES, NATURAL
 from prolific_core.toybox.world.shapes import Part, box
@@ -12,19 +14,22 @@ from prolific_core.toybox.world.shapes import Part, box
 
 @dataclass(frozen=True)
 class Scene:
-    """A coloured mesh in the world frame (z up, front +x).
+    """A coloured mesh in the world frame, in which z is up and the front faces +x.
 
-    vertices (V, 3) float32, normals (V, 3) unit float32 (doubled at creases),
-    faces (F, 3) int32 outward, colours (F, 3) float32 sRGB in [0, 1].
+    Attributes:
+        vertices: Positions; vertices are doubled at creases.
+        normals: Unit normals of the vertices.
+        faces: Indices of the vertices, counter-clockwise seen from outside.
+        colours: sRGB in [0, 1] of each face.
     """
 
-    vertices: np.ndarray
-    normals: np.ndarray
-    faces: np.ndarray
-    colours: np.ndarray
+    vertices: Float32[np.ndarray, "vertices 3"]
+    normals: Float32[np.ndarray, "vertices 3"]
+    faces: Int32[np.ndarray, "faces 3"]
+    colours: Float32[np.ndarray, "faces 3"]
 
     def trimesh(self):
-        """The same as a `trimesh.Trimesh` with face colours, vertices merged."""
+        """Return the mesh as a `trimesh.Trimesh` with face colours and merged vertices."""
         import trimesh
 
         rgba = np.concatenate([self.colours, np.ones((len(self.colours), 1), np.float32)], 1)
@@ -35,13 +40,50 @@ class Scene:
         return mesh
 
 
-def jitter(rgb, g: np.random.Generator, amount: float = 0.035) -> np.ndarray:
-    """A colour near rgb: brightness and hue vary as paint does."""
+@dataclass(frozen=True)
+class Look:
+    """Light and background of an image.
+
+    Attributes:
+        light: Unit direction towards the light, in world axes.
+        ambient: Brightness of a surface that faces away from the light.
+        background: sRGB in [0, 1].
+        normals: Whether to render normals instead of colours.
+    """
+
+    light: tuple[float, float, float] = (0.3, 0.2, 0.93)
+    ambient: float = 0.55
+    background: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    normals: bool = False
+
+
+DEFAULT_LOOK = Look()
+
+
+def jitter(rgb: Sequence[float], g: np.random.Generator, amount: float = 0.035) -> Float[np.ndarray, " 3"]:
+    """Return a colour near another one, of slightly different brightness and hue.
+
+    Args:
+        rgb: sRGB in [0, 1].
+        g: Source of the random numbers.
+        amount: Largest shift of a channel.
+
+    Returns:
+        sRGB in [0, 1].
+    """
     return np.clip(np.asarray(rgb) * g.uniform(0.9, 1.08) + g.uniform(-amount, amount, 3), 0, 1)
 
 
 def striped(parts: list[Part], bands: int) -> list[Part]:
-    """The parts with every second of `bands` level bands of the main ones given the role "stripe"."""
+    """Cut the main parts into horizontal bands and give every second band the role "stripe".
+
+    Args:
+        parts: Parts of an object.
+        bands: Number of bands over the height of the main parts.
+
+    Returns:
+        The other parts unchanged, and two parts for each main one.
+    """
     z = np.concatenate([p.vertices[:, 2] for p in parts if p.role == "main"])
     heights, out = np.linspace(z.min(), z.max(), bands + 1)[1:-1], []
     for part in parts:
@@ -58,8 +100,20 @@ def striped(parts: list[Part], bands: int) -> list[Part]:
     return out
 
 
-def assemble(parts: list[Part], colour: str, g: np.random.Generator, stripes: str | None = None) -> tuple:
-    """Join parts and paint them, with stripes of a second colour or plain: (vertices, normals, faces, colours)."""
+def assemble(
+    parts: list[Part], colour: str, g: np.random.Generator, stripes: str | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Join parts and paint them.
+
+    Args:
+        parts: Parts of an object.
+        colour: Name of the main colour.
+        g: Source of the random numbers.
+        stripes: Name of the colour of the stripes, if there are any.
+
+    Returns:
+        Vertices (V, 3), normals (V, 3), faces (F, 3) and colours of the faces (F, 3).
+    """
     paint = {"main": jitter(COLOURS[colour], g)}
     if stripes:
         parts = striped(parts, int(g.integers(5, 8)))
@@ -78,19 +132,40 @@ def assemble(parts: list[Part], colour: str, g: np.random.Generator, stripes: st
 
 
 def finish(v, n, f, c, radius: float) -> Scene:
-    """Centre at the bounding box's centre; the farthest vertex gets the radius."""
+    """Move the centre of the bounding box to the origin and scale the mesh.
+
+    Args:
+        v: Vertices (V, 3).
+        n: Normals (V, 3).
+        f: Faces (F, 3).
+        c: Colours of the faces (F, 3).
+        radius: Distance of the farthest vertex from the origin afterwards.
+
+    Returns:
+        The mesh in single precision.
+    """
     v = v - (v.min(0) + v.max(0)) / 2
     v = v * (radius / np.linalg.norm(v, axis=1).max())
     return Scene(v.astype(np.float32), n.astype(np.float32), f.astype(np.int32), c.astype(np.float32))
 
 
-def thing(family: str, colour: str, g: np.random.Generator, stripes: str | None = None) -> Scene:
-    """One object, radius U(.42, .5), plain or with stripes of a second colour."""
+def single_object(family: str, colour: str, g: np.random.Generator, stripes: str | None = None) -> Scene:
+    """Return one object with a radius between 0.42 and 0.5.
+
+    Args:
+        family: Name in `FAMILIES`.
+        colour: Name in `COLOURS`.
+        g: Source of the random numbers.
+        stripes: Colour of the stripes, if there are any.
+
+    Returns:
+        The object, centred at the origin.
+    """
     return finish(*assemble(FAMILIES[family](g), colour, g, stripes), g.uniform(0.42, 0.5))
 
 
-#: Relation words -> unit direction from the second object to the first.
-#: Left and right are as seen by the camera that looks at the front (from +x).
+#: Unit direction from the second object to the first, by relation.
+#: Left and right are those of a camera that looks at the front, from +x.
 RELATIONS = {
     "on": (0, 0, 1),
     "under": (0, 0, -1),
@@ -102,8 +177,50 @@ RELATIONS = {
 }
 
 
+#: Where one object appears relative to another in an image, as the classifier's head "place" names it.
+PLACES = ("above", "below", "right", "left", "nearer", "farther")
+
+
+def relative_place(label: dict) -> tuple[tuple[str, str], tuple[str, str], str | None]:
+    """Return the two objects of an image in a fixed order, and where the first appears relative to the second.
+
+    Because the order is that of `FAMILIES` and `COLOURS`, "a on b" and "b under a" have the same answer.
+
+    Args:
+        label: Label of an image of two objects, as `Example.label` returns it.
+
+    Returns:
+        Family and colour of the first and of the second object, and one of `PLACES`; None instead of the place where
+        the caption does not determine it (equal objects, or "next to").
+    """
+    first, second = (label["family"], label["colour"]), tuple(label["second"])
+    direction = np.array(RELATIONS[label["relation"]], dtype=float)
+
+    def order(pair: tuple[str, str]) -> tuple[int, int]:
+        return list(FAMILIES).index(pair[0]), list(COLOURS).index(pair[1])
+
+    if order(second) < order(first):
+        first, second, direction = second, first, -direction
+    if first == second or label["relation"] == "next to":
+        return first, second, None
+    a = label["azimuth"]
+    right, nearer = direction @ [-np.sin(a), np.cos(a), 0], direction @ [np.cos(a), np.sin(a), 0]
+    seen = max((abs(direction[2]), 0, direction[2]), (abs(right), 1, right), (abs(nearer), 2, nearer))
+    return first, second, PLACES[2 * seen[1] + int(seen[2] < 0)]
+
+
 def pair(first: tuple[str, str], relation: str, second: tuple[str, str], g: np.random.Generator) -> Scene:
-    """Two objects, (family, colour) each, with the first placed by the relation."""
+    """Return two objects, of which the first stands in a relation to the second.
+
+    Args:
+        first: Family and colour.
+        relation: Name in `RELATIONS`.
+        second: Family and colour.
+        g: Source of the random numbers.
+
+    Returns:
+        Both objects in one mesh, with a radius between 0.45 and 0.5.
+    """
     placed = []
     direction = np.array(RELATIONS[relation], dtype=float)
     if relation == "next to" and g.random() < 0.5:
@@ -117,10 +234,10 @@ def pair(first: tuple[str, str], relation: str, second: tuple[str, str], g: np.r
     axis = int(np.abs(direction).argmax())
     gap = (a[:, axis].max() - a[:, axis].min() + b[:, axis].max() - b[:, axis].min()) / 2
     if axis == 2:
-        gap -= 0.01  # resting, not floating
+        gap -= 0.01  # It rests on the other instead of floating.
     else:
         gap += g.uniform(0.02, 0.15)
-        b[:, 2] += a[:, 2].min() - b[:, 2].min()  # on the same ground
+        b[:, 2] += a[:, 2].min() - b[:, 2].min()  # Both stand on the same ground.
     a += direction * gap
     f = np.concatenate([placed[0][2], placed[1][2] + len(a)])
     return finish(
@@ -133,9 +250,14 @@ def pair(first: tuple[str, str], relation: str, second: tuple[str, str], g: np.r
 
 
 def room(colour: str, g: np.random.Generator) -> Scene:
-    """A furnished room seen from inside: walls of the colour, radius about 2.5.
+    """Return a furnished room with a radius of about 2.5, to be seen from near the origin.
 
-    Cameras stand near the origin. The shell's faces look inwards.
+    Args:
+        colour: Colour of the walls, whose faces point inwards.
+        g: Source of the random numbers.
+
+    Returns:
+        Walls, floor, ceiling, door, window and furniture in one mesh.
     """
     x, y, z = g.uniform(2.6, 3.4, 3) * np.array([1, 1, 0.7])
     shell = box(x, y, z)

@@ -1,43 +1,75 @@
-"""Primitive solids as plain arrays: closed, outward, with their own normals.
+"""Primitive solids as NumPy arrays: closed surfaces that face outwards and have their own normals.
 
-Everything is numpy and takes well under a millisecond: a training image needs
-about ten of these. Vertices are doubled at creases, so that interpolating
-vertex normals shades round things round and edges sharp.
+Each takes well under a millisecond, since a training image needs about ten. Vertices are doubled at creases, so that
+interpolated normals make round surfaces look round and edges look sharp.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
 
-CREASE = np.cos(np.radians(40.0))
+CREASE = np.cos(np.radians(40.0))  # An angle between faces above 40 degrees is a crease.
 
 
 @dataclass(frozen=True)
 class Part:
     """A solid of one colour.
 
-    vertices (V, 3) float64, normals (V, 3) unit, faces (F, 3) int, and the
-    role of its colour: "main" (the caption's) or the name of a natural one.
+    Attributes:
+        vertices: Positions.
+        normals: Unit normals of the vertices.
+        faces: Indices of the vertices, counter-clockwise seen from outside.
+        role: "main" for the colour in the caption, "stripe" for that of the stripes, or a key of `NATURAL`.
     """
 
-    vertices: np.ndarray
-    normals: np.ndarray
-    faces: np.ndarray
+    vertices: Float[np.ndarray, "vertices 3"]
+    normals: Float[np.ndarray, "vertices 3"]
+    faces: Int[np.ndarray, "faces 3"]
     role: str = "main"
 
-    def move(self, x=0.0, y=0.0, z=0.0) -> Part:
+    def move(self, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Part:
+        """Return the solid moved by a vector.
+
+        Args:
+            x: Distance along x.
+            y: Distance along y.
+            z: Distance along z.
+
+        Returns:
+            The moved solid.
+        """
         return Part(self.vertices + np.array([x, y, z]), self.normals, self.faces, self.role)
 
-    def scale(self, x, y=None, z=None) -> Part:
-        """Scale by positive factors (one number: uniformly)."""
+    def scale(self, x: float, y: float | None = None, z: float | None = None) -> Part:
+        """Return the solid scaled about the origin.
+
+        Args:
+            x: Positive factor along x.
+            y: Positive factor along y, by default `x`.
+            z: Positive factor along z, by default `x`.
+
+        Returns:
+            The scaled solid.
+        """
         s = np.array([x, x if y is None else y, x if z is None else z], dtype=float)
         n = self.normals / s
         return Part(self.vertices * s, n / np.linalg.norm(n, axis=1, keepdims=True), self.faces, self.role)
 
     def rotate(self, axis: str, degrees: float) -> Part:
-        """Rotate about a coordinate axis, right-handed."""
+        """Return the solid rotated about a coordinate axis.
+
+        Args:
+            axis: "x", "y" or "z".
+            degrees: Right-handed angle.
+
+        Returns:
+            The rotated solid.
+        """
         c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
         i, j = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
         r = np.eye(3)
@@ -46,16 +78,31 @@ class Part:
         return Part(self.vertices @ r.T, self.normals @ r.T, self.faces, self.role)
 
     def paint(self, role: str) -> Part:
+        """Return the solid with another role.
+
+        Args:
+            role: Role of its colour.
+
+        Returns:
+            The same surface in that role.
+        """
         return Part(self.vertices, self.normals, self.faces, role)
 
     def cut(self, height: float) -> Part:
-        """The same solid with no triangle across the plane z = height."""
+        """Split the triangles that cross a horizontal plane.
+
+        Args:
+            height: The plane is z = height.
+
+        Returns:
+            The same surface, of which no triangle crosses the plane.
+        """
         z = self.vertices[:, 2][self.faces]
         above = z > height
         count = above.sum(1)
         crossing = (count == 1) | (count == 2)
         faces, above, lone_above = self.faces[crossing], above[crossing], count[crossing] == 1
-        # The corner alone on its side comes first; its two edges are cut at p and q.
+        # Corner a is alone on its side of the plane; its two edges are cut at p and q.
         alone = np.where(lone_above, above.argmax(1), (~above).argmax(1))
         a, b, c = np.take_along_axis(faces, (alone[:, None] + np.arange(3)) % 3, 1).T
         base, k = len(self.vertices), len(a)
@@ -73,8 +120,8 @@ class Part:
         )
 
 
-def _runs(points: np.ndarray, closed: bool):
-    """Cut a polyline (P, 2) at its creases: [(points (K, 2), left normals (K, 2))]."""
+def _runs(points: np.ndarray, closed: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Cut a polyline (P, 2) at its creases into runs of points (K, 2) with normals (K, 2) to the right."""
     if closed:
         points = np.vstack([points, points[:1]])
     d = np.diff(points, axis=0)
@@ -100,12 +147,13 @@ def _runs(points: np.ndarray, closed: bool):
 
 
 def _strip(rows: int, cols: int) -> np.ndarray:
-    """Faces of a (rows, cols) grid of vertices, row-major, not wrapped."""
+    """Return the faces of a row-major grid of vertices that does not wrap around."""
     a = (np.arange(rows - 1)[:, None] * cols + np.arange(cols - 1)[None]).ravel()
     return np.concatenate([np.stack([a, a + 1, a + cols + 1], 1), np.stack([a, a + cols + 1, a + cols], 1)])
 
 
-def _join(chunks) -> Part:
+def _join(chunks: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Part:
+    """Join surfaces, given as vertices, normals and faces, and drop triangles without area."""
     v, n, f, offset = [], [], [], 0
     for cv, cn, cf in chunks:
         v.append(cv)
@@ -118,10 +166,17 @@ def _join(chunks) -> Part:
     return Part(v, n, f[area > 1e-12])
 
 
-def revolve(profile, segments: int = 28, closed: bool = False) -> Part:
-    """Turn a profile (P, 2) of (radius, z) about z; listed upwards on the outside.
+def revolve(profile: ArrayLike, segments: int = 28, closed: bool = False) -> Part:
+    """Revolve a profile about the z axis.
 
-    An open profile should start and end at radius 0; a closed one is a ring.
+    Args:
+        profile: Points (P, 2) of radius and z, listed upwards on the outside. An open profile starts and ends at
+            radius 0.
+        segments: Number of segments around the axis.
+        closed: Whether the last point is joined to the first, which gives a ring.
+
+    Returns:
+        The solid of revolution.
     """
     angle = np.linspace(0, 2 * np.pi, segments + 1)
     c, s = np.cos(angle), np.sin(angle)
@@ -137,6 +192,16 @@ def revolve(profile, segments: int = 28, closed: bool = False) -> Part:
 
 
 def sphere(radius: float = 1.0, rings: int = 14, segments: int = 28) -> Part:
+    """Return a sphere centred at the origin.
+
+    Args:
+        radius: Radius.
+        rings: Number of segments from pole to pole.
+        segments: Number of segments around the axis.
+
+    Returns:
+        The sphere.
+    """
     a = np.linspace(-np.pi / 2, np.pi / 2, rings + 1)
     profile = np.stack([np.cos(a), np.sin(a)], 1) * radius
     profile[[0, -1], 0] = 0
@@ -144,18 +209,48 @@ def sphere(radius: float = 1.0, rings: int = 14, segments: int = 28) -> Part:
 
 
 def cylinder(radius: float, height: float, top: float | None = None, segments: int = 28) -> Part:
-    """A cylinder or frustum on z = 0; top is the upper radius."""
+    """Return a cylinder or a frustum that stands on z = 0.
+
+    Args:
+        radius: Lower radius.
+        height: Height.
+        top: Upper radius, by default the lower one.
+        segments: Number of segments around the axis.
+
+    Returns:
+        The solid.
+    """
     top = radius if top is None else top
     return revolve([(0, 0), (radius, 0), (top, height), (0, height)], segments)
 
 
 def torus(major: float, minor: float, segments: int = 32, sides: int = 14) -> Part:
+    """Return a torus about the z axis.
+
+    Args:
+        major: Radius of the ring.
+        minor: Radius of the tube.
+        segments: Number of segments around the axis.
+        sides: Number of segments around the tube.
+
+    Returns:
+        The torus.
+    """
     a = np.linspace(0, 2 * np.pi, sides, endpoint=False)
     return revolve(np.stack([major + minor * np.cos(a), minor * np.sin(a)], 1), segments, closed=True)
 
 
 def box(x: float, y: float, z: float) -> Part:
-    """A box of the given sizes, standing on z = 0, centred in x and y."""
+    """Return a box that stands on z = 0 and is centred in x and y.
+
+    Args:
+        x: Size along x.
+        y: Size along y.
+        z: Size along z.
+
+    Returns:
+        The box.
+    """
     h = np.array([x, y, z]) / 2
     chunks = []
     for axis in range(3):
@@ -171,8 +266,16 @@ def box(x: float, y: float, z: float) -> Part:
     return _join(chunks).move(z=z / 2)
 
 
-def extrude(polygon, height: float) -> Part:
-    """Extrude a counter-clockwise polygon (P, 2), star-shaped about its centroid, along z."""
+def extrude(polygon: ArrayLike, height: float) -> Part:
+    """Extrude a polygon along z.
+
+    Args:
+        polygon: Points (P, 2), counter-clockwise; the polygon is star-shaped about their mean.
+        height: Height.
+
+    Returns:
+        The prism, which stands on z = 0.
+    """
     p = np.asarray(polygon, dtype=float)
     chunks = []
     for q, n in _runs(p, closed=True):
@@ -188,15 +291,24 @@ def extrude(polygon, height: float) -> Part:
     return _join(chunks)
 
 
-def tube(path, radius, sides: int = 10) -> Part:
-    """Sweep a circle along a path (P, 3); radius one number or (P,); flat ends."""
+def tube(path: ArrayLike, radius: ArrayLike, sides: int = 10) -> Part:
+    """Sweep a circle along a planar path.
+
+    Args:
+        path: Points (P, 3).
+        radius: One radius, or one per point (P,).
+        sides: Number of segments around the path.
+
+    Returns:
+        The tube, with flat ends.
+    """
     p = np.asarray(path, dtype=float)
     r = np.broadcast_to(np.asarray(radius, dtype=float), (len(p),))
     t = np.gradient(p, axis=0)
     t /= np.linalg.norm(t, axis=1, keepdims=True)
-    # One fixed reference suffices: the paths here are planar; take its normal.
-    flat = np.linalg.svd(p - p.mean(0))[2][2]
-    u = np.cross(t, flat)
+    # The normal of the plane is a reference direction for the whole path.
+    normal = np.linalg.svd(p - p.mean(0))[2][2]
+    u = np.cross(t, normal)
     u /= np.linalg.norm(u, axis=1, keepdims=True)
     w = np.cross(t, u)
     a = np.linspace(0, 2 * np.pi, sides + 1)

@@ -1,4 +1,4 @@
-"""The study in 2D: metrics against closed forms, cells that are made once and resume to the same bytes."""
+"""The study in 2D: its metrics have their closed forms, and its cells resume to the same bytes."""
 
 from dataclasses import replace
 
@@ -58,12 +58,12 @@ def test_ancestral_sampling_draws_noise_on_the_way(prior):
 
 
 @pytest.mark.parametrize("name", ["sds 100", "vsd 7.5", "vsd 7.5, n = 1"])
-def test_an_interrupted_cell_ends_in_the_same_pictures(prior, name, tmp_path, monkeypatch):
+def test_an_interrupted_cell_ends_in_the_same_images(prior, name, tmp_path, monkeypatch):
     often = study.LoggingConfig(checkpoint_every=2)
     monkeypatch.setattr(study, "LoggingConfig", lambda: often)
     seen = []
     whole = make(prior, name, tmp_path / "whole", lambda step, steps: seen.append((step, steps)))
-    steps = 12 if "n = 1" in name else 6  # those of one score model are stepped together
+    steps = 12 if "n = 1" in name else 6  # the particles of one score network are trained together
     assert whole.shape == (2, 3, 32, 32) and seen[-1] == (steps, steps)
 
     def die(step, steps):
@@ -73,9 +73,9 @@ def test_an_interrupted_cell_ends_in_the_same_pictures(prior, name, tmp_path, mo
     with pytest.raises(KeyboardInterrupt):
         make(prior, name, tmp_path / "killed", die)
     assert list((tmp_path / "killed").glob("state-*.safetensors"))
-    went_on = []
-    assert torch.equal(make(prior, name, tmp_path / "killed", lambda step, steps: went_on.append(step)), whole)
-    assert went_on[0] == 5
+    resumed = []
+    assert torch.equal(make(prior, name, tmp_path / "killed", lambda step, steps: resumed.append(step)), whole)
+    assert resumed[0] == 5
 
 
 def test_a_shared_score_model_is_not_one_each(prior, tmp_path):
@@ -83,12 +83,14 @@ def test_a_shared_score_model_is_not_one_each(prior, tmp_path):
 
 
 @pytest.mark.parametrize("particles, batch, seen", [(4, 8, (4, 4)), (6, 4, (3, 3)), (3, 8, (3, 3)), (4, 1, (1, 1))])
-def test_particles_are_stepped_in_even_batches(prior, tmp_path, monkeypatch, particles, batch, seen):
+def test_particles_are_trained_in_batches_of_one_size(prior, tmp_path, monkeypatch, particles, batch, seen):
     rows = []
     loss = study.base.Guidance.loss
-    watch = lambda self, latents, views, *rest: (
-        rows.append((len(latents), len(views))) or loss(self, latents, views, *rest)
-    )  # noqa: E731
+
+    def watch(self, latents, views, *rest):
+        rows.append((len(latents), len(views)))
+        return loss(self, latents, views, *rest)
+
     monkeypatch.setattr(study.base.Guidance, "loss", watch)
     settings = replace(SETTINGS, particles=particles, batch=batch, steps=2)
     images = study.make(prior, method("sds 7.5"), "a red mug", settings, tmp_path, lambda step, steps: None)
@@ -106,10 +108,10 @@ def test_pixels_go_through_the_encoder_and_latents_do_not(prior, tmp_path, monke
     (tmp_path / "pixels").mkdir()
     images = study.make(prior, method("sds 7.5"), "a red mug", pixels, tmp_path / "pixels", lambda step, steps: None)
     assert seen == [(2, 3, 32, 32)] * 6 and images.shape == latents.shape
-    assert 0 < images.min() and images.max() < 1 and images.grad_fn is None
+    assert images.min() > 0 and images.max() < 1 and images.grad_fn is None
 
 
-def test_what_saves_calls_is_what_its_name_says():
+def test_methods_that_save_evaluations_differ_in_that_option_only():
     shared, interval = (study.stage_config(one, SETTINGS, steps=6, batch=2).guidance for one in study.SAVINGS)
     plain = study.stage_config(method("vsd 7.5"), SETTINGS, steps=6, batch=2).guidance
     assert shared.score.share_pass and shared.interval is None and not plain.score.share_pass
@@ -119,15 +121,15 @@ def test_what_saves_calls_is_what_its_name_says():
 def test_a_row_compares_with_the_truth():
     g = torch.Generator().manual_seed(1)
     truth = {"a red mug": torch.rand(8, 3, 8, 8, generator=g), "a blue cube": torch.rand(8, 3, 8, 8, generator=g)}
-    judge = lambda images: images.flatten(1)[:, :16]  # noqa: E731
+    features = lambda images: images.flatten(1)[:, :16]  # noqa: E731
     agreement = lambda images, text: {"family_agreement": 1.0, "colour_agreement": 0.5 if "red" in text else 1.0}  # noqa: E731
-    same = study.row("truth", truth, truth, 32.0, judge, agreement)
+    same = study.row("truth", truth, truth, 32.0, features, agreement)
     assert (
         same.images == 16 and same.saturation == 1 and same.diversity == 1 and same.seconds == 2 and same.colour == 0.75
     )
     assert same.frechet is None and same.alignment is None
     grey = {text: images[:4].mean(1, keepdim=True).expand(-1, 3, -1, -1) * 0.1 for text, images in truth.items()}
-    worse = study.row("grey", grey, truth, 1.0, judge, agreement)
+    worse = study.row("grey", grey, truth, 1.0, features, agreement)
     assert worse.kid > same.kid + 0.01 and worse.saturation < 0.01 and worse.diversity < 0.2
 
 
@@ -135,18 +137,19 @@ def test_table_and_figure():
     from flows.benchmarks.study import figure, table
 
     row = study.Row("vsd 7.5", 4, 0.0123, None, 0.3, 1.0, 1.0, 0.9, 0.8, 12.0)
-    assert table([row]).splitlines()[2] == "| vsd 7.5 | 4 | 0.0123 |  | 0.3 | 1 | 1 | 0.9 | 0.8 | 12 |"
-    pictures = {name: {"a red mug": torch.rand(6, 3, 64, 64)} for name in ("truth", "vsd 7.5")}
-    sheet = figure(pictures, ["a red mug"])
+    cells = [cell.strip() for cell in table([row]).splitlines()[2].split("|")[1:-1]]
+    assert cells == ["vsd 7.5", "4", "0.0123", "", "0.3", "1", "1", "0.9", "0.8", "12"]
+    images = {name: {"a red mug": torch.rand(6, 3, 64, 64)} for name in ("truth", "vsd 7.5")}
+    sheet = figure(images, ["a red mug"])
     assert sheet.shape == (3, 22 + 128, 150 + 4 * 64)
-    assert (sheet[:, 22:86, 150:214] - pictures["truth"]["a red mug"][0]).abs().max() < 0.01
+    assert (sheet[:, 22:86, 150:214] - images["truth"]["a red mug"][0]).abs().max() < 0.01
 
 
 def test_mistakes_are_named(clone):
-    for arguments, told in (
-        (["--prompt", "a red zebra"], "no truth"),
+    for arguments, message in (
+        (["--prompt", "a red zebra"], "no true renders"),
         (["--method", "magic"], "no method"),
         (["--particles", "1"], "diversity"),
     ):
         done = clone.prolific("study", "--quick", *arguments)
-        assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr, done.stderr
+        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr

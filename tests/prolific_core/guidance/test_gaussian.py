@@ -15,7 +15,7 @@ from torch import nn
 from prolific_core import cameras
 from prolific_core.config import GuidanceConfig, ScoreConfig, TimeConfig
 from prolific_core.guidance import sds, vsd
-from prolific_core.prior.latent_diffusion import NoiseSchedule
+from prolific_core.prior.noise_schedule import NoiseSchedule
 from prolific_core.seeding import generator
 
 MEAN = torch.tensor([0.7, -0.4])

@@ -180,12 +180,12 @@ def test_time_schedules():
     def upper(anneal, *progress, **values):
         return [timesteps.upper_bound(TimeConfig(anneal=anneal, **values), p) for p in progress]
 
-    assert upper("step", 0, 0.19, 0.2, 1, at=0.2, final=0.5) == [0.98, 0.98, 0.5, 0.5]
+    assert upper("step", 0, 0.19, 0.2, 1, switch_at=0.2, final=0.5) == [0.98, 0.98, 0.5, 0.5]
     assert upper("none", 0, 0.5, 1) == [0.98] * 3
     assert upper("sqrt", 0, 0.25, 1, final=0.3) == pytest.approx([0.98, 0.64, 0.3])
     assert upper("linear", 0, 0.25, 1, final=0.3) == pytest.approx([0.98, 0.81, 0.3])
     assert upper("cosine", 0, 1 / 3, 0.5, 1, final=0.3) == pytest.approx([0.98, 0.81, 0.64, 0.3])
-    t = timesteps.sample_times(10_000, TimeConfig(anneal="step", at=0.2, final=0.5), 0.5, 1000, generator(0, "t"))
+    t = timesteps.sample_times(10_000, TimeConfig(anneal="step", switch_at=0.2, final=0.5), 0.5, 1000, generator(0, "t"))
     assert t.min() >= 20 and t.max() < 500 and abs(t.float().mean() - 260) < 5
 
 

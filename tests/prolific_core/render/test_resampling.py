@@ -133,9 +133,7 @@ def test_64_and_32_samples_are_closer_to_a_fine_march_than_96():
 def test_a_render_in_patches_equals_a_render_at_once():
     def gradient(patch):
         made = field(samples_per_ray=64, importance_samples=32)
-        image = made.render(
-            *rays(), generator=torch.Generator().manual_seed(2), training=True, background="white", patch=patch
-        )
+        image = made.render_rays(*rays(), generator=torch.Generator().manual_seed(2), background="white", patch=patch)
         (image.rgb * torch.linspace(0, 1, image.rgb.numel()).view_as(image.rgb)).sum().backward()
         return image.rgb.detach(), next(made.encoding.parameters()).grad
 

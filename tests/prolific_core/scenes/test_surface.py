@@ -1,4 +1,4 @@
-"""Marching tetrahedra, the surface scene and its losses against shapes that are known."""
+"""Marching tetrahedra, the surface scene and its losses are compared with known shapes."""
 
 import math
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from prolific_core.cameras import orbit
+from prolific_core.config import GeometryConfig
 from prolific_core.mesh.extract import EmptyMesh, marching_tetrahedra
 from prolific_core.mesh.losses import (
     face_pairs,
@@ -30,8 +31,8 @@ def ring(points, large=0.35, small=0.12):
     return small - ((points[:, :2].norm(dim=-1) - large) ** 2 + points[:, 2] ** 2).sqrt()
 
 
-def measures(vertices, faces):
-    """Volume, area, Euler characteristic; checks that each edge has two faces, in opposite directions."""
+def measure(vertices, faces):
+    """Return volume, area and Euler characteristic; check that each edge has two faces, in opposite directions."""
     a, b, c = vertices[faces].unbind(1)
     volume = (a * torch.linalg.cross(b, c)).sum() / 6
     area = face_normals(vertices, faces).norm(dim=-1).sum() / 2
@@ -47,7 +48,7 @@ def measures(vertices, faces):
 def test_sphere():
     points = grid_points(32, 0.6)
     vertices, faces = marching_tetrahedra(points, ball(points), 32)
-    volume, area, euler = measures(vertices, faces)
+    volume, area, euler = measure(vertices, faces)
     assert volume == pytest.approx(4 / 3 * math.pi * 0.4**3, rel=0.01)  # positive: outward
     assert area == pytest.approx(4 * math.pi * 0.4**2, rel=0.01)
     assert euler == 2
@@ -55,23 +56,23 @@ def test_sphere():
 
 def test_torus_and_two_pieces():
     points = grid_points(32, 0.6)
-    volume, area, euler = measures(*marching_tetrahedra(points, ring(points), 32))
+    volume, area, euler = measure(*marching_tetrahedra(points, ring(points), 32))
     assert volume == pytest.approx(2 * math.pi**2 * 0.35 * 0.12**2, rel=0.02)
     assert area == pytest.approx(4 * math.pi**2 * 0.35 * 0.12, rel=0.02)
     assert euler == 0
     two = torch.maximum(ball(points, 0.15, (0.3, 0, 0)), ball(points, 0.15, (-0.3, 0, 0)))
-    assert measures(*marching_tetrahedra(points, two, 32))[2] == 4
+    assert measure(*marching_tetrahedra(points, two, 32))[2] == 4
 
 
 def test_every_way_of_cutting_is_closed_and_faces_outward():
-    """Random signs pass through every case of the table."""
+    """Random signs cover every case of the table."""
     generator = torch.Generator().manual_seed(3)
     points = grid_points(6, 1.0)
     for _ in range(5):
         sdf = torch.randn(len(points), generator=generator)
         sdf = torch.where(boundary_mask(6), -sdf.abs(), sdf)
         vertices, faces = marching_tetrahedra(points, sdf, 6)
-        volume, _, _ = measures(vertices, faces)
+        volume, _, _ = measure(vertices, faces)
         assert volume > 0
         # The volume of the parts is bounded by that of the inner points' cells.
         assert volume < (sdf > 0).sum() * (2 / 6) ** 3 * 2
@@ -82,13 +83,13 @@ def test_values_of_zero_stay_finite_and_closed():
     sdf = ball(points, 0.5).mul(8).round() / 8  # many exact zeros
     vertices, faces = marching_tetrahedra(points, sdf.requires_grad_(), 8)
     assert torch.isfinite(vertices).all()
-    assert measures(vertices.detach(), faces)[0] > 0
+    assert measure(vertices.detach(), faces)[0] > 0
     vertices.sum().backward()
     assert torch.isfinite(sdf.grad).all()
 
 
 def test_positions_are_differentiable():
-    """Raising the distance of a plane by d moves it by d."""
+    """Adding d to the signed distance of a plane moves it by d."""
     points = grid_points(8, 1.0)
     height = torch.tensor(0.07, requires_grad=True)
     vertices, _ = marching_tetrahedra(points, height - points[:, 2], 8)
@@ -106,7 +107,7 @@ def test_resolution_128():
 
 
 def plane(n=5):
-    """A regular triangulated n x n grid in z = 0, its diagonals all the same way."""
+    """Return a triangulated n x n grid in z = 0 with parallel diagonals."""
     x, y = torch.meshgrid(torch.arange(n), torch.arange(n), indexing="ij")
     vertices = torch.stack([x, y, torch.zeros(n, n)], -1).view(-1, 3).float()
     corner = (x * n + y)[:-1, :-1].reshape(-1)
@@ -154,16 +155,16 @@ def test_from_density_finds_the_level():
     surface = TetrahedralSurface.from_density(density, 20.0, 32, 0.6)
     assert surface.threshold == 20.0
     assert surface.sdf.abs().max() <= 1
-    volume, _, euler = measures(*(x.detach() for x in surface.extract()))
+    volume, _, euler = measure(*(x.detach() for x in surface.extract()))
     assert volume == pytest.approx(4 / 3 * math.pi * 0.35**3, rel=0.05)
     assert euler == 2
 
 
 @pytest.mark.parametrize("threshold", [1e4, 1e-30])
-def test_a_useless_threshold_is_replaced(threshold):
+def test_an_unusable_threshold_is_replaced(threshold):
     surface = TetrahedralSurface.from_density(density, threshold, 16, 0.6)
     assert 10 < surface.threshold < 30
-    assert measures(*(x.detach() for x in surface.extract()))[2] == 2
+    assert measure(*(x.detach() for x in surface.extract()))[2] == 2
 
 
 @pytest.mark.parametrize(
@@ -188,47 +189,51 @@ def test_floaters_go_and_the_border_is_closed():
 
     kept = TetrahedralSurface.from_density(two, 20.0, 24, 0.6, component_fraction=0)
     dropped = TetrahedralSurface.from_density(two, 20.0, 24, 0.6, component_fraction=0.05)
-    assert measures(*(x.detach() for x in kept.extract()))[2] == 4
-    assert measures(*(x.detach() for x in dropped.extract()))[2] == 2
+    assert measure(*(x.detach() for x in kept.extract()))[2] == 4
+    assert measure(*(x.detach() for x in dropped.extract()))[2] == 2
     # A ball larger than the grid is cut off by its walls.
     cut = TetrahedralSurface.from_density(lambda p: 40 * torch.sigmoid(60 * ball(p, 0.7)), 20.0, 16, 0.6)
     vertices, faces = (x.detach() for x in cut.extract())
-    measures(vertices, faces)
+    measure(vertices, faces)
     assert vertices.abs().max() <= 0.6
     with torch.no_grad():
         cut.sdf.fill_(1.0)
-    measures(*(x.detach() for x in cut.extract()))
+    measure(*(x.detach() for x in cut.extract()))
 
 
 def test_render_of_a_sphere():
     surface = TetrahedralSurface(24, 0.6)  # starts as a sphere of radius 0.3
-    picture = surface.render(orbit(2, elevation=0.0, distance=1.5, fov=45.0), 33)
-    assert picture.rgb.shape == (2, 3, 33, 33) and picture.opacity.shape == (2, 1, 33, 33)
+    image = surface.render(orbit(2, elevation=0.0, distance=1.5, fov=45.0), 33)
+    assert image.rgb.shape == (2, 3, 33, 33) and image.opacity.shape == (2, 1, 33, 33)
     # The middle of the front view faces +x, of the back view -x.
-    assert torch.allclose(picture.rgb[0, :, 16, 16], torch.tensor([1.0, 0.5, 0.5]), atol=0.05)
-    assert torch.allclose(picture.rgb[1, :, 16, 16], torch.tensor([0.0, 0.5, 0.5]), atol=0.05)
-    assert torch.allclose(picture.rgb[0, :, 0, 0], torch.tensor([0.5, 0.5, 0.5]))
-    assert picture.depth[0, 0, 16, 16].item() == pytest.approx(1.2, abs=0.01)
+    assert torch.allclose(image.rgb[0, :, 16, 16], torch.tensor([1.0, 0.5, 0.5]), atol=0.05)
+    assert torch.allclose(image.rgb[1, :, 16, 16], torch.tensor([0.0, 0.5, 0.5]), atol=0.05)
+    assert torch.allclose(image.rgb[0, :, 0, 0], torch.tensor([0.5, 0.5, 0.5]))
+    assert image.depth[0, 0, 16, 16].item() == pytest.approx(1.2, abs=0.01)
     radius = 0.3 / math.sqrt(1.5**2 - 0.3**2) / math.tan(math.radians(22.5)) * 16.5
-    assert picture.opacity[0].sum().item() == pytest.approx(math.pi * radius**2, rel=0.02)
+    assert image.opacity[0].sum().item() == pytest.approx(math.pi * radius**2, rel=0.02)
 
 
 def test_optimising_the_opacity_grows_the_sphere():
-    """Gradients reach both parameters and go the right way, with every loss in play."""
-    surface = TetrahedralSurface(16, 0.6)
-    optimizer = torch.optim.Adam(surface.parameter_groups(8e-3))
+    """Gradients reach both parameters and point the right way, with every regulariser."""
+    names = ("normal_consistency", "laplacian", "sdf_regularisation")
+    config = GeometryConfig(learning_rate=8e-3, opacity=2.0, **dict.fromkeys(names, 1e-3))
+    surface = TetrahedralSurface(16, 0.6, train_config=config)
+    optimizer = torch.optim.Adam(surface.parameter_groups())
     cameras = orbit(2, elevation=20.0, distance=1.6, fov=45.0)
     target = surface.render(cameras, 32).opacity.mean().item() * 1.3
-    names = ("normal_consistency", "laplacian", "sdf_regularisation")
     for _ in range(16):
-        picture = surface.render(cameras, 32, losses=names)
-        loss = (picture.opacity.mean() - target).square() * 100 + 1e-3 * sum(picture.losses.values())
+        image = surface.render(cameras, 32, torch.Generator())
+        losses = surface.losses(image, 0.5)
+        assert losses.pop("opacity").item() == pytest.approx(2 * image.opacity.mean().item())
+        loss = (image.opacity.mean() - target).square() * 100 + sum(losses.values())
         optimizer.zero_grad()
         loss.backward()
         assert all(torch.isfinite(p.grad).all() and p.grad.abs().max() > 0 for p in surface.parameters())
         optimizer.step()
-    assert set(picture.losses) == set(names)
-    assert picture.opacity.mean().item() == pytest.approx(target, rel=0.05)
+    assert set(losses) == set(image.losses) == set(names)
+    assert not surface.render(cameras, 32).losses
+    assert image.opacity.mean().item() == pytest.approx(target, rel=0.05)
 
 
 def test_a_vanished_surface_is_a_clear_error():
@@ -239,8 +244,8 @@ def test_a_vanished_surface_is_a_clear_error():
         surface.render(orbit(1, elevation=0.0, distance=1.5, fov=45.0), 16)
 
 
-def test_the_threshold_that_matches_the_pictures_is_found():
-    """A soft ball whose pictures show radius 0.4 is meshed at radius 0.4, whatever density that is."""
+def test_the_threshold_that_matches_the_images_is_found():
+    """A soft ball that has radius 0.4 in its images is meshed at radius 0.4, at whichever density that is."""
     radius, sharpness, peak = 0.4, 20.0, 60.0
     views = orbit(4, elevation=20, distance=1.6, fov=45)
 

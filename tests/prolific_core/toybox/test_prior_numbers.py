@@ -8,7 +8,7 @@ from tests.conftest import copy_project
 
 
 def prior(root, numbers: dict):
-    from tasks.prior_training.stages import PriorRuns
+    from tasks.prior_training.runs import PriorRuns
     from tasks.runtime.project import Project
 
     folder = root / "priors" / "mine"
@@ -47,22 +47,23 @@ def test_a_published_model_is_found_from_the_project_wherever_one_is(tmp_path, m
 
 def test_renders_outlive_a_failure_after_the_last_of_them(tmp_path, monkeypatch):
     """Putting gigabytes in place takes a while, too: what ends it then must not cost the renders."""
-    from tasks.prior_training import stages as training
+    from tasks.prior_training import stages
+    from tasks.prior_training.job import PriorStage
     from tasks.runtime.project import Project
 
     root = copy_project(tmp_path / "clone")
     prior(root, {"render": {"images": 4, "heldout": 2, "shard": 4}})
-    job = training.PriorStage(Project(root), "render", "mine")
+    job = PriorStage(Project(root), "render", "mine")
 
     def killed():
         raise KeyboardInterrupt
 
     monkeypatch.setattr(job, "_finish", killed)
     with pytest.raises(KeyboardInterrupt):
-        job.run(training.render)
+        job.run(stages.render)
     written = {path.name: path.stat().st_mtime_ns for path in (job.checkpoint / "shards").iterdir()}
     assert set(written) == {f"{split}-0000.{kind}" for split in ("train", "heldout") for kind in ("npy", "json")}
-    again = training.PriorStage(Project(root), "render", "mine")
-    again.run(training.render)
+    again = PriorStage(Project(root), "render", "mine")
+    again.run(stages.render)
     assert {name: (again.final / name).stat().st_mtime_ns for name in written} == written
     assert not again.checkpoint.joinpath("shards").exists(), "the renders would be kept twice"

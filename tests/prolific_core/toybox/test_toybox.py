@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from prolific_core.toybox.evaluation.classifier import places
-from prolific_core.toybox.params import Data
+from prolific_core.toybox.params import RenderConfig
 from prolific_core.toybox.world import draw as world
 from prolific_core.toybox.world import scene, shapes
 from prolific_core.toybox.world.captions import KEEP, view_of
-from prolific_core.toybox.world.renderer import Look, Tracer, orbit
+from prolific_core.toybox.world.renderer import Tracer, orbit
+from prolific_core.toybox.world.scene import Look, relative_place
 
 
 def volume(s):
@@ -20,7 +20,7 @@ def volume(s):
 @pytest.mark.parametrize("family", world.FAMILIES)
 def test_family_fits_and_faces_outwards(family):
     for seed in range(4):
-        s = scene.thing(family, "red", np.random.default_rng(seed))
+        s = scene.single_object(family, "red", np.random.default_rng(seed))
         radius = np.linalg.norm(s.vertices, axis=1).max()
         assert 0.42 - 1e-5 <= radius <= 0.5 + 1e-5
         assert np.abs(s.vertices.max(0) + s.vertices.min(0)).max() < 1e-5
@@ -33,7 +33,7 @@ def test_family_fits_and_faces_outwards(family):
 def test_shapes_are_closed():
     """Every edge of a merged family mesh is shared in opposite directions."""
     for family in ("ball", "ring", "mug", "chair", "house", "teapot"):
-        mesh = scene.thing(family, "blue", np.random.default_rng(0)).trimesh()
+        mesh = scene.single_object(family, "blue", np.random.default_rng(0)).trimesh()
         assert mesh.is_winding_consistent, family
         assert mesh.is_watertight, family
 
@@ -41,7 +41,7 @@ def test_shapes_are_closed():
 def test_proportions_vary():
     for family in world.FAMILIES:
         sizes = np.stack(
-            [np.ptp(scene.thing(family, "red", np.random.default_rng(k)).vertices, axis=0) for k in range(6)]
+            [np.ptp(scene.single_object(family, "red", np.random.default_rng(k)).vertices, axis=0) for k in range(6)]
         )
         assert sizes.std(0).max() > 0.005, family
 
@@ -61,9 +61,9 @@ def test_fronts_face_x():
         assert centre("house", "door", seed)[0] > 0.3
         assert centre("car", "light", seed)[0] > 0.5
         assert centre("plane", "dark", seed)[0] > 0.5
-        chair = scene.thing("chair", "red", np.random.default_rng(seed)).vertices
+        chair = scene.single_object("chair", "red", np.random.default_rng(seed)).vertices
         assert chair[chair[:, 2] > 0.3][:, 0].mean() < -0.05
-        mug = scene.thing("mug", "red", np.random.default_rng(seed)).vertices
+        mug = scene.single_object("mug", "red", np.random.default_rng(seed)).vertices
         assert mug[:, 1].max() > 1.2 * mug[:, 0].max()  # the handle is at +y: right, seen from the front
 
 
@@ -103,7 +103,7 @@ def test_captions_tell_the_truth():
 
 def test_the_mix_is_what_the_parameters_say():
     examples = [world.draw(6, k, size=4, samples=1) for k in range(600)]
-    for kind, share in Data().mix:
+    for kind, share in RenderConfig().mix:
         assert abs(np.mean([e.kind == kind for e in examples]) - share) < 0.06, kind
     single = [e for e in examples if e.kind == "colour"]
     assert 0.02 < np.mean([e.stripes is not None for e in single]) < 0.14
@@ -111,8 +111,8 @@ def test_the_mix_is_what_the_parameters_say():
 
 
 def test_stripes_are_cut_into_the_mesh():
-    plain = scene.thing("cube", "red", np.random.default_rng(0)).trimesh()
-    striped = scene.thing("cube", "red", np.random.default_rng(0), stripes="blue")
+    plain = scene.single_object("cube", "red", np.random.default_rng(0)).trimesh()
+    striped = scene.single_object("cube", "red", np.random.default_rng(0), stripes="blue")
     mesh = striped.trimesh()
     assert np.isclose(mesh.area, plain.area, rtol=0.2) and np.isclose(
         mesh.volume / mesh.bounding_box.volume, 1, atol=1e-5
@@ -142,18 +142,18 @@ def test_a_cut_keeps_the_surface():
 def test_places_are_as_the_picture_shows():
     """The judge's answer to two things follows from the caption and the camera, whichever is named first."""
     front = {"family": "ball", "colour": "red", "second": ("cube", "blue"), "azimuth": 0.0}
-    assert places(front | {"relation": "on"})[2] == "above"
-    assert places(front | {"relation": "left of"})[2] == "left"
-    assert places(front | {"relation": "left of", "azimuth": np.pi})[2] == "right"
-    assert places(front | {"relation": "in front of"})[2] == "nearer"
-    assert places(front | {"relation": "in front of", "azimuth": np.pi / 2})[2] == "left"
-    assert places(front | {"relation": "next to"})[2] is None
+    assert relative_place(front | {"relation": "on"})[2] == "above"
+    assert relative_place(front | {"relation": "left of"})[2] == "left"
+    assert relative_place(front | {"relation": "left of", "azimuth": np.pi})[2] == "right"
+    assert relative_place(front | {"relation": "in front of"})[2] == "nearer"
+    assert relative_place(front | {"relation": "in front of", "azimuth": np.pi / 2})[2] == "left"
+    assert relative_place(front | {"relation": "next to"})[2] is None
     swapped = {"family": "cube", "colour": "blue", "second": ("ball", "red"), "azimuth": 0.3, "relation": "under"}
-    assert places(swapped) == (("ball", "red"), ("cube", "blue"), "above")
+    assert relative_place(swapped) == (("ball", "red"), ("cube", "blue"), "above")
     seen = 0
     for k in range(500):  # and the renders agree: the red thing's pixels lie where the place says
         e = world.draw(8, k, kind="pair", view="front", size=32, samples=1)
-        first, second, place = places(e.label())
+        first, second, place = relative_place(e.label())
         if place in ("left", "right", "above", "below") and {first[1], second[1]} == {"red", "blue"}:
             image = e.image.astype(int)
             where = {
@@ -239,7 +239,7 @@ def test_normal_map_of_a_sphere_is_analytic():
 
 
 def test_colour_and_background():
-    s = scene.thing("ball", "blue", np.random.default_rng(0))
+    s = scene.single_object("ball", "blue", np.random.default_rng(0))
     image = Tracer(s).render(orbit(0, 0.3, 1.6), np.radians(45), Look(background=(0.2, 0.9, 0.4)))
     assert np.allclose(image[0, 0], (0.2, 0.9, 0.4), atol=1e-6)
     assert image[32, 32].argmax() == 2

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from prolific_core.toybox.files import save_array, write_json
-from prolific_core.toybox.params import Diffusion
+from prolific_core.toybox.params import DiffusionConfig
 from prolific_core.toybox.training import text
 from prolific_core.toybox.training.diffusion import Latents, towards_noise
 from prolific_core.toybox.world import captions
@@ -41,7 +41,7 @@ def draw(shards, batches=200, **config):
     """(rows, whether the caption names the view) of many batches of ten."""
     folder, labels = shards
     tok = text.tokenizer()
-    data = Latents(folder, folder / "latents", tok, Diffusion(**config))
+    data = Latents(folder, folder / "latents", tok, DiffusionConfig(**config))
     rows, named = [], []
     for k in range(batches):
         z, ids = data.batch(np.random.default_rng(k), 10)

@@ -48,7 +48,7 @@ def judged(pipeline, prompt: str):
         generator=torch.Generator().manual_seed(0),
     ).images
     assert images.shape == (8, 3, 64, 64)
-    seen = load_classifier().judge(images.float())
+    seen = load_classifier().classify(images.float())
     return [seen.names["family"][i] for i in seen.family], [seen.names["colour"][i] for i in seen.colour]
 
 

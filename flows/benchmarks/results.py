@@ -1,0 +1,50 @@
+"""Tables, goals and JSON output of the benchmarks."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tabulate import tabulate
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Bound that a metric should reach."""
+
+    value: float
+    at_least: bool
+    description: str = ""
+
+    def __str__(self) -> str:
+        return f"{'>=' if self.at_least else '<='} {self.value:g}"
+
+    def reached(self, value: float) -> bool:
+        return value >= self.value if self.at_least else value <= self.value
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], float_format: str = ".3g") -> str:
+    """Return a Markdown table, in which None is an empty cell."""
+    cells = [
+        ["" if cell is None else format(cell, float_format) if isinstance(cell, float) else cell for cell in row]
+        for row in rows
+    ]
+    return tabulate(cells, header, tablefmt="github", disable_numparse=True)
+
+
+def goal_table(values: Mapping[str, float | None], goals: Mapping[str, Goal]) -> str:
+    """Return a Markdown table of the values that have a goal, which marks the goals that are not reached."""
+    rows = []
+    for name, goal in goals.items():
+        if name in values:
+            value = values[name]
+            shown = "not measured" if value is None else f"{value:.4g}"
+            missed = value is not None and not goal.reached(value)
+            rows.append((goal.description or name, shown, goal, "not reached" if missed else ""))
+    return table(("metric", "value", "goal", ""), rows)
+
+
+def as_json(found: Any, **summary: float) -> str:
+    """Return a benchmark's result as a JSON object: `summary`, then the keys of `found` or, for a list, its rows."""
+    values = {"rows": found} if isinstance(found, list) else found if isinstance(found, dict) else asdict(found)
+    return json.dumps(summary | values, default=asdict)

@@ -1,0 +1,77 @@
+"""The interface of everything that `optimise` can train."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from prolific_core.cameras import Cameras
+from prolific_core.render.result import Render
+
+
+@runtime_checkable
+class Scene(Protocol):
+    """Parameters that can be rendered, and what training them needs.
+
+    One scene is one particle of variational score distillation. A new kind of scene is a class that inherits
+    from `torch.nn.Module` and from this protocol, and that defines `parameter_groups` and `render`:
+
+        class Constant(nn.Module, Scene):
+            def __init__(self):
+                super().__init__()
+                self.colour = nn.Parameter(torch.zeros(3))
+
+            def parameter_groups(self):
+                return [{"params": [self.colour], "lr": 0.01}]
+
+            def render(self, cameras, resolution, generator=None):
+                rgb = self.colour.sigmoid().view(1, 3, 1, 1).expand(len(cameras), 3, resolution, resolution)
+                return Render(rgb=rgb, opacity=torch.ones_like(rgb[:, :1]))
+
+    Attributes:
+        renders_latents: Whether `Render.rgb` holds latents of the prior, which are not encoded again.
+    """
+
+    renders_latents: bool = False
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the parameters with their learning rates, as `torch.optim` takes them."""
+        ...
+
+    def render(self, cameras: Cameras, resolution: int, generator: torch.Generator | None = None) -> Render:
+        """Render one image of `resolution` x `resolution` pixels for each camera.
+
+        Args:
+            cameras: Cameras on the scene's device.
+            resolution: Height and width of the images in pixels.
+            generator: Source of the random numbers of a training render (jitter, noise, backgrounds). Without
+                one, the render is deterministic.
+        """
+        ...
+
+    def before_step(self, step: int, generator: torch.Generator) -> None:
+        """Prepare for a training step, for example by updating an occupancy grid."""
+
+    def losses(self, render: Render, progress: float) -> dict[str, Tensor]:
+        """Return the weighted regularisers of a training render, as scalars by name.
+
+        Args:
+            render: What `render` has returned in this step.
+            progress: Fraction of the run that is done, in [0, 1].
+        """
+        return {}
+
+    # `torch.nn.Module` provides the methods below.
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Iterate over all parameters."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that changes during training, for checkpoints."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Restore what `state_dict` has returned."""
+        ...

@@ -1,0 +1,81 @@
+"""One prior's folders and parameters, and the description of its training that MLflow receives."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from prolific_core import config, prompts
+from prolific_core.errors import InputError
+from tasks.prior_training.specs import STAGES
+from tasks.runtime.project import Project
+from tasks.tracking.prompt_runs import flatten
+
+if TYPE_CHECKING:
+    from prolific_core.toybox.params import TrainingConfig
+
+
+class PriorRuns:
+    """One prior, with the interface that `tasks.tracking.prompt_runs.PromptRuns` has for a prompt."""
+
+    experiment = "priors"
+
+    def __init__(self, project: Project, name: str):
+        prompts.check_id(name)
+        self.project, self.name = project, name
+        self.folder = project.root / "priors" / name
+        self.tags = {"prior": name}
+        self.pipeline = f"priors/{name}/dvc.yaml"
+
+    @property
+    def identity(self) -> list:
+        """Values that identify this training among the runs of MLflow."""
+        return ["prior", self.name, self.config.model_dump(mode="json")]
+
+    @property
+    def parameters(self) -> dict:
+        """All parameters, with dotted names."""
+        return flatten(self.config.model_dump(mode="json"))
+
+    @cached_property
+    def config(self) -> "TrainingConfig":
+        """Parameters from priors/<name>/params.yaml, checked."""
+        from prolific_core.toybox.params import TrainingConfig
+
+        shown = f"priors/{self.name}/params.yaml"
+        if not (self.folder / "params.yaml").is_file():
+            known = ", ".join(sorted(path.parent.name for path in self.project.root.glob("priors/*/params.yaml")))
+            raise InputError(f"no prior '{self.name}' ({shown} is missing); known: {known or 'none'}")
+        checked = cast("TrainingConfig", config.check(shown, self._read(), TrainingConfig))
+        for section in ("autoencoder", "diffusion", "scorer"):  # Before the hours that earlier stages take.
+            initial = getattr(checked, section).initial
+            if initial and not (self.project.root / initial / "model_index.json").is_file():
+                raise InputError(
+                    f"{shown}: {section}.initial = '{initial}': no published model there (model_index.json is missing)"
+                )
+        return checked
+
+    def missing_sections(self) -> list[str]:
+        """Return the sections that params.yaml leaves out, whose defaults hold."""
+        given = self._read()
+        return [section for section in type(self.config).model_fields if section not in given]
+
+    def stage_tags(self, stage: str) -> dict:
+        """Return the tags of one stage's run."""
+        return {"prior": self.name}
+
+    def stage_parameters(self, stage: str) -> dict:
+        """Return the parameters of one stage, with dotted names."""
+        section = STAGES[stage].section
+        return flatten(getattr(self.config, section).model_dump(mode="json")) if section else {}
+
+    def state(self, stage: str) -> Path:
+        """Return the folder of a stage's records, previews and checkpoints."""
+        return self.project.state / "priors" / self.name / stage
+
+    def output(self, stage: str) -> Path:
+        """Return the folder of a stage's result."""
+        return self.folder / stage
+
+    def _read(self) -> dict:
+        shown = f"priors/{self.name}/params.yaml"
+        return cast(dict, prompts.read_yaml(self.folder / "params.yaml", shown) or {})

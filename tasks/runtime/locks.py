@@ -1,0 +1,38 @@
+"""File locks that the operating system releases when their process ends, in whatever way.
+
+Lock files are never deleted: a process that waits for one would then hold a file that others no longer see.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from prolific_core.errors import ProlificError
+from tasks.runtime.project import Project
+
+
+def hold(path: Path, busy: str) -> AbstractContextManager:
+    """Acquire a lock file, or raise a ProlificError with the message `busy` where something else holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return FileLock(path).acquire(blocking=False)
+    except Timeout:
+        raise ProlificError(busy) from None
+
+
+def prompt_lock(project: Project, id: str, waiting: Callable[[str], None] | None = None) -> AbstractContextManager:
+    """Acquire a prompt, so that two runs never write the same output.
+
+    Where another run holds it, wait for that run after a call of `waiting` with a message; without `waiting`, raise a
+    ProlificError.
+    """
+    path = project.state / id / "lock"
+    try:
+        return hold(path, f"a run of prompt '{id}' is in progress; wait for it, or stop it first")
+    except ProlificError:
+        if waiting is None:
+            raise
+    waiting(f"another run of '{id}' is in progress; waiting for it")
+    return FileLock(path).acquire(poll_interval=0.2)
