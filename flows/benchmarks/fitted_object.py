@@ -63,7 +63,7 @@ class Truth:
         return (self.corners[face] * weights[..., None]).sum(1), self.colours[face]
 
     def sample(self, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw positions (N, 3), half of them near the surface; return whether each is inside (N,), and colours (N, 3)."""
+        """Draw positions (N, 3), half of them near the surface, with occupancy (N,) and colours (N, 3)."""
         near, _ = self.surface(count // 2, draw)
         near = near + 0.03 * torch.randn(near.shape, generator=draw)
         anywhere = torch.rand(count - len(near), 3, generator=draw) * 2 - 1
