@@ -76,9 +76,9 @@ def test_values_and_gradients_equal_the_reference(backend, kind, interpolation):
 @pytest.mark.parametrize("features", [1, 4])
 def test_other_row_widths(features):
     made, x = encoding(features=features, levels=2), points("random")
-    native = made(x)
-    assert native.shape == (500, 2 * features)
-    assert torch.allclose(native, encode_reference(x, made.table, made.levels, True), atol=1e-5)
+    features_by_warp = made(x)
+    assert features_by_warp.shape == (500, 2 * features)
+    assert torch.allclose(features_by_warp, encode_reference(x, made.table, made.levels, True), atol=1e-5)
 
 
 def test_a_linear_dense_level_reproduces_a_linear_function():

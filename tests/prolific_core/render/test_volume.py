@@ -89,21 +89,21 @@ def test_a_full_grid_is_covered_exactly(backend):
 @pytest.mark.parametrize("jitter", [False, True])
 def test_samples_equal_the_references(fraction, jitter):
     rays, grid = random_rays(300), random_grid(fraction)
-    native, reference = (
+    found, reference = (
         march(*rays, grid, bound=1.0, step=0.07, generator=generator(5) if jitter else None, backend=name)
         for name in ("warp", "torch")
     )
     if fraction == 0:
-        assert len(native) == len(reference) == 0 and native.offsets.tolist() == [0] * 301
+        assert len(found) == len(reference) == 0 and found.offsets.tolist() == [0] * 301
         return
     # A midpoint within rounding error of a cell border may be on either side: at most one in a thousand.
-    common = set(zip(native.ray_index.tolist(), (native.start / 1e-4).round().tolist()))
+    common = set(zip(found.ray_index.tolist(), (found.start / 1e-4).round().tolist()))
     other = set(zip(reference.ray_index.tolist(), (reference.start / 1e-4).round().tolist()))
     assert len(common ^ other) <= len(reference) / 1000
-    if len(native) == len(reference):
-        assert torch.allclose(native.start, reference.start, atol=1e-5)
-        assert torch.allclose(native.end, reference.end, atol=1e-5)
-        assert torch.equal(native.offsets, reference.offsets)
+    if len(found) == len(reference):
+        assert torch.allclose(found.start, reference.start, atol=1e-5)
+        assert torch.allclose(found.end, reference.end, atol=1e-5)
+        assert torch.equal(found.offsets, reference.offsets)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -166,8 +166,8 @@ def test_compositing_equals_the_reference_in_values_and_gradients(counts):
         out = composite(*inputs, samples, backend=name)
         torch.autograd.backward(list(out), out_gradients)
         results.append([*out, *(i.grad for i in inputs)])
-    for native, reference in zip(*results):
-        assert torch.allclose(native, reference, rtol=1e-4, atol=2e-6)
+    for found, reference in zip(*results):
+        assert torch.allclose(found, reference, rtol=1e-4, atol=2e-6)
     if total:
         assert results[1][4].abs().max() > 0.01
 
