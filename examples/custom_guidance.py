@@ -4,7 +4,7 @@ import argparse
 
 import torch
 
-from prolific_core import Guidance, ImageScene, LatentDiffusion, config, distil, save_image
+from prolific_core import Guidance, LatentDiffusion, LatentScene, config, distil, save_image
 
 
 class NFSD(Guidance):
@@ -28,8 +28,8 @@ arguments = parser.parse_args()
 
 random = torch.Generator().manual_seed(0)
 prior = LatentDiffusion.load("toybox")
-images = ImageScene(prior.resolution, count=4, generator=random)
+images = LatentScene(prior.latent_shape, count=4, generator=random)
 method = config.GuidanceConfig(scale=7.5, view_prompts=False, negative_prompt="two objects, blurry")
 guidance = NFSD(prior, method, arguments.prompt, generator=random)
 distil([images], guidance, config.StageConfig(steps=arguments.steps, views=4, learning_rate_final=0.05))
-save_image(arguments.out, images.image())
+save_image(arguments.out, prior.decode(images.latents))

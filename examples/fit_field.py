@@ -1,4 +1,7 @@
-"""Fit a radiance field to images of a Toybox object: python examples/fit_field.py --out field.png"""
+"""Fit a radiance field to images of a Toybox object.
+
+python examples/fit_field.py --out field.png
+"""
 
 import argparse
 

@@ -1,4 +1,7 @@
-"""Render an exported mesh from all sides: python examples/render_glb.py runs/a-red-mug/export/mesh.glb"""
+"""Render an exported mesh from all sides.
+
+python examples/render_glb.py runs/a-red-mug/export/mesh.glb
+"""
 
 import argparse
 

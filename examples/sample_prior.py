@@ -1,4 +1,7 @@
-"""Sample images from the 2D prior: python examples/sample_prior.py "a red mug" --out samples.png"""
+"""Sample images from the 2D prior.
+
+python examples/sample_prior.py "a red mug" --out samples.png
+"""
 
 import argparse
 

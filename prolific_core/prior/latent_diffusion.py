@@ -164,6 +164,12 @@ class LatentDiffusion(nn.Module):
         """Side of the square images that the model was trained on, in pixels."""
         return self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
 
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of the images that the model was trained on."""
+        side = self.unet.config.sample_size
+        return self.unet.config.in_channels, side, side
+
     def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Latents:
         """Encode images, differentiably.
 
@@ -291,8 +297,7 @@ class LatentDiffusion(nn.Module):
             Images in [0, 1].
         """
         text, empty = self.embed(texts), self.embed([negative] * len(texts))
-        side = self.unet.config.sample_size
-        latents = torch.randn(len(texts), self.unet.config.in_channels, side, side, generator=generator).to(self.device)
+        latents = torch.randn(len(texts), *self.latent_shape, generator=generator).to(self.device)
         times = torch.linspace(self.schedule.length - 1, 0, steps + 1).round().long().to(self.device)
         for now, then in zip(times[:-1], times[1:], strict=True):
             t, next_t = now.expand(len(texts)), then.expand(len(texts))

@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from prolific_core.cameras import Cameras
-from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.render.result import Render
 from prolific_core.scenes.base import Scene
 
@@ -51,7 +50,7 @@ class LatentScene(nn.Module, Scene):
     encoder responds to.
 
     Args:
-        prior: The prior, which determines the shape (C, h, w) and decodes the images with `prior.decode`.
+        shape: Channels, height and width of one latent image, see `LatentDiffusion.latent_shape`.
         count: Number of images, 1 or the number of cameras per step.
         learning_rate: Learning rate of the latents.
         generator: Source of the initial noise.
@@ -60,12 +59,11 @@ class LatentScene(nn.Module, Scene):
     renders_latents = True
 
     def __init__(
-        self, prior: LatentDiffusion, *, count: int = 1, learning_rate: float = 0.1, generator: torch.Generator
+        self, shape: tuple[int, int, int], *, count: int = 1, learning_rate: float = 0.1, generator: torch.Generator
     ):
         super().__init__()
         self.learning_rate = learning_rate
-        channels, side = prior.unet.config.in_channels, prior.unet.config.sample_size
-        self.latents = nn.Parameter(torch.randn(count, channels, side, side, generator=generator))
+        self.latents = nn.Parameter(torch.randn(count, *shape, generator=generator))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the latents with their learning rate."""
