@@ -13,7 +13,7 @@ import copy
 import math
 import warnings
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,7 @@ class Factors(NamedTuple):
     up: nn.Parameter
 
 
+@runtime_checkable
 class PeftLayer(Protocol):
     """Part of the interface of peft's LoRA layers, which have no types."""
 
