@@ -1,11 +1,11 @@
-"""Parameters of the Toybox training with their units, defaults and bounds; priors/<name>/params.yaml is checked here."""
+"""Parameters of the Toybox training, with units, defaults and bounds that priors/<name>/params.yaml is checked by."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from prolific_core.config import Fraction, Rate, Section, Steps, SystemConfig
 
@@ -18,9 +18,9 @@ Batch = Annotated[int, Field(ge=2, le=4096)]
 Folder = Annotated[str | None, Field(max_length=1000)]
 
 
-def _divide(heads: int, name: str, info: ValidationInfo) -> int:
+def _divide(heads: int, name: str, values: dict[str, Any]) -> int:
     """Return the number of heads if it divides the width with that name."""
-    width = info.data.get(name, heads)  # A width that is itself invalid is reported by its own bounds.
+    width = values.get(name, heads)  # A width that is itself invalid is reported by its own bounds.
     if width % heads:
         raise ValueError(f"does not divide {name} = {width}")
     return heads
@@ -54,10 +54,10 @@ class RenderConfig(Section):
         pairs_of_normals: Fraction of the normal maps that show two objects.
     """
 
-    seed: int = Field(1, ge=0)
-    images: int = Field(196_608, ge=2)
-    heldout: int = Field(20_480, ge=2)
-    shard: int = Field(4096, ge=2)
+    seed: int = Field(default=1, ge=0)
+    images: int = Field(default=196_608, ge=2)
+    heldout: int = Field(default=20_480, ge=2)
+    shard: int = Field(default=4096, ge=2)
     mix: MixConfig = MixConfig()
     striped: Fraction = 0.07
     pairs_of_normals: Fraction = 0.12
@@ -77,7 +77,7 @@ class AutoencoderConfig(Section):
     """
 
     initial: Folder = None
-    latent: int = Field(6, ge=1, le=12)
+    latent: int = Field(default=6, ge=1, le=12)
     linear_steps: Steps = 160
     steps: Steps = 20_000
     batch: Batch = 8
@@ -109,27 +109,27 @@ class DiffusionConfig(Section):
 
     initial: Folder = None
     channels: list[Annotated[int, Field(ge=16, le=2048, multiple_of=16)]] = Field(
-        [48, 80, 128], min_length=3, max_length=3
+        default=[48, 80, 128], min_length=3, max_length=3
     )
-    text_width: int = Field(128, ge=8, le=4096)
-    text_layers: int = Field(3, ge=1, le=48)
-    text_heads: int = Field(4, ge=1, le=64)
+    text_width: int = Field(default=128, ge=8, le=4096)
+    text_layers: int = Field(default=3, ge=1, le=48)
+    text_heads: int = Field(default=4, ge=1, le=64)
     steps: Steps = 60_000
     batch: Batch = 16
     learning_rate: Rate = 6e-4
-    warmup: int = Field(300, ge=1)
+    warmup: int = Field(default=300, ge=1)
     hold: Fraction = 0.1
     ema: Fraction = 0.999
     drop_caption: Fraction = 0.1
     fronts: Fraction = 0.25
     named_views: Fraction = 0.9
-    time_shift: float = Field(1.3, ge=1, le=10)
+    time_shift: float = Field(default=1.3, ge=1, le=10)
     sample_every: Steps = 2000
 
     @field_validator("text_heads")
     @classmethod
-    def _heads_fit(cls, heads: int, info: ValidationInfo) -> int:
-        return _divide(heads, "text_width", info)
+    def _heads_fit(cls, heads: int, info: Any) -> int:
+        return _divide(heads, "text_width", info.data)
 
 
 class ScorerConfig(Section):
@@ -149,20 +149,20 @@ class ScorerConfig(Section):
     """
 
     initial: Folder = None
-    width: int = Field(128, ge=8, le=4096)
-    vision_layers: int = Field(4, ge=1, le=48)
-    text_layers: int = Field(2, ge=1, le=48)
-    heads: int = Field(4, ge=1, le=64)
-    patch: int = Field(8, ge=1, le=SIZE)
-    projection: int = Field(64, ge=4, le=4096)
+    width: int = Field(default=128, ge=8, le=4096)
+    vision_layers: int = Field(default=4, ge=1, le=48)
+    text_layers: int = Field(default=2, ge=1, le=48)
+    heads: int = Field(default=4, ge=1, le=64)
+    patch: int = Field(default=8, ge=1, le=SIZE)
+    projection: int = Field(default=64, ge=4, le=4096)
     steps: Steps = 6000
     batch: Batch = 128
     learning_rate: Rate = 8e-4
 
     @field_validator("heads")
     @classmethod
-    def _heads_fit(cls, heads: int, info: ValidationInfo) -> int:
-        return _divide(heads, "width", info)
+    def _heads_fit(cls, heads: int, info: Any) -> int:
+        return _divide(heads, "width", info.data)
 
 
 class ClassifierConfig(Section):
@@ -176,8 +176,8 @@ class ClassifierConfig(Section):
         learning_rate: Peak learning rate.
     """
 
-    channels: list[Annotated[int, Field(ge=4, le=2048)]] = Field([40, 80, 128, 160], min_length=4, max_length=4)
-    features: int = Field(64, ge=4, le=4096)
+    channels: list[Annotated[int, Field(ge=4, le=2048)]] = Field(default=[40, 80, 128, 160], min_length=4, max_length=4)
+    features: int = Field(default=64, ge=4, le=4096)
     steps: Steps = 6000
     batch: Batch = 64
     learning_rate: Rate = 2e-3

@@ -52,7 +52,8 @@ class PriorStage(Job):
         """Return the finished folder of an earlier stage."""
         if name not in self.inputs:
             raise ProlificError(
-                f"stage '{self.name}' reads '{name}' but does not list it: add it to STAGES in tasks/prior_training/specs.py"
+                f"stage '{self.name}' reads '{name}' but does not list it: "
+                "add it to STAGES in tasks/prior_training/specs.py"
             )
         folder, prior = self.runs.output(name), self.runs.name
         self._inputs[name] = check_output(folder, f"priors/{prior}/{name}", f"dvc repro priors/{prior}/dvc.yaml:{name}")

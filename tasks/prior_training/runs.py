@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from prolific_core import config, prompts
 from prolific_core.errors import InputError
@@ -45,7 +45,7 @@ class PriorRuns:
         if not (self.folder / "params.yaml").is_file():
             known = ", ".join(sorted(path.parent.name for path in self.project.root.glob("priors/*/params.yaml")))
             raise InputError(f"no prior '{self.name}' ({shown} is missing); known: {known or 'none'}")
-        checked = cast("TrainingConfig", config.check(shown, self._read(), TrainingConfig))
+        checked = config.check(shown, self._read(), TrainingConfig)
         for section in ("autoencoder", "diffusion", "scorer"):  # Before the hours that earlier stages take.
             initial = getattr(checked, section).initial
             if initial and not (self.project.root / initial / "model_index.json").is_file():
@@ -78,4 +78,4 @@ class PriorRuns:
 
     def _read(self) -> dict:
         shown = f"priors/{self.name}/params.yaml"
-        return cast(dict, prompts.read_yaml(self.folder / "params.yaml", shown) or {})
+        return prompts.read_yaml(self.folder / "params.yaml", shown) or {}

@@ -35,10 +35,10 @@ def clone(tmp_path_factory) -> Clone:
     root = copy_project(tmp_path_factory.mktemp("prior") / "a clone")
     (root / "priors" / "tiny").mkdir(parents=True)
     (root / "priors" / "tiny" / "params.yaml").write_text(yaml.safe_dump(TINY))
-    from flows.train_prior import write_pipeline
+    from tasks.prior_training import pipeline
     from tasks.runtime.project import Project
 
-    write_pipeline(Project(root), "tiny")
+    pipeline.refresh(Project(root), "tiny")
     return Clone(root)
 
 

@@ -130,12 +130,9 @@ class Classifier:
         with torch.no_grad():
             outputs = [self.network(part) for part in images.float().split(128)]
         log_probabilities = {head: torch.cat([logits[head] for logits, _ in outputs]).log_softmax(1) for head in HEADS}
-        return Classification(
-            *(log_probabilities[head].argmax(1) for head in ("family", "colour", "view")),
-            self.names,
-            torch.cat([features for _, features in outputs]),
-            log_probabilities,
-        )
+        family, colour, view = (log_probabilities[head].argmax(1) for head in ("family", "colour", "view"))
+        features = torch.cat([features for _, features in outputs])
+        return Classification(family, colour, view, self.names, features, log_probabilities)
 
 
 def load_classifier(path: Path | str | None = None) -> Classifier:

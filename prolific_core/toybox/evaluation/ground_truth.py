@@ -50,7 +50,7 @@ def true_views(text: str, cameras: Cameras, count: int = 8) -> Views | None:
     fov = float(cameras.fov[0])
     over = {
         shade: [
-            world.render(scene, cameras.c2w.numpy(), fov, Look(background=(shade,) * 3), SIZE)
+            world.render(scene, cameras.c2w.numpy(), fov, Look(background=(shade, shade, shade)), SIZE)
             for scene in world.sample(text, count)
         ]
         for shade in (0.0, 1.0)

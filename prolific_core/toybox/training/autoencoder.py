@@ -39,9 +39,9 @@ def build(latent: int, channels: tuple[int, ...]) -> Any:
 
     n = len(channels)
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * n,
-        up_block_types=("UpDecoderBlock2D",) * n,
-        block_out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * n,  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * n,  # pyright: ignore[reportArgumentType]
+        block_out_channels=channels,  # pyright: ignore[reportArgumentType]
         layers_per_block=1,
         latent_channels=latent,
         norm_num_groups=4,

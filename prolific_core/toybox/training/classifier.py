@@ -154,7 +154,8 @@ def train(
         The trained network.
     """
     torch.manual_seed(seed)  # For the initial weights only; the draws of each step are seeded by its number.
-    network = ClassifierNetwork(NAMES, config.channels, config.features).train().to(memory_format=torch.channels_last)
+    network = ClassifierNetwork(NAMES, config.channels, config.features).train()
+    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     data = Shards(shards)
     answers = [targets(labels) for labels in data.labels]
     test_images, test_labels = heldout_images(count=512, kinds=("colour", "normals", "pair"))

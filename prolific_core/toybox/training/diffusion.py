@@ -160,8 +160,8 @@ def build(config: DiffusionConfig, latent: int, tok: Any) -> torch.nn.ModuleDict
     models = torch.nn.ModuleDict({"unet": build_unet(config, latent), "text_encoder": build_text_encoder(config, tok)})
     if config.initial:
         for name, model in models.items():
-            folder = Path(config.initial) / name
-            model.load_state_dict(type(model).from_pretrained(folder).float().state_dict())
+            kind: Any = type(model)
+            model.load_state_dict(kind.from_pretrained(Path(config.initial) / name).float().state_dict())
     return models
 
 
@@ -209,7 +209,7 @@ def train(
     models, average = build(config, channels, tok), build(config, channels, tok)
     average.load_state_dict(models.state_dict())
     prior = LatentDiffusion(average["unet"], vae, average["text_encoder"], tok, build_scheduler())
-    bars, empty = prior.schedule.alphas_cumprod, text.encode(tok, [""])[0]
+    empty = text.encode(tok, [""])[0]
 
     def loss(step: int) -> Tensor:
         g = np.random.default_rng((seed, step))
@@ -217,9 +217,8 @@ def train(
         ids[torch.from_numpy(g.random(len(ids)) < config.drop_caption)] = empty
         noise = torch.from_numpy(g.standard_normal(z.shape, dtype=np.float32))
         # Times are stratified over the batch: the distribution is the same, and the loss varies less.
-        t = torch.from_numpy(
-            (towards_noise((np.arange(len(z)) + g.random()) / len(z), config.time_shift) * len(bars)).astype(np.int64)
-        )
+        u = towards_noise((np.arange(len(z)) + g.random()) / len(z), config.time_shift)
+        t = torch.from_numpy((u * prior.schedule.length).astype(np.int64))
         noisy, target = prior.schedule.add_noise(z, noise, t), prior.schedule.target(z, noise, t)
         v = models["unet"](noisy, t, models["text_encoder"](ids)[0]).sample
         return (v - target).square().mean()

@@ -59,7 +59,9 @@ class Training:
         if self.average is not None:
             # A smaller decay at first, so that the average of a short training does not hold its initial weights.
             decay = min(self.ema, (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+            averaged: list[Tensor] = list(self.average.parameters())
+            weights: list[Tensor] = list(self.model.parameters())
+            torch._foreach_lerp_(averaged, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         return loss.detach()
 
     def save(self, path: Path, step: int) -> None:

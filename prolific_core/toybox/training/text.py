@@ -43,7 +43,7 @@ def tokenizer(length: int = TOKENS) -> Any:
     from transformers import CLIPTokenizer
 
     vocabulary, merges = learned()
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length)  # pyright: ignore[reportArgumentType]
 
 
 def save(tok: Any, folder: Path) -> None:
@@ -74,7 +74,7 @@ def encode(tok: Any, texts: list[str]) -> Int[Tensor, "batch length"]:
     ).input_ids
 
 
-def text_config(tok: Any, width: int, layers: int, heads: int) -> dict[str, int]:
+def text_config(tok: Any, width: int, layers: int, heads: int) -> dict[str, Any]:
     """Return the arguments of a CLIPTextConfig for a tokenizer.
 
     Args:

@@ -15,16 +15,17 @@ VIEWS = ("front", "side", "back", "overhead")
 
 #: Words that later versions of the world may use. They are in the vocabulary already, so that the tokenizer need not
 #: change and weights can be continued.
-SPARE = (
-    "key guitar bed sofa bottle hat duck bench bus train fish bird cat dog star heart apple pear banana cup "
-    "bowl vase book clock door window wall floor flower cactus tower castle bridge sword hammer spoon fork plate "
-    "pan robot drum bell crown shoe box sphere torus pyramid toy object thing scene room inside wooden metal "
-    "shiny striped two tone stripes with small big tall short wide thin round dark light bright pale cyan teal gold silver turquoise"
-).split()
-GLUE = (
-    "a an the of and that is photo picture image render rendering model 3d normal map view , . on top under in front "
-    "behind left right next to beside seen from above below one some its made grey"
-).split()
+SPARE = """
+key guitar bed sofa bottle hat duck bench bus train fish bird cat dog star heart apple pear banana cup bowl
+vase book clock door window wall floor flower cactus tower castle bridge sword hammer spoon fork plate pan
+robot drum bell crown shoe box sphere torus pyramid toy object thing scene room inside wooden metal shiny
+striped two tone stripes with small big tall short wide thin round dark light bright pale cyan teal gold
+silver turquoise
+""".split()  # noqa: SIM905
+GLUE = """
+a an the of and that is photo picture image render rendering model 3d normal map view , . on top under in
+front behind left right next to beside seen from above below one some its made grey
+""".split()  # noqa: SIM905
 
 WORDINGS = (
     ("a {c} {f}", 0.5),

@@ -185,7 +185,7 @@ def tree(g: np.random.Generator) -> list[Part]:
     parts = [cylinder(g.uniform(0.13, 0.2), trunk + 0.3).paint("wood")]
     if g.random() < 0.5:
         n, r, z = int(g.integers(2, 4)), g.uniform(0.65, 0.85), trunk
-        for k in range(n):
+        for _ in range(n):
             step = g.uniform(0.65, 0.85)
             parts.append(cylinder(r, step, top=0.0).move(z=z))
             z, r = z + 0.55 * step, r * 0.8

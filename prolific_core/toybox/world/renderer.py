@@ -4,7 +4,12 @@ In colour, a pixel is the face's colour times ambient plus diffuse light, withou
 (n + 1) / 2 in world axes, on a background of 0.5, as in the rest of the package.
 """
 
+# Warp's kernels are annotated with Warp's own types, which a type checker does not accept.
+# pyright: basic, reportInvalidTypeForm=false
+
 from __future__ import annotations
+
+from typing import no_type_check
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -16,6 +21,7 @@ wp = warp()
 wp.set_module_options({"enable_backward": False})
 
 
+@no_type_check
 @wp.kernel
 def _trace(
     mesh: wp.uint64,
@@ -99,7 +105,7 @@ class Tracer:
         Returns:
             sRGB or normals, in [0, 1].
         """
-        image = wp.empty(size * size, dtype=wp.vec3, device="cpu")
+        image = wp.empty(size * size, dtype=wp.vec3, device="cpu")  # pyright: ignore[reportArgumentType]
         background = (0.5, 0.5, 0.5) if look.normals else look.background
         wp.launch(
             _trace,

@@ -6,13 +6,13 @@ interpolated normals make round surfaces look round and edges look sharp.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from numpy.typing import ArrayLike
 
+Points = Sequence[Sequence[float]] | np.ndarray
 CREASE = np.cos(np.radians(40.0))  # An angle between faces above 40 degrees is a crease.
 
 
@@ -166,7 +166,7 @@ def _join(chunks: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Part:
     return Part(v, n, f[area > 1e-12])
 
 
-def revolve(profile: ArrayLike, segments: int = 28, closed: bool = False) -> Part:
+def revolve(profile: Points, segments: int = 28, closed: bool = False) -> Part:
     """Revolve a profile about the z axis.
 
     Args:
@@ -266,7 +266,7 @@ def box(x: float, y: float, z: float) -> Part:
     return _join(chunks).move(z=z / 2)
 
 
-def extrude(polygon: ArrayLike, height: float) -> Part:
+def extrude(polygon: Points, height: float) -> Part:
     """Extrude a polygon along z.
 
     Args:
@@ -291,7 +291,7 @@ def extrude(polygon: ArrayLike, height: float) -> Part:
     return _join(chunks)
 
 
-def tube(path: ArrayLike, radius: ArrayLike, sides: int = 10) -> Part:
+def tube(path: Points, radius: float | np.ndarray, sides: int = 10) -> Part:
     """Sweep a circle along a planar path.
 
     Args:
