@@ -13,7 +13,7 @@ import copy
 import math
 import warnings
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,16 +40,19 @@ class Factors(NamedTuple):
     up: nn.Parameter
 
 
-class PeftLayer(Protocol):
-    """Part of the interface of peft's LoRA layers, which have no types."""
+if TYPE_CHECKING:
 
-    lora_A: dict[str, nn.Linear | nn.Conv2d]
-    lora_B: dict[str, nn.Linear | nn.Conv2d]
-    active_adapters: list[str]
+    class PeftLayer(nn.Module):
+        """Interface of peft's LoRA layers, which have no precise types."""
 
-    def set_adapter(self, adapter_names: list[str]) -> None:
-        """Activate these adapters and no others."""
-        ...
+        lora_A: dict[str, nn.Linear | nn.Conv2d]
+        lora_B: dict[str, nn.Linear | nn.Conv2d]
+        active_adapters: list[str]
+
+        def set_adapter(self, adapter_names: list[str]) -> None:
+            """Activate these adapters and no others."""
+else:
+    PeftLayer = nn.Module
 
 
 def copy_sharing_tensors(module: AnyModule) -> AnyModule:

@@ -3,6 +3,8 @@
 The prior's own U-Net is never modified: adapter and camera embedding are attached to a copy of its module tree.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -75,7 +77,7 @@ class ScoreModel:
         self._shift = torch.empty(0)  # added to the time embedding; set by every call
 
         # A local function, because a copy of the module tree would also copy the object of a bound method.
-        def add_shift(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        def add_shift(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
             return output + self._shift.to(output.dtype)
 
         embedding.register_forward_hook(add_shift)

@@ -185,7 +185,9 @@ def test_time_schedules():
     assert upper("sqrt", 0, 0.25, 1, final=0.3) == pytest.approx([0.98, 0.64, 0.3])
     assert upper("linear", 0, 0.25, 1, final=0.3) == pytest.approx([0.98, 0.81, 0.3])
     assert upper("cosine", 0, 1 / 3, 0.5, 1, final=0.3) == pytest.approx([0.98, 0.81, 0.64, 0.3])
-    t = timesteps.sample_times(10_000, TimeConfig(anneal="step", switch_at=0.2, final=0.5), 0.5, 1000, generator(0, "t"))
+    t = timesteps.sample_times(
+        10_000, TimeConfig(anneal="step", switch_at=0.2, final=0.5), 0.5, 1000, generator(0, "t")
+    )
     assert t.min() >= 20 and t.max() < 500 and abs(t.float().mean() - 260) < 5
 
 
