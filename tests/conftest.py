@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+# The types and tensor shapes in the signatures of the core are checked at every call; this precedes its first import.
+install_import_hook("prolific_core", "typecheck.checked")
 
 from flows.benchmarks import scratch_project
 from tasks.runtime import machine
@@ -105,7 +109,7 @@ class Clone:
         )
 
     def stage(self, name: str, id: str = "a-red-mug", **environment: str) -> subprocess.CompletedProcess:
-        return self.run("tasks.runtime.stage", name, id, **environment)
+        return self.run("tasks", name, id, **environment)
 
     def repro(self, target: str = "prompts/a-red-mug/dvc.yaml") -> list[str]:
         """`dvc repro`, and the stages that ran."""
@@ -146,7 +150,8 @@ def clone_with_fakes(folder: Path) -> Clone:
     weights = root / "prolific_core" / "toybox" / "weights"
     weights.mkdir()
     (weights / "model_index.json").write_text("{}")  # there, and nothing of it is read
-    pipeline.refresh(Project(root), "a-red-mug")
+    project = Project(root)
+    pipeline.refresh(project, project.prompt("a-red-mug"))
     return Clone(root)
 
 

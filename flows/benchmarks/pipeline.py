@@ -82,7 +82,7 @@ def tiny(project: Project) -> dict[str, float]:
 
         generate("a red mug")  # creates databases and caches, which later runs find
         ids = _add(root, ["a red cube", "a blue cube"])
-        commands = " && ".join(f"{sys.executable} -m tasks.runtime.stage {name} {ids[0]}" for name in STAGES)
+        commands = " && ".join(f"{sys.executable} -m tasks {name} {ids[0]}" for name in STAGES)
         bare = _seconds(lambda: _shell(root, commands, PROLIFIC_TRACKER="off"))
         whole, rerun = generate("a blue cube"), generate("a blue cube")
         with _server(root) as url:

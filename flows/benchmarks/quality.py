@@ -7,7 +7,7 @@ other, so finished runs are not repeated and an interrupted benchmark continues 
 from dataclasses import dataclass
 
 from flows.benchmarks import results
-from flows.generate import generate
+from flows.orchestration import prefect_runtime
 from flows.prompt_store import create
 from prolific_core.errors import InputError
 from tasks.runtime.project import Project
@@ -98,7 +98,10 @@ def _metrics(project: Project, text: str, method: str, seed: int, preset: str) -
     if method == "initial":
         return _initial(project, create.file_prompt(project, text, preset=preset, seed=seed))
     prompt = create.file_prompt(project, text, preset=preset, seed=seed, method=method)
-    return generate(project, prompt.id).metrics
+    prefect_runtime.set_up(project)
+    from flows.generate import generate
+
+    return prefect_runtime.run_flow(generate, prompt.id).metrics
 
 
 def _initial(project: Project, prompt) -> dict:

@@ -139,7 +139,7 @@ def stage(
     Examples:
     $ prolific stage nerf a-red-mug
     """
-    from tasks.runtime.stage import main as run
+    from tasks.__main__ import main as run
 
     return run([name, id])
 

@@ -1,22 +1,20 @@
-"""Which implementation serves each kernel, and why.
+"""Choice of the implementation that runs each kernel.
 
 A kernel is a hot loop with several implementations of one interface:
 
-- "warp", native: the same source on CPU and GPU, needs no compiler;
-- "torch", the reference: slow and obvious, what tests hold the others to;
-- one optional CUDA extension each, which `auto` prefers where it is
-  installed and the tensors are on a GPU; nerfacc only by name, since its
-  Python half installs everywhere and compiles the other half on first use.
+- "warp", the native one: the same source on CPU and GPU, which needs no compiler on the user's machine;
+- "torch", the reference: plain PyTorch, slow and easy to read, which the tests compare the others with;
+- one optional CUDA extension per kernel, which `auto` prefers where it is installed and the tensors are on a GPU.
+  nerfacc must be requested by name, because its Python half installs everywhere and its CUDA half is compiled on
+  first use.
 
-Nothing is imported to find out: presence is asked of the import system, so
-`--help` and `prolific doctor` stay quick and a broken extension does no harm
-until it is used.
+Availability is looked up in the import system without importing anything. `--help` and `prolific doctor` therefore
+stay fast, and a broken extension causes no error until it is used.
 """
 
 import importlib.util
 from dataclasses import dataclass
 from functools import cache
-from typing import Union
 
 import torch
 
@@ -24,7 +22,7 @@ from prolific_core.errors import InputError
 
 NATIVE, REFERENCE = "warp", "torch"
 
-#: Optional extension of each kernel: it needs CUDA and a build of its own.
+#: Optional CUDA extension of each kernel.
 EXTENSIONS = {
     "hash_encoding": "tinycudann",
     "marching": "nerfacc",
@@ -32,23 +30,27 @@ EXTENSIONS = {
     "raster": "nvdiffrast",
 }
 
-#: Kernels whose extension is wired in here. Marching has no adapter yet:
-#: nerfacc places its steps differently.
+#: Kernels with an adapter for their extension. Marching has none, because nerfacc places its steps differently.
 ADAPTED = {"hash_encoding", "compositing", "raster"}
 
-#: Extensions that `auto` and "cuda" never pick.
+#: Extensions that are used only when requested by name, never by "auto" or "cuda".
 BY_NAME_ONLY = {"nerfacc"}
 
-Device = Union[str, torch.device]
+Device = str | torch.device
 
 
 class BackendMissing(InputError):
-    """A backend was asked for by name that this machine or device cannot run."""
+    """Error raised when a requested backend cannot run on this machine or device."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """name: the backend to use; reason: one line a person can read."""
+    """Backend chosen for a kernel.
+
+    Attributes:
+        name: The name of the backend.
+        reason: One line that explains the choice to the user.
+    """
 
     name: str
     reason: str
@@ -56,12 +58,22 @@ class Choice:
 
 @cache
 def importable(module: str) -> bool:
-    """Whether `import module` would find something; imports nothing."""
+    """Return whether `import module` would find a module, without importing it."""
     return importlib.util.find_spec(module) is not None
 
 
 def candidates(kernel: str) -> list[str]:
-    """Names of the backends that `kernel` can have, best first."""
+    """Return the names of the backends that a kernel can have, best first.
+
+    Args:
+        kernel: A key of `EXTENSIONS`.
+
+    Returns:
+        Backend names, whether or not they are installed.
+
+    Raises:
+        ValueError: The kernel is unknown.
+    """
     if kernel not in EXTENSIONS:
         raise ValueError(f"unknown kernel {kernel!r}: one of {', '.join(sorted(EXTENSIONS))}")
     extension = [EXTENSIONS[kernel]] if kernel in ADAPTED else []
@@ -69,7 +81,7 @@ def candidates(kernel: str) -> list[str]:
 
 
 def obstacle(backend: str, device: Device) -> str:
-    """Why `backend` cannot run on `device`; empty if it can."""
+    """Return the reason why a backend cannot run on a device, or an empty string if it can."""
     if backend == REFERENCE:
         return ""
     if not importable(backend):
@@ -80,16 +92,28 @@ def obstacle(backend: str, device: Device) -> str:
 
 
 def available(kernel: str, device: Device = "cpu") -> list[str]:
-    """Backends of `kernel` that run on `device` here, best first."""
+    """Return the backends of a kernel that can run on a device, best first."""
     return [name for name in candidates(kernel) if not obstacle(name, device)]
 
 
 def choose(kernel: str, requested: str = "auto", device: Device = "cpu") -> Choice:
-    """The backend for `kernel` on `device`.
+    """Choose the backend of a kernel on a device.
 
-    requested: "auto", a name from `candidates(kernel)`, or "cuda" for the
-        kernel's extension (native code where no adapter for one exists).
-    Raises BackendMissing, which names what is available instead.
+    Example:
+        >>> choose("compositing", "torch").name
+        'torch'
+
+    Args:
+        kernel: A key of `EXTENSIONS`.
+        requested: "auto", a name from `candidates(kernel)`, or "cuda" for the kernel's extension (for the native
+            backend where the extension has no adapter).
+        device: The device of the tensors.
+
+    Returns:
+        The backend and the reason for choosing it.
+
+    Raises:
+        BackendMissing: The requested backend cannot run; the message lists the ones that can.
     """
     names = candidates(kernel)
     usable = available(kernel, device)
@@ -102,14 +126,9 @@ def choose(kernel: str, requested: str = "auto", device: Device = "cpu") -> Choi
         best = next(name for name in automatic if name in usable)
         return Choice(best, f"best available on {torch.device(device).type}{note}")
     if requested in usable:
-        return Choice(requested, "asked for by name")
+        return Choice(requested, "requested by name")
     why = obstacle(requested, device) if requested in names else "no such backend"
     raise BackendMissing(
         f"backend {requested!r} of {kernel} cannot be used on {torch.device(device).type}: "
         f"{why}; available here: auto, {', '.join(usable)}"
     )
-
-
-def report(device: Device = "cpu") -> dict[str, Choice]:
-    """The automatic choice for every kernel (what `prolific doctor` prints)."""
-    return {kernel: choose(kernel, "auto", device) for kernel in EXTENSIONS}

@@ -1,35 +1,36 @@
-"""What every scene's `render` returns."""
+"""Result that every scene's `render` method returns."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Optional
 
-import torch
+from jaxtyping import Float
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from prolific_core.render.volume.marching import Samples
+from prolific_core.render.volume.marching import Samples
 
 
 @dataclass
 class Render:
-    """One batch of pictures of a scene.
+    """Batch of rendered images of one scene.
 
-    rgb: (B, 3, H, W) float32 in [0, 1], over the background.
-    opacity: (B, 1, H, W) in [0, 1], how much of the object a pixel sees.
-    depth: (B, 1, H, W), distance along the unit ray to the surface (its
-        expectation, for a volume) in world units; 0 where nothing was hit.
-    normal: (B, 3, H, W), world axes mapped by (n + 1) / 2, over grey (0.5)
-        where nothing was hit; None unless asked for.
-    losses: scalar tensors by name that a scene offers to the loop, unweighted.
-    samples, weights: a volume's packed samples and their weights (M,), which
-        the regularisers read; None for surfaces.
-    sample_normals: (M, 3) unit normals at the samples; with `normal` only.
+    Attributes:
+        rgb: Colour (B, 3, H, W), float32 in [0, 1], composited over the background; the latents (B, C, H, W) of scenes
+            with `renders_latents`.
+        opacity: Fraction (B, 1, H, W) in [0, 1] of each pixel that the object covers.
+        depth: Distance (B, 1, H, W) to the surface along the unit ray, in world units; its expectation for a volume,
+            and 0 where nothing was hit.
+        normal: Normals (B, 3, H, W) in world axes, mapped by (n + 1) / 2, over grey (0.5) where nothing was hit; None
+            unless requested.
+        losses: Unweighted scalar regularisers by name, which the training loop weights and adds.
+        samples: Packed samples of a volume, which the regularisers use; None for surfaces.
+        weights: Compositing weights (M,) of the samples; None for surfaces.
+        sample_normals: Unit normals (M, 3) at the samples; None unless normals are requested.
     """
 
-    rgb: torch.Tensor
-    opacity: torch.Tensor
-    depth: torch.Tensor | None = None
-    normal: torch.Tensor | None = None
-    losses: dict[str, torch.Tensor] = field(default_factory=dict)
-    samples: Optional["Samples"] = None
-    weights: torch.Tensor | None = None
-    sample_normals: torch.Tensor | None = None
+    rgb: Float[Tensor, "batch channels height width"]
+    opacity: Float[Tensor, "batch 1 height width"]
+    depth: Float[Tensor, "batch 1 height width"] | None = None
+    normal: Float[Tensor, "batch 3 height width"] | None = None
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    samples: Samples | None = None
+    weights: Float[Tensor, " samples"] | None = None
+    sample_normals: Float[Tensor, "samples 3"] | None = None

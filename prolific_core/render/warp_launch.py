@@ -1,9 +1,8 @@
-"""Launching warp kernels on torch tensors.
+"""Launches of Warp kernels on PyTorch tensors.
 
-Warp runs a CPU launch on the calling thread and releases the interpreter lock
-meanwhile. `launch_split` therefore cuts the last-named range of a launch into
-one piece per torch thread. The pieces write to separate memory, so the result
-does not depend on the number of threads.
+Warp runs a CPU launch on the calling thread and releases the interpreter lock meanwhile. `launch_split` therefore
+divides the first dimension of a launch into one piece per PyTorch thread. The pieces write to separate memory, so the
+result does not depend on the number of threads.
 """
 
 import os
@@ -17,23 +16,23 @@ import torch
 
 
 @lru_cache(maxsize=1)
-def warp():
-    """The warp module, imported once, late and quietly.
+def warp() -> Any:
+    """Import Warp on first use, without its start-up messages, and return the module.
 
-    Backward code is written by hand (see the formulas beside the kernels):
-    kernels say `enable_backward=False`, which halves their compile time.
+    Kernels are declared with `enable_backward=False`, which halves their compile time: their backward passes are
+    written by hand from the formulas beside them.
     """
     import warp as wp
 
-    wp.config.log_level = wp.LOG_WARNING  # its `quiet` of older versions
-    with _quiet_stderr():  # native code there announces that there is no GPU
+    wp.config.log_level = wp.LOG_WARNING  # this option was called `quiet` in older versions
+    with _quiet_stderr():  # native code reports here that there is no GPU
         wp.init()
     return wp
 
 
 @contextmanager
 def _quiet_stderr():
-    """Send the process's standard error nowhere, native code's included."""
+    """Discard what the process writes to standard error, including the output of native code."""
     saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
@@ -49,40 +48,44 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="kernel")
 
 
-def arguments(values: Sequence[Any]) -> list[Any]:
-    """Torch tensors as warp array descriptors that share their memory.
-
-    A pair (tensor, dtype) is read as an array of that warp type, such as
-    (tensor of shape (N, 3), wp.vec3). Tensors must be contiguous; whoever
-    launches keeps them alive.
-    """
-    return [_descriptor(v) if isinstance(v, (torch.Tensor, tuple)) else v for v in values]
-
-
-def _descriptor(value):
+def _argument(value: Any) -> Any:
+    """Convert a tensor or a pair (tensor, dtype) to a descriptor of a Warp array in the same memory."""
+    if not isinstance(value, (torch.Tensor, tuple)):
+        return value
     tensor, dtype = value if isinstance(value, tuple) else (value, None)
     return warp().from_torch(tensor.detach(), dtype=dtype, requires_grad=False, return_ctype=True)
 
 
-def launch(kernel, size, values: Sequence[Any], device: torch.device) -> None:
-    """Run `kernel` over `size` (int or tuple) with `values`, in order.
+def launch(kernel, size: int | tuple[int, ...], values: Sequence[Any], device: torch.device) -> None:
+    """Launch a kernel.
 
-    On CUDA it goes to torch's current stream, so no synchronisation is needed.
+    On CUDA the kernel is queued on PyTorch's current stream, so no synchronisation is needed.
+
+    Args:
+        kernel: A Warp kernel.
+        size: Number of threads, one number for each dimension of the launch.
+        values: Arguments of the kernel in order. A tensor must be contiguous, and the caller must keep it alive until
+            the launch has finished. A pair (tensor, dtype) is passed as an array of that Warp type, for example a
+            tensor (N, 3) with `wp.vec3`. Everything else is passed unchanged.
+        device: The device of the tensors.
     """
-    wp = warp()
-    converted = arguments(values)
+    wp, converted = warp(), [_argument(value) for value in values]
     if device.type == "cuda":
-        stream = wp.stream_from_torch(torch.cuda.current_stream(device))
-        wp.launch(kernel, size, converted, stream=stream)
+        wp.launch(kernel, size, converted, stream=wp.stream_from_torch(torch.cuda.current_stream(device)))
     else:
         wp.launch(kernel, size, converted, device="cpu")
 
 
-def launch_split(kernel, count: int, inner: tuple, values: Sequence[Any], device) -> None:
-    """Run `kernel` over (count, *inner), the first range cut among threads.
+def launch_split(kernel, count: int, inner: tuple[int, ...], values: Sequence[Any], device: torch.device) -> None:
+    """Launch a kernel over (count, *inner), with the first dimension divided among the CPU threads.
 
-    The kernel's first argument is where its piece starts in `count`; `values`
-    are the others. Pieces must not write to the same memory.
+    Args:
+        kernel: A Warp kernel whose first argument is the index in `count` at which its piece starts. Pieces must not
+            write to the same memory.
+        count: Size of the dimension that is divided.
+        inner: Sizes of the other dimensions.
+        values: The kernel's other arguments; see `launch`.
+        device: The device of the tensors.
     """
     if count == 0:
         return
@@ -90,7 +93,7 @@ def launch_split(kernel, count: int, inner: tuple, values: Sequence[Any], device
     if threads == 1:
         launch(kernel, (count, *inner), [0, *values], device)
         return
-    # Loading a module is not thread-safe: have it loaded before the pool runs.
+    # Loading a module is not thread-safe, so it is loaded before the pool starts.
     kernel.module.load(warp().get_device("cpu"))
     edges = [count * i // threads for i in range(threads + 1)]
     jobs = [

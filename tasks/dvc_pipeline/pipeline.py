@@ -31,7 +31,7 @@ def text(project: Project) -> str:
         stages[name] = {
             "wdir": "../..",
             # With exec the stage is DVC's own child, and ends when DVC is killed.
-            "cmd": f"exec python -m tasks.runtime.stage {name} ${{id}}",
+            "cmd": f"exec python -m tasks {name} ${{id}}",
             "deps": [
                 *(path for path in code_of(name) if (project.root / path).exists()),
                 *(f"runs/${{id}}/{earlier}" for earlier in spec.inputs),
@@ -48,12 +48,13 @@ def text(project: Project) -> str:
 
 def write(project: Project, prompt: Prompt) -> None:
     """Create prompts/<id>/ of a new prompt."""
-    _write_changes(project.prompt_folder(prompt.id) / "prompt.yaml", dump(prompt))
-    refresh(project, prompt)
+    folder = project.prompt_folder(prompt.id)
+    _write_changes(folder / "prompt.yaml", dump(prompt))
+    _write_changes(folder / "dvc.yaml", text(project))
 
 
 def refresh(project: Project, prompt: Prompt) -> None:
-    """Bring the files of a prompt up to date: dvc.yaml, and the sections of prompt.yaml.
+    """Bring the files of a prompt, as read from prompt.yaml, up to date: dvc.yaml, and the sections of prompt.yaml.
 
     DVC fails where a section that it watches is absent. Missing ones are appended, so that a user's comments stay.
     """

@@ -1,20 +1,16 @@
 """Stage: a job whose parameters, inputs and folders are those of one prompt of the project.
 
 The body of a stage is the function `run(stage: Stage) -> dict[str, float]` in tasks/<name>.py.
-
-    python -m tasks.runtime.stage nerf a-red-mug
 """
 
 import importlib
 import os
-import sys
 from pathlib import Path
 
 from prolific_core.errors import InputError, ProlificError
-from prolific_core.prompts import check_id
 from tasks.runtime import machine
 from tasks.runtime.console import Console
-from tasks.runtime.job import Job, check_output, note_failure
+from tasks.runtime.job import Job, check_output
 from tasks.runtime.project import STAGES, Project, code_of
 
 
@@ -73,35 +69,3 @@ def run(project: Project, name: str, id: str) -> dict:
     machine.threads(stage.config.system.threads)  # before the module of the body imports torch
     body = importlib.import_module(f"tasks.{name}").run
     return stage.run(body, Console(f"{id} {name}"))
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run `python -m tasks.runtime.stage NAME ID`, the command of every DVC stage."""
-    from tasks.runtime.failures import reported
-
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if len(arguments) != 2:
-        print(f"usage: python -m tasks.runtime.stage STAGE ID; the stages are {', '.join(STAGES)}", file=sys.stderr)
-        return 2
-    machine.disable_telemetry()
-    if "DVC_STAGE" in os.environ:
-        machine.die_with_parent()
-
-    def work() -> None:
-        project = Project.find()
-        if arguments[0] in STAGES:
-            (project.stage_state(check_id(arguments[1]), arguments[0]) / "failure.json").unlink(missing_ok=True)
-        run(project, *arguments)
-        if os.environ.get("PROLIFIC_TRACKER") != "flow":  # a flow sends the records itself
-            from tasks.tracking import tracker
-
-            tracker.sync(project, arguments[1], [arguments[0]])
-
-    return reported(
-        work,
-        note=lambda line, status: note_failure(Project.find().stage_state(arguments[1], arguments[0]), line, status),
-    )
-
-
-if __name__ == "__main__":
-    machine.exit_now(main())

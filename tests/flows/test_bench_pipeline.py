@@ -54,7 +54,5 @@ def test_nothing_is_left_to_do_where_no_op_is_timed(monkeypatch):
 
 def test_a_command_that_fails_in_the_copy_is_one_line(tmp_path):
     root = scratch_project.copy(Project.find().root, tmp_path / "clone")
-    with pytest.raises(
-        ProlificError, match="`tasks.runtime.stage nerf nothing` failed in the scratch copy: .*no prompt 'nothing'"
-    ):
-        bench_pipeline._run(root, "tasks.runtime.stage", "nerf", "nothing")
+    with pytest.raises(ProlificError, match="`tasks nerf nothing` failed in the scratch copy: .*no prompt 'nothing'"):
+        bench_pipeline._run(root, "tasks", "nerf", "nothing")

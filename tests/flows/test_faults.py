@@ -126,9 +126,7 @@ def test_a_pool_makes_prompts_and_a_crashed_run_is_started_again(clone, project,
     try:
         until(lambda: clone.ran()[-1:] == ["nerf"])
         stage = next(
-            process
-            for process in psutil.Process(worker.pid).children(recursive=True)
-            if "tasks.runtime.stage" in process.cmdline()
+            process for process in psutil.Process(worker.pid).children(recursive=True) if "tasks" in process.cmdline()
         )
         assert stage.environ()["CUDA_VISIBLE_DEVICES"] == "3"
         # The process of the run: the worker's own child.

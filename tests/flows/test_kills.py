@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from flows.prompt_store import sets
+from flows.prompt_store import create
 from tasks.runtime.project import STAGES, Project
 from tests.conftest import ROOT, Clone, copy_project
 from tests.support import tiny_pipeline
@@ -20,8 +20,7 @@ def clones(tmp_path) -> tuple[Clone, Clone]:
     tiny_pipeline.make(first.root / "prior")
     first.edit("params.yaml", "path: toybox", "path: prior")
     first.edit("params.yaml", "checkpoint_every: 100", "checkpoint_every: 2")
-    wanted = sets.Wanted("something", id="thing", preset="tiny")
-    sets.put(Project(first.root), sets.plan(Project(first.root), wanted))
+    create.file_prompt(Project(first.root), "something", id="thing", preset="tiny")
     shutil.copytree(first.root, tmp_path / "killed")
     return first, Clone(tmp_path / "killed")
 
@@ -36,7 +35,8 @@ def test_killed_stages_end_in_the_same_bytes(clones, kills):
     whole, killed = clones
     script = [
         sys.executable,
-        str(ROOT / "tests" / "killed_stages.py"),
+        "-m",
+        "tests.support.killed_stages",
         str(whole.root),
         str(killed.root),
         "thing",

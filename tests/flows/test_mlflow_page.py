@@ -92,7 +92,7 @@ def test_two_runs_show_their_metrics_side_by_side(project, clone, server, tmp_pa
     for method, values in values_of.items():
         if method == "sds":
             clone.edit("prompts/a-red-mug/prompt.yaml", "nerf: {}", "nerf: {guidance: {method: sds, scale: 100}}")
-        with Tracker(project, PromptRuns(project, "a-red-mug")) as tracker:
+        with Tracker(project, PromptRuns(project.resolve("a-red-mug"))) as tracker:
             tracker.finish(values, [])
             runs.append(tracker.parent())
     port = server()

@@ -15,7 +15,7 @@ ID = "a-red-mug"
 
 
 def told(project, capsys) -> str:
-    preflight.check(project, ID)
+    preflight.repair(project, ID)
     return capsys.readouterr().err
 
 
@@ -37,7 +37,7 @@ def test_a_lock_file_that_was_cut_anywhere_is_made_again_and_nothing_runs(made, 
         assert said == (
             ""
             if lock.exists()
-            else f"prolific: prompts/{ID}/dvc.lock was not whole: removed; DVC makes it again, and finished stages do not run\n"
+            else f"prolific: prompts/{ID}/dvc.lock was damaged: removed; DVC makes it again, and finished stages do not run\n"
         )
         removed += not lock.exists()
     assert removed > 20
@@ -54,7 +54,7 @@ def test_a_merge_conflict_is_for_the_user(made):
     whole = lock.read_text()
     lock.write_text("<<<<<<< HEAD\n" + whole)
     with pytest.raises(InputError, match=f"prompts/{ID}/dvc.lock has a merge conflict; delete it"):
-        preflight.check(project, ID)
+        preflight.repair(project, ID)
     lock.write_text(whole)
 
 
@@ -79,7 +79,7 @@ def test_a_broken_rwlock_is_removed(made, capsys, content):
     project = Project(made.root)
     path = project.root / ".dvc/tmp/rwlock"
     path.write_text(content)
-    assert told(project, capsys) == "prolific: .dvc/tmp/rwlock was not whole: removed\n" and not path.exists()
+    assert told(project, capsys) == "prolific: .dvc/tmp/rwlock was damaged: removed\n" and not path.exists()
 
 
 def test_of_an_rwlock_only_what_a_living_dvc_holds_stays(made, capsys):
@@ -117,11 +117,11 @@ def test_a_truncated_checkpoint_is_removed_and_a_whole_one_stays(made, capsys):
         path.write_bytes(whole[:end])
         shown = path.relative_to(project.root)
         assert (
-            told(project, capsys) == f"prolific: {shown} was not whole: removed; the stage starts again\n"
+            told(project, capsys) == f"prolific: {shown} was damaged: removed; the stage starts again\n"
             and not path.exists()
         )
     path.write_bytes(whole + b"x")
-    assert not preflight.whole_checkpoint(path)
+    assert not preflight.is_complete(path)
     path.unlink()
     checkpoint.save(path, {"step": 3})  # no tensor at all
     assert told(project, capsys) == ""

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from flows.cli import main as cli
-from flows.prompt_store import sets
+from flows.prompt_store import create, sets
 from prolific_core.errors import InputError
 from tasks.runtime.project import Project
 
@@ -62,8 +62,8 @@ def test_a_prompt_is_added_once_and_edited_after_that(prolific, project):
         (["--set", "nerf.steps=many"], "--set: nerf.steps = 'many'"),
         (["--set", "nerf.steps=0"], "--set: nerf.steps = 0"),
         (["--set", "nerf.steps"], "write KEY=VALUE"),
-        (["--set", "nerf={}"], "'nerf' is a group of numbers"),
-        (["--set", "nerf.guidance={scale: 5}"], "'nerf.guidance' is a group of numbers"),
+        (["--set", "nerf={}"], "'nerf' is a group of parameters"),
+        (["--set", "nerf.guidance={scale: 5}"], "'nerf.guidance' is a group of parameters"),
         (["--set", "nerf.steps={"], "the value is not YAML"),
         (["--set", "nerf.cameras.fov=[50, 40]"], "a range goes from low to high"),
         (["--preset", "../demo"], "no preset '../demo'"),
@@ -134,7 +134,7 @@ def test_a_file_with_a_mistake_changes_nothing(prolific, project, name, content,
 
 def test_names_are_ids_sets_and_patterns(project):
     for text in ("a blue mug", "a blue car", "a green car"):
-        sets.put(project, sets.plan(project, sets.Wanted(text)))
+        create.put(project, create.plan(project, create.PromptRequest(text)))
     (project.root / "prompts" / "cars.txt").write_text("# mine\na-green-car\n\na-blue-car\n")
     assert sets.select(project, []) == ["a-blue-car", "a-blue-mug", "a-green-car", "a-red-mug"]
     assert sets.select(project, ["cars", "*-mug", "a-blue-car"]) == [
@@ -178,8 +178,8 @@ def test_a_number_reruns_what_reads_it_and_what_depends_on_that(made):
         "nerf.steps=7": ["nerf", "geometry", "texture", "export", "evaluate"],
         "export.faces=777": ["export", "evaluate"],
     }.items():
-        wanted = sets.Wanted("a red mug", sections=sets.settings([setting]))
-        assert sets.put(project, sets.plan(project, wanted)) == "changed"
+        request = create.PromptRequest("a red mug", sections=create.settings([setting]))
+        assert create.put(project, create.plan(project, request)) == "changed"
         assert made.repro() == stages, setting
 
 

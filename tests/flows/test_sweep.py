@@ -13,19 +13,19 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
-from flows import sweep
-from flows.orchestration import dvc_runner, prefect_runtime, run_status
-from flows.orchestration.run_status import Outcome
-from flows.prompt_store import sets
+from flows.orchestration import dvc_runner, prefect_runtime, preflight, run_status
+from flows.orchestration.run_status import RunStatus
+from flows.prompt_store import create, sets
 from flows.reporting import sweep_progress as board
 from prolific_core.errors import InputError, ProlificError
+from tasks.runtime.locks import prompt_lock
 from tasks.runtime.project import STAGES
 
 
 def add(project, *texts: str) -> list[str]:
-    prompts = [sets.plan(project, sets.Wanted(text, preset="tiny", id=text.split()[-1])) for text in texts]
+    prompts = [create.plan(project, create.PromptRequest(text, preset="tiny", id=text.split()[-1])) for text in texts]
     for prompt in prompts:
-        sets.put(project, prompt)
+        create.put(project, prompt)
     return [prompt.id for prompt in prompts]
 
 
@@ -80,8 +80,8 @@ def test_a_failure_stops_no_other_and_only_it_runs_again(clone, project, prefect
     # Prefect has a run for each, under one of the sweep, and the table of results.
     runs = ask(prefect_server, "flow_runs/filter", sort="START_TIME_DESC", limit=3)
     states = {run["name"]: run["state_name"] for run in runs}
-    assert states == {"chair": "Completed", "car": "Failed", "2 prompts": "Completed"}
-    assert [run["parent_task_run_id"] is None for run in runs] == [run["name"] == "2 prompts" for run in runs]
+    assert states == {"chair": "Completed", "car": "Failed", "chair, car": "Failed"}
+    assert [run["parent_task_run_id"] is None for run in runs] == [run["name"] == "chair, car" for run in runs]
     (table,) = ask(prefect_server, "artifacts/latest/filter", artifacts={"key": {"any_": ["sweep-results"]}})
     assert {row["prompt"]: row["state"] for row in json.loads(table["data"])} == {"chair": "done", "car": "failed"}
     (progress,) = ask(prefect_server, "artifacts/latest/filter", artifacts={"key": {"any_": ["sweep-progress"]}})
@@ -96,7 +96,7 @@ def test_a_failure_stops_no_other_and_only_it_runs_again(clone, project, prefect
         "retry",
         failed,
         "--entrypoint",
-        "flows/deployed.py:generate",
+        "flows/generate.py:generate",
         PROLIFIC_TRACKER="flow",
         **prefect_server,
     )
@@ -134,7 +134,7 @@ def test_two_runs_of_one_prompt_make_it_once(clone, prefect_server):
     first = clone.start("flows.cli.main", "generate", "a red mug", **prefect_server)
     until(lambda: "nerf" in clone.ran())
     second = clone.prolific("generate", "a red mug", **prefect_server)
-    assert second.returncode == 0 and "another run of 'a-red-mug' is at work; waiting for it" in second.stderr
+    assert second.returncode == 0 and "another run of 'a-red-mug' is in progress; waiting for it" in second.stderr
     assert first.wait(60) == 0 and clone.ran() == list(STAGES)
     first.communicate()
 
@@ -181,19 +181,21 @@ def test_a_lost_server_stops_nothing_and_a_signal_stops_everything_quietly(clone
     assert not alive
     from tasks.runtime.project import Project
 
-    assert run_status.unfinished(Project(clone.root), "a-red-mug")
+    assert run_status.is_unfinished(Project(clone.root), "a-red-mug")
 
 
 @pytest.fixture
 def plain(project, monkeypatch):
     """No Prefect, and prompts that a test's own function makes: what is a sweep's own doing."""
-    monkeypatch.setattr(prefect_runtime, "_away", True)
+    from flows import sweep
+
+    monkeypatch.setattr(prefect_runtime, "_offline", True)
     monkeypatch.setattr(dvc_runner, "stopping", threading.Event())
     ids = add(project, "a blue car", "a red car2", "a pink car3", "a green car4")
 
     def run(one, **options):
-        monkeypatch.setattr(sweep, "generate", lambda project, id, console, names: one(id))
-        rows = sweep.run(project, ids, ids, options.get("workers", 1), None, options.get("max_failures"))
+        monkeypatch.setattr(sweep, "_local_runner", lambda names: lambda id, board: one(id))
+        rows = sweep._run(project, ids, ids, None, options.get("workers", 1), options.get("max_failures"))
         return {row.id: row.state for row in rows}
 
     return run
@@ -232,21 +234,21 @@ def test_an_error_of_the_program_is_one_failed_prompt(plain):
 
 def test_what_is_left_after_a_kill_is_what_only_failed_runs(project):
     ids = add(project, "a blue car", "a red car2", "a pink car3")
-    run_status.write(project, "car", Outcome("done"))
-    run_status.write(project, "car2", Outcome("running"))  # as a kill leaves it
-    assert sweep.choose(project, ids, only_failed=True) == ["car2", "car3"]  # car3 never ran
+    run_status.write(project, "car", RunStatus("done"))
+    run_status.write(project, "car2", RunStatus("running"))  # as a kill leaves it
+    assert preflight.choose(project, ids, only_failed=True) == ["car2", "car3"]  # car3 never ran
     for stage in STAGES:
         project.output("car3", stage).mkdir(parents=True)
         (project.output("car3", stage) / "manifest.json").write_text("{}")  # by dvc repro, which keeps no outcome
-    assert sweep.choose(project, ids, only_failed=True) == ["car2"]
+    assert preflight.choose(project, ids, only_failed=True) == ["car2"]
 
 
 def test_a_prompt_that_is_being_made_is_not_removed(project):
     said = []
-    with run_status.prompt_lock(project, "a-red-mug", None):
-        with pytest.raises(ProlificError, match="'a-red-mug' is being made"):
+    with prompt_lock(project, "a-red-mug"):
+        with pytest.raises(ProlificError, match="a run of prompt 'a-red-mug' is in progress"):
             sets.remove(project, "a-red-mug")
-        thread = threading.Thread(target=lambda: run_status.prompt_lock(project, "a-red-mug", said.append).__enter__())
+        thread = threading.Thread(target=lambda: prompt_lock(project, "a-red-mug", said.append).__enter__())
         thread.start()
         until(lambda: said)
         assert thread.is_alive()
@@ -352,8 +354,7 @@ def test_the_deployments_name_flows_that_exist_and_a_night(project):
         "nightly": "head",
     }
     assert found["nightly"]["schedules"] == [{"cron": "0 2 * * *", "timezone": "UTC"}]
-    source = (project.root / "flows/deployed.py").read_text()
     for one in found.values():
         path, _, name = one["entrypoint"].partition(":")
-        assert path == "flows/deployed.py" and f"def {name}(" in source
+        assert path == f"flows/{name}.py" and f"\ndef {name}(" in (project.root / path).read_text()
         assert one["work_pool"]["job_variables"]["env"] == {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}

@@ -221,7 +221,7 @@ def test_root_repro_covers_every_prompt_and_the_gallery(clone, project):
 def test_sections_that_dvc_would_miss_are_added(clone, project):
     folder = project.prompt_folder("a-red-mug")
     (folder / "prompt.yaml").write_text("id: a-red-mug\ntext: a red mug # mine\nseed: 0\npreset: demo\nnerf:\n")
-    pipeline.refresh(project, "a-red-mug")
+    pipeline.refresh(project, project.prompt("a-red-mug"))
     assert "# mine" in (folder / "prompt.yaml").read_text()
     assert clone.repro("prompts/a-red-mug/dvc.yaml:initialise") == ["initialise"]
 

@@ -7,8 +7,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from flows.prompt_store import sets
-from flows.prompt_store.sets import Wanted
+from flows.prompt_store import create, sets
+from flows.prompt_store.create import PromptRequest
 from tasks.runtime import machine, records
 from tasks.runtime.stage import Stage
 from tasks.tracking import tracker
@@ -96,14 +96,14 @@ def test_a_running_stage_is_followed_and_a_failed_one_is_marked(project):
         for step in range(1, 11):
             stage.progress(step, 20, loss=1 / step)
             if step in (5, 10):
-                follower.follow("initialise")
+                follower.sync_stage("initialise")
                 steps.append(runs(project)["initialise"].data.metrics["loss"])
         raise RuntimeError("diverged")
 
     with Tracker(project, "a-red-mug") as follower:
         with pytest.raises(RuntimeError):
             Stage(project, "initialise", "a-red-mug").run(stops)
-        follower.follow("initialise", failed=True)
+        follower.sync_stage("initialise", failed=True)
     assert steps == [1 / 5, 1 / 10] and runs(project)["initialise"].info.status == "FAILED"
 
 
@@ -111,7 +111,7 @@ def test_a_cached_stage_appears_with_its_measures(project):
     run_stage(project)
     shutil.rmtree(project.state / "a-red-mug")  # as after `dvc pull` in another clone
     with Tracker(project, "a-red-mug") as follower:
-        follower.follow("initialise", cached=True)
+        follower.sync_stage("initialise", cached=True)
     stage = runs(project)["initialise"]
     assert stage.data.tags["cached"] == "true" and stage.data.metrics["quality"] == 0.5
     assert stage.info.status == "FINISHED"
@@ -119,13 +119,13 @@ def test_a_cached_stage_appears_with_its_measures(project):
 
 def follow_all(project, group=None, cached=True):
     """What a flow tells the tracker about the one stage that these tests make; its parent's own numbers."""
-    with Tracker(project, PromptRuns(project, "a-red-mug", group)) as follower:
-        follower.follow("initialise", cached=cached)
+    with Tracker(project, PromptRuns(project.resolve("a-red-mug"), group)) as follower:
+        follower.sync_stage("initialise", cached=cached)
         follower.finish({"quality": 0.25}, [project.output("a-red-mug", "initialise") / "contact.png"])
 
 
 def test_a_sweep_has_its_own_experiment_and_dataset_and_makes_no_second_copy(project, clone):
-    sets.put(project, sets.plan(project, Wanted("a blue chair", seed=3)))
+    create.put(project, create.plan(project, PromptRequest("a blue chair", seed=3)))
     (project.root / "prompts" / "toys.txt").write_text("a-red-mug\na-blue-chair-s3\n")
     run_stage(project)
     follow_all(project, cached=False)
@@ -262,7 +262,7 @@ def test_a_server_that_is_away_costs_one_warning_and_its_records_arrive_later(pr
     run_stage(project)
     with Tracker(project, "a-red-mug") as follower:
         for _ in range(3):
-            follower.follow("initialise")
+            follower.sync_stage("initialise")
         follower.finish({"quality": 1.0}, [])
     assert capsys.readouterr().err.count("is not reachable") == 1
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
@@ -280,11 +280,11 @@ def test_runs_made_while_the_server_was_away_all_arrive_though_the_last_one_over
         run_stage(project)
         for cached in (False, True):  # looked at twice
             with Tracker(project, "a-red-mug") as follower:
-                follower.follow("initialise", cached=cached)
+                follower.sync_stage("initialise", cached=cached)
                 follower.finish({"quality": quality}, [project.output("a-red-mug", "initialise") / "contact.png"])
         clone.edit("prompts/a-red-mug/prompt.yaml", f"seed: {seed}", f"seed: {seed + 1}")
     assert len(list((project.state / "mlflow" / "outbox").glob("[!.]*"))) == 2
-    sets.put(project, sets.plan(project, Wanted("a blue chair")))
+    create.put(project, create.plan(project, PromptRequest("a blue chair")))
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     real = MlflowClient.log_artifact

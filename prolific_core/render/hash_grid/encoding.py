@@ -1,24 +1,26 @@
-"""Multiresolution hash grid of features (Instant-NGP, arXiv 2201.05989, section 3).
+"""Trainable multiresolution hash grid encoding (Instant-NGP, arXiv 2201.05989, section 3).
 
-Space is covered by grids of growing resolution. Each grid corner owns a row of
-a table; a point's features at one level are the corners' rows, interpolated.
-Grids that fit their table are indexed densely, finer ones by a spatial hash.
+Space is covered by grids of growing resolution. Each grid corner owns a row of a table, and the features of a point at
+one level are the interpolated rows of the corners around it. Grids that fit into their part of the table are indexed
+densely, finer ones by a spatial hash.
 
-The table has the layout of tiny-cuda-nn's HashGrid, to the row, so that every
-backend reads the same checkpoint. From there come two details: positions are
-x * scale + 0.5, and a dense index beyond the last corner wraps around.
+The table has the layout of tiny-cuda-nn's HashGrid, row by row, so that every backend reads the same checkpoint. Two
+details follow from it: positions are x * scale + 0.5, and a dense index beyond the last corner wraps around.
 """
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from prolific_core.errors import InputError
 from prolific_core.render import backends
 from prolific_core.render.hash_grid.levels import PRIMES, Level, layout
+from prolific_core.render.hash_grid.tinycudann import encode_tinycudann
+from prolific_core.render.hash_grid.warp import encode_warp
 
 
-def _corner_rows(corner: Tensor, level: Level) -> Tensor:
-    """Table rows (N,) of integer corners (N, 3) of one level."""
+def _corner_rows(corner: Int[Tensor, "points 3"], level: Level) -> Int[Tensor, " points"]:
+    """Return the table rows of integer corners of one level."""
     x, y, z = corner.unbind(-1)
     if level.dense:
         row = x + y * level.resolution + z * level.resolution**2
@@ -27,10 +29,19 @@ def _corner_rows(corner: Tensor, level: Level) -> Tensor:
     return row % level.entries + level.offset
 
 
-def encode_reference(x: Tensor, table: Tensor, levels: list[Level], smooth: bool) -> Tensor:
-    """The encoding in plain PyTorch: (N, 3), (rows, F) -> (N, len(levels) * F).
+def encode_reference(
+    x: Float[Tensor, "points 3"], table: Float[Tensor, "rows features"], levels: list[Level], smooth: bool
+) -> Float[Tensor, "points columns"]:
+    """Encode points in plain PyTorch, differentiable in `x` and `table` and for any float type.
 
-    Differentiable in both; any float type. x is clamped to [0, 1].
+    Args:
+        x: Points (N, 3), clamped to [0, 1].
+        table: Features (rows, F) of all levels.
+        levels: The grids; see `layout`.
+        smooth: Whether to interpolate by smoothstep (arXiv 2201.05989, appendix A) instead of linearly.
+
+    Returns:
+        Features (N, len(levels) * F), those of the coarsest level first.
     """
     x = x.clamp(0, 1)
     features = []
@@ -49,25 +60,35 @@ def encode_reference(x: Tensor, table: Tensor, levels: list[Level], smooth: bool
     return torch.cat(features, dim=-1)
 
 
+#: Implementation of each backend.
+ENCODERS = {"torch": encode_reference, "warp": encode_warp, "tinycudann": encode_tinycudann}
+
+
 class HashEncoding(nn.Module):
     """Trainable features of points in the unit cube.
 
+    Gradients flow to the table and, where `x` requires one, to `x`. They are first derivatives: only the reference can
+    be differentiated twice. On a GPU the Warp kernel of the table's gradient adds in parallel, so the last bits vary
+    from run to run.
+
+    Example:
         >>> encoding = HashEncoding(4, 2, 12, 4, 32, generator=torch.Generator().manual_seed(0))
         >>> encoding(torch.rand(10, 3)).shape
         torch.Size([10, 8])
 
-    levels, features: the output has levels * features columns, coarse first.
-    log2_entries: each level has at most 2^log2_entries rows.
-    base_resolution, max_resolution: corners a side, coarsest and finest level.
-    interpolation: "linear", or "smoothstep" for a continuous gradient in x.
-    backend: see `backends.choose`; resolved at each call, so that the module
-        may move between devices.
-    generator: draws the table, U(-1e-4, 1e-4) as in the paper.
+    Args:
+        levels: Number of grids.
+        features: Number of features per grid; the output has levels * features columns, the coarsest grid's first.
+        log2_entries: Logarithm to base 2 of the maximum number of rows of a level.
+        base_resolution: Corners along each side of the coarsest grid.
+        max_resolution: Corners along each side of the finest grid.
+        interpolation: "linear", or "smoothstep" for a gradient in `x` that is continuous.
+        backend: Backend of the kernel; see `backends.choose`. It is resolved at each call, so that the module may move
+            between devices.
+        generator: Source of the table's initial values, drawn from U(-1e-4, 1e-4) as in the paper.
 
-    forward(x): (N, 3) float32, clamped to [0, 1] -> (N, levels * features).
-    Gradients go to the table and, where x requires one, to x. They are first
-    derivatives: only the reference can be differentiated twice. On a GPU the native
-    table gradient adds in parallel, so its last bits vary from run to run.
+    Raises:
+        InputError: The interpolation is unknown, or `max_resolution` is below `base_resolution`.
     """
 
     def __init__(
@@ -94,22 +115,26 @@ class HashEncoding(nn.Module):
 
     @property
     def width(self) -> int:
-        """Columns of the output."""
+        """Number of columns of the output."""
         return len(self.levels) * self.features
 
-    def forward(self, x: Tensor) -> Tensor:
-        choice = backends.choose("hash_encoding", self.backend, x.device)
-        if choice.name == backends.REFERENCE:
-            return encode_reference(x, self.table, self.levels, self.smooth)
-        if choice.name == "tinycudann":
-            from prolific_core.render.hash_grid.tinycudann import encode_tinycudann
+    def forward(self, x: Float[Tensor, "points 3"]) -> Float[Tensor, "points {self.width}"]:
+        """Encode points.
 
-            return encode_tinycudann(x, self.table, self.levels, self.smooth)
-        from prolific_core.render.hash_grid.warp import encode_native
+        Args:
+            x: Points (N, 3), clamped to [0, 1]; float32 except for the reference backend.
 
-        return encode_native(x, self.table, self.levels, self.smooth)
+        Returns:
+            Features (N, levels * features).
+
+        Raises:
+            BackendMissing: The requested backend cannot run on the device of `x`.
+        """
+        encode = ENCODERS[backends.choose("hash_encoding", self.backend, x.device).name]
+        return encode(x, self.table, self.levels, self.smooth)
 
     def extra_repr(self) -> str:
+        """Return the module's settings for its printed form."""
         finest = self.levels[-1]
         return (
             f"levels={len(self.levels)}, features={self.features}, rows={len(self.table)}, finest={finest.resolution}"

@@ -1,4 +1,4 @@
-"""The grids of a multiresolution hash encoding: their resolutions and their rows of the table."""
+"""Grids of a multiresolution hash encoding: their resolutions and their rows of the table."""
 
 import math
 from dataclasses import dataclass
@@ -7,17 +7,23 @@ import torch
 
 from prolific_core.errors import InputError
 
-#: The paper's hash: x * 1 xor y * P1 xor z * P2, modulo the number of entries.
+#: Factors of the spatial hash (arXiv 2201.05989, eq. 4): (x * P0 xor y * P1 xor z * P2) modulo the number of entries.
 PRIMES = (1, 2654435761, 805459861)
 
-#: Rows per level are a multiple of this in tiny-cuda-nn.
+#: tiny-cuda-nn rounds the number of rows of a level up to a multiple of this.
 ALIGNMENT = 8
 
 
 @dataclass(frozen=True)
 class Level:
-    """One grid. scale: corner spacing is 1 / scale; resolution: corners a side;
-    offset, entries: its rows of the table; dense: whether each corner has its own."""
+    """One grid of a hash encoding.
+
+    Attributes:
+        scale: Inverse of the spacing of the corners in the unit cube.
+        resolution: Number of corners along each side.
+        offset: First row of the level in the table.
+        entries: Number of rows of the level.
+    """
 
     scale: float
     resolution: int
@@ -26,20 +32,37 @@ class Level:
 
     @property
     def dense(self) -> bool:
+        """True if each corner has a row of its own; otherwise rows are found by hashing."""
         return self.resolution**3 <= self.entries
 
 
 def layout(levels: int, log2_entries: int, base_resolution: int, max_resolution: int) -> list[Level]:
-    """The levels' grids, coarse to fine.
+    """Compute the grids of an encoding, from coarse to fine.
 
-    N_l = base * b^l with b = (max / base)^(1 / (levels - 1)) (paper, eq. 2-3).
+    The resolution of level l is N_l = base * b^l with b = (max / base)^(1 / (levels - 1)) (arXiv 2201.05989, eq. 2-3).
+
+    Example:
+        >>> [level.resolution for level in layout(4, 19, 16, 128)]
+        [16, 32, 64, 128]
+
+    Args:
+        levels: Number of grids.
+        log2_entries: Logarithm to base 2 of the maximum number of rows of a level.
+        base_resolution: Corners along each side of the coarsest grid.
+        max_resolution: Corners along each side of the finest grid.
+
+    Returns:
+        The levels, whose rows follow one another in the table.
+
+    Raises:
+        InputError: `max_resolution` is below `base_resolution`.
     """
     if max_resolution < base_resolution:
         raise InputError(f"max_resolution {max_resolution} is below base_resolution {base_resolution}")
     growth = math.log2(max_resolution / base_resolution) / max(levels - 1, 1)
     result, offset = [], 0
     for level in range(levels):
-        # Rounded to float32 where tiny-cuda-nn rounds: the ceiling depends on it.
+        # Rounded to float32 where tiny-cuda-nn rounds, because the ceiling depends on it.
         exact = torch.tensor(level * growth, dtype=torch.float32)
         scale = (torch.exp2(exact) * base_resolution - 1).item()
         resolution = math.ceil(scale) + 1

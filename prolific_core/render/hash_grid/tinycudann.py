@@ -1,14 +1,16 @@
-"""The hash encoding by tiny-cuda-nn (optional, CUDA only).
+"""Hash encoding by tiny-cuda-nn (optional, CUDA only).
 
-Written against the interface of tiny-cuda-nn 2's `modules.Encoding`; it has not
-been run on this project's machines, which have no GPU. The tests of the
-encoding run against it wherever it is installed.
+This backend is written against the interface of `modules.Encoding` in tiny-cuda-nn 2. It has not been run on this
+project's machines, which have no GPU; the tests of the encoding run it wherever tiny-cuda-nn is installed.
 """
 
 from functools import cache
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+
+from prolific_core.render.hash_grid.levels import Level
 
 
 @cache
@@ -24,14 +26,16 @@ def _encoding(levels: int, features: int, log2_entries: int, base: int, growth: 
         "per_level_scale": growth,
         "interpolation": "Smoothstep" if smooth else "Linear",
     }
-    return tinycudann.Encoding(3, settings, dtype=torch.float32)
+    return tinycudann.Encoding(3, settings, dtype=torch.float32)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def encode_tinycudann(x: Tensor, table: Tensor, levels: list, smooth: bool) -> Tensor:
-    """As `encode_reference`, by tiny-cuda-nn in float32, with our own table.
+def encode_tinycudann(
+    x: Float[Tensor, "points 3"], table: Float[Tensor, "rows features"], levels: list[Level], smooth: bool
+) -> Float[Tensor, "points columns"]:
+    """Encode points with tiny-cuda-nn in float32; the arguments are those of `encode_reference`.
 
-    The module's parameters are swapped for `table`, so that there is one copy
-    of them and the gradient arrives where the optimizer looks.
+    The module's own parameters are replaced by `table` for the call. There is therefore only one copy of them, and the
+    gradient arrives in the parameter that the optimizer updates.
     """
     base = round(levels[0].scale + 1)
     growth = (levels[-1].scale + 1) / (levels[0].scale + 1)

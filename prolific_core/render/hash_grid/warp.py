@@ -1,33 +1,37 @@
-"""The hash encoding as warp kernels, values and first derivatives.
+"""Hash encoding as Warp kernels: values and first derivatives.
 
-With f the interpolation fraction of a point in its cell and s its smoothstep
-(or f itself), one level's features are
+Let f be the position of a point within its cell, and s(f) its smoothstep (or f itself for linear interpolation). The
+features of one level are
 
-    y = sum over the 8 corners c of w_c table[row(c)],  w_c = product over axes of s or 1 - s
+    y = sum over the 8 corners c of w_c table[row(c)],  w_c = product over the axes of s or 1 - s
 
-so dL/dtable[row(c)] += w_c dL/dy and dL/dx = scale * sum_c dw_c/df (table[row(c)] . dL/dy).
+so the gradients are dL/dtable[row(c)] += w_c dL/dy and dL/dx = scale * sum_c dw_c/df (table[row(c)] . dL/dy). The
+same in plain PyTorch is `encoding.encode_reference`.
 
-Both run level by level: a level's rows stay in cache, and since levels share no
-rows, each may run on its own thread.
+Values and the table's gradient are computed level by level: the rows of one level stay in the cache, and because
+levels have separate rows, each level may run on its own thread.
 
-The inner loops of values and of the table's gradient are C++ snippets, which warp
-compiles for both devices. Some points at a time, they first find all corners, in
-vector instructions on a CPU, and ask for their rows; by the time the rows are
-read, they are there. A finer grid's rows are nowhere near each other, and
-waiting for them was half of the time.
+The inner loops of both are C++ snippets, which Warp compiles for CPU and GPU. They process points in blocks: the
+corners of a whole block are computed first (by vector instructions on a CPU) and their rows are prefetched. The rows of
+a fine grid are scattered over memory, and without prefetching half of the time is spent waiting for them.
 """
+# Warp's kernels are annotated with Warp's own types, which a type checker does not accept.
+# pyright: basic, reportInvalidTypeForm=false
 
 from functools import cache, lru_cache
 from types import SimpleNamespace
+from typing import no_type_check
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from prolific_core.errors import InputError
-from prolific_core.render import warp_launch as native
+from prolific_core.render import warp_launch
 from prolific_core.render.hash_grid.levels import PRIMES, Level
 
-#: Corners of points first to stop of one level: rows and weights [corner][point], corner bits x, y, z.
+#: C++ that finds, for points `first` to `stop` of one level, `rows` and `weights` as [corner][point]; the bits of a
+#: corner's number are its x, y and z offsets.
 CORNERS = """
 #if defined(__CUDA_ARCH__)
     constexpr int SOME = 1;
@@ -80,9 +84,9 @@ CORNERS = """
             for (int k = 0; k < some; ++k)
                 __builtin_prefetch(&TABLE.data[rows[c][k]]);
 #endif
-""".replace("PRIME_Y", f"{PRIMES[1]}u").replace("PRIME_Z", f"{PRIMES[2]}u")
+""".replace("PRIME_Y", f"{PRIMES[1]}u").replace("PRIME_Z", f"{PRIMES[2]}u")  # noqa: E501
 
-#: out[i, level] = sum of weights times rows.
+#: C++ for out[i, level] = sum over the corners of weight times row.
 VALUES = (
     CORNERS.replace("TABLE", "table")
     + """
@@ -96,7 +100,8 @@ VALUES = (
 """
 )
 
-#: gradient[rows] += weights times out_gradient[i, level]; points share corners: atomic on a GPU, in order on the CPU.
+#: C++ for gradient[row] += weight times out_gradient[i, level]. Several points may use one corner, so the additions are
+#: atomic on a GPU; on a CPU they are made in order.
 GRADIENT = (
     CORNERS.replace("TABLE", "gradient")
     + """
@@ -115,9 +120,10 @@ GRADIENT = (
 
 
 @cache
+@no_type_check
 def _kernels(features: int) -> SimpleNamespace:
-    """The kernels for rows of `features` numbers (compiled once, cached on disk)."""
-    wp = native.warp()
+    """Return the kernels for rows of `features` numbers; Warp compiles them once and caches them on disk."""
+    wp = warp_launch.warp()
     module = wp.get_module(f"prolific_core.hash_encoding_{features}")
     Row = wp.types.vector(length=features, dtype=wp.float32)
     prime_y = wp.constant(wp.uint32(PRIMES[1]))
@@ -220,7 +226,7 @@ def _kernels(features: int) -> SimpleNamespace:
 
     def snippet(code: str):
         def named(stub):
-            stub.__qualname__ += f"_{features}"  # warp files snippets by name: one of each width
+            stub.__qualname__ += f"_{features}"  # Warp identifies snippets by name, so each width needs its own
             return wp.func_native(code)(stub)
 
         return named
@@ -332,29 +338,29 @@ def _kernels(features: int) -> SimpleNamespace:
 
 @lru_cache(maxsize=64)
 def _tables(levels: tuple[Level, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """The levels as arrays: scales (L,) float32; resolution, offset, entries, dense (L, 4) int32."""
+    """Return scale (L,) float32 and resolution, offset, entries and dense (L, 4) int32 of the levels, as tensors."""
     scales = torch.tensor([level.scale for level in levels], dtype=torch.float32, device=device)
     rows = [[level.resolution, level.offset, level.entries, int(level.dense)] for level in levels]
     return scales, torch.tensor(rows, dtype=torch.int32, device=device)
 
 
 def _block(device: torch.device) -> int:
-    """Points that one kernel thread takes in turn; many, on the CPU, for one lookup of the level."""
+    """Return the number of points per kernel thread; on the CPU a thread looks up its level once for many points."""
     return 1 if device.type == "cuda" else 1024
 
 
 class _Encode(torch.autograd.Function):
-    """(N, 3), (rows, F) -> (N, L, F)."""
+    """Encoding of points (N, 3) with a table (rows, F), giving features (N, L, F)."""
 
     @staticmethod
     def forward(ctx, x: Tensor, table: Tensor, levels: tuple[Level, ...], smooth: bool) -> Tensor:
-        kernels, vec3 = _kernels(table.shape[1]), native.warp().vec3
+        kernels, vec3 = _kernels(table.shape[1]), warp_launch.warp().vec3
         x, table = x.contiguous(), table.contiguous()
         scales, grids = _tables(levels, x.device)
         out = torch.empty(len(x), len(levels), table.shape[1], device=x.device)
         block = _block(x.device)
         values = [block, (x, vec3), (table, kernels.Row), scales, grids, smooth, (out, kernels.Row)]
-        native.launch_split(kernels.forward, len(levels), (-(-len(x) // block),), values, x.device)
+        warp_launch.launch_split(kernels.forward, len(levels), (-(-len(x) // block),), values, x.device)
         ctx.save_for_backward(x, table)
         ctx.levels, ctx.smooth = levels, smooth
         return out
@@ -363,7 +369,7 @@ class _Encode(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, out_gradient: Tensor):
         x, table = ctx.saved_tensors
-        kernels, vec3 = _kernels(table.shape[1]), native.warp().vec3
+        kernels, vec3 = _kernels(table.shape[1]), warp_launch.warp().vec3
         scales, grids = _tables(ctx.levels, x.device)
         incoming = (out_gradient.contiguous(), kernels.Row)
         x_gradient = table_gradient = None
@@ -372,16 +378,22 @@ class _Encode(torch.autograd.Function):
             block = _block(x.device)
             values = [block, (x, vec3), incoming, scales, grids, ctx.smooth, (table_gradient, kernels.Row)]
             tiles = -(-len(x) // block)
-            native.launch_split(kernels.table_gradient, len(ctx.levels), (tiles,), values, x.device)
+            warp_launch.launch_split(kernels.table_gradient, len(ctx.levels), (tiles,), values, x.device)
         if ctx.needs_input_grad[0]:
             x_gradient = torch.empty_like(x)
             values = [(x, vec3), (table, kernels.Row), incoming, scales, grids, ctx.smooth, (x_gradient, vec3)]
-            native.launch_split(kernels.point_gradient, len(x), (), values, x.device)
+            warp_launch.launch_split(kernels.point_gradient, len(x), (), values, x.device)
         return x_gradient, table_gradient, None, None
 
 
-def encode_native(x: Tensor, table: Tensor, levels: list[Level], smooth: bool) -> Tensor:
-    """As `hash_encoding.encode_reference`, in float32, once differentiable in x and table."""
+def encode_warp(
+    x: Float[Tensor, "points 3"], table: Float[Tensor, "rows features"], levels: list[Level], smooth: bool
+) -> Float[Tensor, "points columns"]:
+    """Encode points in float32, once differentiable; the arguments are those of `encode_reference`.
+
+    Raises:
+        InputError: `x` or `table` is not float32.
+    """
     if x.dtype != torch.float32 or table.dtype != torch.float32:
-        raise InputError(f"the native encoding computes in float32, not {x.dtype}; backend='torch' does")
+        raise InputError(f"the Warp encoding computes in float32, not {x.dtype}; use backend='torch'")
     return _Encode.apply(x, table, tuple(levels), smooth).flatten(1)

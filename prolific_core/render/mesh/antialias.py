@@ -1,27 +1,25 @@
-"""Silhouettes with analytic coverage, and so with a gradient.
+"""Antialiasing of silhouettes by their analytic coverage, which gives them a gradient.
 
-After Laine et al. 2020, "Modular primitives for high-performance differentiable
-rendering" (arXiv 2011.03277), section 3.4: where a silhouette edge crosses the
-segment between two neighbouring pixel centres, the crossing's position tells how
-far the nearer surface reaches into the gap, and the two pixels are blended by
-it. A crossing half-way changes nothing; one nearer the far pixel puts some of
-the near colour there, and the reverse.
+The method is that of Laine et al. 2020, "Modular primitives for high-performance differentiable rendering" (arXiv
+2011.03277), section 3.4. Where a silhouette edge crosses the segment between two neighbouring pixel centres, the
+position of the crossing determines how far the nearer surface extends towards the other pixel, and the two pixels are
+blended accordingly. A crossing at the midpoint changes nothing; one closer to the far pixel's centre adds some of the
+near colour to the far pixel, and one closer to the near pixel's centre does the reverse.
 
-Two things differ from the paper. Its loop runs over pixel pairs and looks only
-at the edges of the triangle that was hit, so it misses silhouettes of triangles
-smaller than a pixel; this one runs over the mesh's silhouette edges and finds
-the pairs they cross. And weights that add to more than one on a pixel (a speck
-surrounded by edges) are scaled to one, so colours stay in their range.
+There are two differences from the paper. Its loop runs over pixel pairs and considers only the edges of the triangle
+that was hit, so it misses silhouettes of triangles smaller than a pixel; here the loop runs over the mesh's silhouette
+edges and finds the pairs that they cross. In addition, weights that add up to more than one at a pixel (for an object
+smaller than a pixel) are scaled to one, so that colours stay in their range.
 
-An edge closer to vertical than to horizontal is used for pairs side by side
-only, one closer to horizontal for pairs above one another only. A piece of edge
-of length L that moves by d along its normal then changes the total coverage by
-L d, as it should; with both it would be counted twice.
+An edge that is closer to vertical than to horizontal is used only for pairs of pixels side by side, the others only for
+pairs above one another. A piece of edge of length L that moves by d along its normal then changes the total coverage
+by L d, as it should; if both kinds of pairs were used, it would be counted twice.
 """
 
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from prolific_core.render.mesh.raster import Hits, Pinhole, gather_rows
@@ -29,18 +27,27 @@ from prolific_core.render.mesh.raster import Hits, Pinhole, gather_rows
 
 @dataclass(frozen=True)
 class Edges:
-    """The undirected edges of a mesh.
+    """Undirected edges of a mesh.
 
-    ends (E, 2): vertices. side_edge, side_vertex (3F,): for each face and each
-    of its edges, the edge and the face's vertex opposite to it.
+    Example:
+        >>> Edges.of(torch.tensor([[0, 1, 2]])).ends
+        tensor([[0, 1],
+                [0, 2],
+                [1, 2]])
+
+    Attributes:
+        ends: The two vertices (E, 2) of each edge.
+        side_edge: The edge (3F,) of each of the three sides of each face.
+        side_vertex: The face's vertex (3F,) opposite to each side.
     """
 
-    ends: Tensor
-    side_edge: Tensor
-    side_vertex: Tensor
+    ends: Int[Tensor, "edges 2"]
+    side_edge: Int[Tensor, " sides"]
+    side_vertex: Int[Tensor, " sides"]
 
     @classmethod
-    def of(cls, faces: Tensor) -> "Edges":
+    def of(cls, faces: Int[Tensor, "faces 3"]) -> "Edges":
+        """Find the edges of faces (F, 3)."""
         pairs = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).sort(dim=1).values
         size = int(faces.max()) + 1 if len(faces) else 1
         key, edge = (pairs[:, 0] * size + pairs[:, 1]).unique(return_inverse=True)
@@ -49,21 +56,28 @@ class Edges:
 
 
 def antialias(
-    image: Tensor,
+    image: Float[Tensor, "batch channels height width"],
     hits: Hits,
-    vertices: Tensor,
-    faces: Tensor,
-    origins: Tensor,
-    directions: Tensor,
+    vertices: Float[Tensor, "vertices 3"],
+    faces: Int[Tensor, "faces 3"],
+    origins: Float[Tensor, "batch height width 3"],
+    directions: Float[Tensor, "batch height width 3"],
     edges: Edges | None = None,
-) -> Tensor:
-    """The image with silhouettes blended by coverage, differentiable in `vertices` and `image`.
+) -> Float[Tensor, "batch channels height width"]:
+    """Blend silhouettes by coverage, differentiably in `vertices` and `image`.
 
-    image: (B, C, H, W), one sample a pixel over its background, any channels
-        (append the 0/1 opacity as one). hits: from `trace` of the same rays.
-    vertices (V, 3), faces (F, 3); origins, directions (B, H, W, 3) of pinhole
-        cameras. edges: `Edges.of(faces)`, to save it where faces stay.
-    Returns (B, C, H, W); pixels that no silhouette crosses are unchanged.
+    Args:
+        image: Images (B, C, H, W) with one sample per pixel, already over their background; any channels, of which the
+            0/1 opacity may be one.
+        hits: The result of `trace` for the same rays.
+        vertices: Vertex positions (V, 3).
+        faces: Vertex indices (F, 3).
+        origins: Origins (B, H, W, 3) of the rays of pinhole cameras.
+        directions: Unit directions (B, H, W, 3).
+        edges: `Edges.of(faces)`, which can be reused while the faces do not change; computed if None.
+
+    Returns:
+        Images (B, C, H, W); pixels that no silhouette crosses are unchanged.
     """
     b, channels, h, w = image.shape
     if len(hits.pixel) == 0:
@@ -90,7 +104,7 @@ def antialias(
 
 @torch.no_grad()
 def _depth(hits: Hits, camera: Pinhole, directions: Tensor) -> Tensor:
-    """Depth along the viewing axis (B, H, W), infinite where nothing was hit."""
+    """Return the depth (B, H, W) along the viewing axis, infinite where nothing was hit."""
     depth = torch.full((hits.face_id.numel(),), torch.inf, device=directions.device)
     depth[hits.pixel] = hits.distance.detach()
     return depth.view(hits.face_id.shape) * (directions * camera.forward[:, None, None]).sum(-1)
@@ -98,18 +112,20 @@ def _depth(hits: Hits, camera: Pinhole, directions: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _silhouettes(screen: Tensor, edges: Edges):
-    """Which edges bound the mesh on the screen, and on which side it lies.
+    """Find the edges that bound the mesh on the screen, and the side on which the mesh lies.
 
-    An edge does if all its faces lie on one side of it: one face, or two that
-    fold over. Needs no consistent orientation. Returns two masks (B, E): is a
-    silhouette; the mesh lies towards larger columns (rows, for an edge closer
-    to horizontal).
+    An edge is a silhouette if all its faces (one, or two that fold over) lie on one side of it; the faces need not be
+    oriented consistently.
+
+    Returns:
+        Two masks (B, E): whether the edge is a silhouette, and whether the mesh lies towards larger columns (towards
+        larger rows for an edge closer to horizontal).
     """
     b = len(screen)
     start, end = screen[:, edges.ends[:, 0]], screen[:, edges.ends[:, 1]]
     run = end - start
     s, r, o = start[:, edges.side_edge], run[:, edges.side_edge], screen[:, edges.side_vertex]
-    # Cross product of the edge with the way to the opposite vertex.
+    # Cross product of the edge with the vector to the opposite vertex.
     side = (o[..., 0] - s[..., 0]) * r[..., 1] - (o[..., 1] - s[..., 1]) * r[..., 0]
     index = edges.side_edge.expand(b, -1)
     low = torch.full(run.shape[:2], torch.inf).to(side).scatter_reduce(1, index, side, "amin")
@@ -119,17 +135,17 @@ def _silhouettes(screen: Tensor, edges: Edges):
     positive = (low >= 0) & (high > 0)
     silhouette = in_front & (positive | ((high <= 0) & (low < 0)))
     steep = run[..., 1].abs() >= run[..., 0].abs()
-    # `side` is positive towards larger columns if the edge runs down, towards
-    # smaller rows if it runs right.
+    # `side` is positive towards larger columns if the edge points down, and towards smaller rows if it points right.
     inner_high = torch.where(steep, positive == (run[..., 1] > 0), positive == (run[..., 0] < 0))
     return silhouette, inner_high
 
 
 def _crossings(screen, edges: Edges, silhouette, inner_high, depth, axis: int, size):
-    """Pixel pairs along `axis` (0: columns, 1: rows) that a visible silhouette crosses.
+    """Find the pixel pairs along `axis` (0: columns, 1: rows) that a visible silhouette crosses.
 
-    Returns near, far (K,): flat pixel indices on the mesh's side and beyond;
-    reach (K,) in [0, 1]: from the near pixel's centre to the edge, in pixels.
+    Returns:
+        Flat indices (K,) of the pixel on the mesh's side (near) and of the one beyond (far), and the distance (K,) in
+        [0, 1] from the near pixel's centre to the edge, in pixels.
     """
     b, vertices = screen.shape[:2]
     h, w = size
@@ -142,8 +158,8 @@ def _crossings(screen, edges: Edges, silhouette, inner_high, depth, axis: int, s
     ends = gather_rows(screen.reshape(b * vertices, 3), (view[:, None] * vertices + edges.ends[edge]).reshape(-1))
     ends = ends.view(-1, 2, 3)
     with torch.no_grad():
-        # Scan lines run through pixel centres; half-open, so that a vertex on a
-        # line belongs to one of its two edges.
+        # Scan lines run through pixel centres. The interval is half-open, so that a vertex on a line belongs to only
+        # one of its two edges.
         low, high = ends[..., across].amin(1), ends[..., across].amax(1)
         first = (low - 0.5).ceil().clamp(0, lines).long()
         last = (high - 0.5).ceil().clamp(0, lines).long()
@@ -165,13 +181,13 @@ def _crossings(screen, edges: Edges, silhouette, inner_high, depth, axis: int, s
         stride_along, stride_across = (1, w) if axis == 0 else (w, 1)
         near = first_pixel + line * stride_across + near * stride_along
         far = first_pixel + line * stride_across + far * stride_along
-        # Depth at the crossing: its inverse is linear on the screen.
+        # The inverse of the depth is linear on the screen.
         z = 1 / (1 / start[:, 2] + (1 / end[:, 2] - 1 / start[:, 2]) * fraction)
         flat = depth.reshape(-1)
         keep = inside & (flat[near] < flat[far]) & (z < flat[far])
     reach = torch.where(high_side.bool(), pixel + 1 - position, position - pixel)
     with torch.no_grad():
-        # Bumps of the mesh may cross a pair several times: the outermost is seen.
+        # Several silhouettes may cross a pair; only the outermost is visible.
         farthest = torch.full((b * h * w,), -1.0).to(reach)
         pair = near * 2 + high_side
         farthest = farthest.repeat(2).scatter_reduce(0, pair[keep], reach.detach()[keep], "amax")

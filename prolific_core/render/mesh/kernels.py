@@ -1,8 +1,13 @@
-"""The ray-query kernel of `raster.py`. Imported late: importing it imports warp."""
+"""Warp kernel of the ray queries in `raster.py`, which imports this module on first use because it imports Warp."""
+# Warp's kernels are annotated with Warp's own types, which a type checker does not accept.
+# pyright: basic, reportInvalidTypeForm=false, reportAttributeAccessIssue=false
+
+from typing import no_type_check
 
 import warp as wp
 
 
+@no_type_check
 @wp.kernel(enable_backward=False)
 def first_hit(
     mesh: wp.uint64,
@@ -10,7 +15,7 @@ def first_hit(
     directions: wp.array(dtype=wp.vec3),
     faces: wp.array(dtype=wp.int32),
 ):
-    """One thread a ray: the index of the nearest face, or -1."""
+    """Write the index of the first face along each ray, or -1 if there is none; one thread per ray."""
     ray = wp.tid()
     query = wp.mesh_query_ray(mesh, origins[ray], directions[ray], 1.0e6)
     if query.result:

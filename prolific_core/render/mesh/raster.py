@@ -1,45 +1,67 @@
-"""Triangle meshes on the screen: who is seen, where it was hit, what is there.
+"""Rasterisation of triangle meshes: visibility, hits on faces and interpolation of vertex attributes.
 
-Visibility, which face a pixel's ray meets first, is a discrete question: the
-backends answer it without gradients. All else is PyTorch on the answer and
-differentiable with respect to vertices: the hit is recomputed on the face that
-won, and `antialias.py` gives the silhouettes their gradient.
+Visibility, the first face along each pixel's ray, is discrete and has no gradient. Everything else is PyTorch code on
+top of it and differentiable with respect to the vertices: the hit is recomputed on the visible face, and
+`antialias.py` gives the silhouettes their gradient.
 
-    visibility = Visibility(vertices, faces)                  # V x 3, F x 3
-    hits = trace(visibility, vertices, faces, *cameras.rays(64))
-    normal = interpolate(vertex_normals(vertices, faces), faces, hits.face, hits.barycentrics)
-    image = hits.image(normal, background=0.0)                # (B, 3, H, W)
+Example:
+    >>> vertices = torch.tensor([[0.0, -0.4, -0.4], [0.0, 0.4, -0.4], [0.0, 0.0, 0.4]], requires_grad=True)
+    >>> faces = torch.tensor([[0, 1, 2]])
+    >>> from prolific_core import cameras
+    >>> rays = cameras.orbit(1, elevation=0, distance=2.0, fov=45).rays(64)
+    >>> hits = trace(Visibility(vertices, faces), vertices, faces, *rays)
+    >>> normal = interpolate(vertex_normals(vertices, faces), faces, hits.face, hits.barycentrics)
+    >>> hits.image(normal, background=0.0).shape
+    torch.Size([1, 3, 64, 64])
 """
 
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from prolific_core.render import backends
-from prolific_core.render import warp_launch as native
+from prolific_core.render import backends, warp_launch
 
 
 class Visibility:
-    """A mesh prepared for ray queries; keep it as long as the vertices stay the same.
+    """Search structure for the first face along a ray, which can be reused as long as the vertices do not change.
 
-    vertices: (V, 3) float32; faces: (F, 3) int64, F may be 0.
-    backend: "auto", "warp" (BVH, CPU and CUDA), "torch" (brute force, slow),
-        "nvdiffrast" (CUDA; pinhole rays only).
+    Example:
+        >>> vertices = torch.tensor([[0.0, -1.0, -1.0], [0.0, 1.0, -1.0], [0.0, 0.0, 1.0]])
+        >>> visibility = Visibility(vertices, torch.tensor([[0, 1, 2]]))
+        >>> visibility(torch.tensor([[[[2.0, 0.0, 0.0]]]]), torch.tensor([[[[-1.0, 0.0, 0.0]]]]))
+        tensor([[[0]]])
+
+    Args:
+        vertices: Vertex positions (V, 3); they are copied.
+        faces: Vertex indices (F, 3), int64; F may be 0.
+        backend: "auto", "warp" (a bounding volume hierarchy, CPU and CUDA), "torch" (every face is tested, slow) or
+            "nvdiffrast" (CUDA; rays of pinhole cameras only).
+
+    Raises:
+        BackendMissing: The requested backend cannot run on the device.
     """
 
-    def __init__(self, vertices: Tensor, faces: Tensor, backend: str = "auto"):
+    def __init__(self, vertices: Float[Tensor, "vertices 3"], faces: Int[Tensor, "faces 3"], backend: str = "auto"):
         self.backend = backends.choose("raster", backend, vertices.device).name
-        # The copies are what the BVH points into, so nobody may change them.
+        # The BVH refers to the memory of these copies, so they must not be modified.
         self.vertices = vertices.detach().float().clone().contiguous()
         self.faces = faces.detach().clone().contiguous()
         self._mesh = None
 
-    def __call__(self, origins: Tensor, directions: Tensor) -> Tensor:
-        """Face first met by each ray: (B, H, W) int64, -1 where none.
+    def __call__(
+        self, origins: Float[Tensor, "batch height width 3"], directions: Float[Tensor, "batch height width 3"]
+    ) -> Int[Tensor, "batch height width"]:
+        """Return the first face along each ray.
 
-        origins, directions: (B, H, W, 3); directions unit. A ray that meets an
-        edge exactly may get either of its faces.
+        Args:
+            origins: Origins (B, H, W, 3) of the rays.
+            directions: Unit directions (B, H, W, 3).
+
+        Returns:
+            Face indices (B, H, W), int64, and -1 where a ray hits nothing. A ray that meets an edge exactly may return
+            either of its faces.
         """
         if len(self.faces) == 0:
             return torch.full(directions.shape[:-1], -1, device=directions.device)
@@ -47,11 +69,11 @@ class Visibility:
         if self.backend == "nvdiffrast":
             return self._nvdiffrast(origins, directions)
         flat = origins.reshape(-1, 3).contiguous(), directions.reshape(-1, 3).contiguous()
-        found = self._warp(*flat) if self.backend == "warp" else brute_force(self.vertices, self.faces, *flat)
+        found = self._warp(*flat) if self.backend == "warp" else first_hit_reference(self.vertices, self.faces, *flat)
         return found.view(directions.shape[:-1])
 
     def _warp(self, origins: Tensor, directions: Tensor) -> Tensor:
-        wp = native.warp()
+        wp = warp_launch.warp()
         from prolific_core.render.mesh.kernels import first_hit
 
         if self._mesh is None:
@@ -60,16 +82,12 @@ class Visibility:
                 points=wp.from_torch(self.vertices, dtype=wp.vec3), indices=wp.from_torch(self._indices)
             )
         found = torch.empty(len(origins), dtype=torch.int32, device=origins.device)
-        native.launch(
-            first_hit,
-            len(origins),
-            [self._mesh.id, _vec3(origins), _vec3(directions), found],
-            origins.device,
-        )
+        values = [self._mesh.id, (origins, wp.vec3), (directions, wp.vec3), found]
+        warp_launch.launch(first_hit, len(origins), values, origins.device)
         return found.long()
 
     def _nvdiffrast(self, origins: Tensor, directions: Tensor) -> Tensor:
-        import nvdiffrast.torch as dr
+        import nvdiffrast.torch as dr  # pyright: ignore[reportMissingImports]
 
         if self._mesh is None:
             self._mesh = dr.RasterizeCudaContext(device=self.vertices.device)
@@ -84,21 +102,25 @@ class Visibility:
         return raster[..., 3].long() - 1
 
 
-def _vec3(rows: Tensor):
-    """(N, 3) as a warp array of N vectors."""
-    wp = native.warp()
-    return wp.from_torch(rows, dtype=wp.vec3, requires_grad=False)
+def first_hit_reference(
+    vertices: Float[Tensor, "vertices 3"],
+    faces: Int[Tensor, "faces 3"],
+    origins: Float[Tensor, "rays 3"],
+    directions: Float[Tensor, "rays 3"],
+    chunk: int = 2_000_000,
+) -> Int[Tensor, " rays"]:
+    """Find the first face along each ray in plain PyTorch, by testing every face.
 
+    Args:
+        vertices: Vertex positions (V, 3).
+        faces: Vertex indices (F, 3), F > 0.
+        origins: Origins (N, 3) of the rays.
+        directions: Unit directions (N, 3).
+        chunk: Number of pairs of rays and faces that are tested at once.
 
-def visible_faces(
-    vertices: Tensor, faces: Tensor, origins: Tensor, directions: Tensor, backend: str = "auto"
-) -> Tensor:
-    """Face first met by each ray, (B, H, W) int64, -1 where none; see `Visibility`."""
-    return Visibility(vertices, faces, backend)(origins, directions)
-
-
-def brute_force(vertices: Tensor, faces: Tensor, origins: Tensor, directions: Tensor, chunk: int = 2_000_000) -> Tensor:
-    """The reference: every ray against every face. Rays (N, 3); returns (N,) int64."""
+    Returns:
+        Face indices (N,), int64, and -1 where a ray hits nothing.
+    """
     found = []
     rows = max(1, chunk // max(1, len(faces)))
     corners = vertices[faces]
@@ -111,13 +133,22 @@ def brute_force(vertices: Tensor, faces: Tensor, origins: Tensor, directions: Te
     return torch.cat(found)
 
 
-def moller_trumbore(corners: Tensor, origins: Tensor, directions: Tensor):
-    """Where rays meet the planes of triangles (Moeller and Trumbore 1997).
+def moller_trumbore(
+    corners: Float[Tensor, "*#triangles 3 3"],
+    origins: Float[Tensor, "*#triangles 3"],
+    directions: Float[Tensor, "*#triangles 3"],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Intersect rays with the planes of triangles (Moeller and Trumbore 1997).
 
-    corners (..., 3, 3); origins, directions (..., 3), broadcast together.
-    Returns u, v (weights of corners 1 and 2), t (distance along the ray) and
-    whether the ray is not parallel to the plane, each (...). Parallel ones get
-    the centre and infinity, without gradient.
+    Args:
+        corners: Corners (..., 3, 3) of the triangles.
+        origins: Origins (..., 3) of the rays, which broadcast with the triangles.
+        directions: Unit directions (..., 3).
+
+    Returns:
+        The barycentric weights u and v of corners 1 and 2, the distance t along the ray, and whether the ray is not
+        parallel to the plane, each (...). A parallel ray gets the triangle's centre and an infinite distance, without a
+        gradient.
     """
     a, b, c = corners.unbind(-2)
     ab, ac, ao = b - a, c - a, origins - a
@@ -135,23 +166,33 @@ def moller_trumbore(corners: Tensor, origins: Tensor, directions: Tensor):
 
 @dataclass(frozen=True)
 class Hits:
-    """What a picture's rays met: N covered pixels of B x H x W.
+    """Hits of the rays of B images of H x W pixels, of which N are covered.
 
-    pixel (N,): index into the flattened B x H x W, rising; face (N,) int64;
-    barycentrics (N, 3); distance (N,) along the unit ray; face_id (B, H, W),
-    -1 where none. barycentrics and distance are differentiable in the vertices.
+    Attributes:
+        face_id: Index (B, H, W) of the face at each pixel, and -1 where there is none.
+        pixel: Index (N,) of each covered pixel in the flattened (B, H, W), in ascending order.
+        face: Index (N,) of the face at each covered pixel, int64.
+        barycentrics: Barycentric weights (N, 3) of the face's corners, differentiable in the vertices.
+        distance: Distance (N,) along the unit ray in world units, differentiable in the vertices.
     """
 
-    face_id: Tensor
-    pixel: Tensor
-    face: Tensor
-    barycentrics: Tensor
-    distance: Tensor
+    face_id: Int[Tensor, "batch height width"]
+    pixel: Int[Tensor, " covered"]
+    face: Int[Tensor, " covered"]
+    barycentrics: Float[Tensor, "covered 3"]
+    distance: Float[Tensor, " covered"]
 
-    def image(self, values: Tensor, background: float | Tensor = 0.0) -> Tensor:
-        """Values (N, C) of the covered pixels as (B, C, H, W) over `background`.
+    def image(
+        self, values: Float[Tensor, "covered channels"], background: float | Tensor = 0.0
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Place the values of the covered pixels over a background.
 
-        background: a number, or a tensor that broadcasts to (B, C, H, W).
+        Args:
+            values: Values (N, C) of the covered pixels.
+            background: A number, or a tensor that broadcasts to (B, C, H, W).
+
+        Returns:
+            Images (B, C, H, W).
         """
         b, h, w = self.face_id.shape
         if not torch.is_tensor(background):
@@ -161,71 +202,132 @@ class Hits:
         return canvas.view(b, h, w, values.shape[1]).permute(0, 3, 1, 2)
 
 
-def trace(visibility: Visibility, vertices: Tensor, faces: Tensor, origins: Tensor, directions: Tensor) -> Hits:
-    """Visibility, then the hit on each winning face, differentiable in `vertices`.
+def trace(
+    visibility: Visibility,
+    vertices: Float[Tensor, "vertices 3"],
+    faces: Int[Tensor, "faces 3"],
+    origins: Float[Tensor, "batch height width 3"],
+    directions: Float[Tensor, "batch height width 3"],
+) -> Hits:
+    """Find the visible face of each ray and intersect the ray with it, differentiably in the vertices.
 
-    visibility: of the same vertices and faces. Rays (B, H, W, 3).
+    Args:
+        visibility: Search structure of the same vertices and faces.
+        vertices: Vertex positions (V, 3).
+        faces: Vertex indices (F, 3).
+        origins: Origins (B, H, W, 3) of the rays.
+        directions: Unit directions (B, H, W, 3).
+
+    Returns:
+        The hits of the covered pixels.
     """
     face_id = visibility(origins, directions)
     pixel = (face_id.reshape(-1) >= 0).nonzero().squeeze(1)
     face = face_id.reshape(-1)[pixel]
     corners = gather_rows(vertices, faces[face].reshape(-1)).view(-1, 3, 3)
     u, v, t, sound = moller_trumbore(corners, origins.reshape(-1, 3)[pixel], directions.reshape(-1, 3)[pixel])
-    # A grazing ray has no sound distance; its face's centre will do.
+    # The distance of a grazing ray is ill-conditioned, so the distance of the face's centre is used.
     centre = (corners.mean(1) - origins.reshape(-1, 3)[pixel]).norm(dim=-1).detach()
     return Hits(face_id, pixel, face, torch.stack([1 - u - v, u, v], -1), torch.where(sound, t, centre))
 
 
-def gather_rows(table: Tensor, index: Tensor) -> Tensor:
-    """table[index] for a flat index: its backward is one ordered index_add."""
+def gather_rows(table: Float[Tensor, "rows ..."], index: Int[Tensor, " count"]) -> Float[Tensor, "count ..."]:
+    """Return `table[index]` for a flat index; the backward pass is one index_add in a fixed order."""
     return table.index_select(0, index)
 
 
-def interpolate(attributes: Tensor, faces: Tensor, face: Tensor, barycentrics: Tensor) -> Tensor:
-    """Attributes (V, C) of vertices at points on faces.
+def interpolate(
+    attributes: Float[Tensor, "vertices channels"],
+    faces: Int[Tensor, "faces 3"],
+    face: Int[Tensor, "*points"],
+    barycentrics: Float[Tensor, "*points 3"],
+) -> Float[Tensor, "*points channels"]:
+    """Interpolate vertex attributes at points on faces.
 
-    face (...) int64, -1 gives zeros; barycentrics (..., 3). Returns (..., C).
+    Args:
+        attributes: Attributes (V, C) of the vertices.
+        faces: Vertex indices (F, 3).
+        face: Face (...) of each point; -1 gives zeros.
+        barycentrics: Barycentric weights (..., 3) of the face's corners.
+
+    Returns:
+        Attributes (..., C) of the points.
     """
     corners = gather_rows(attributes, faces[face.clamp(min=0)].reshape(-1))
     values = (corners.view(*face.shape, 3, attributes.shape[-1]) * barycentrics.unsqueeze(-1)).sum(-2)
     return values * (face >= 0).unsqueeze(-1)
 
 
-def face_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Cross products (F, 3): outward for counter-clockwise faces, twice the area long."""
+def face_normals(vertices: Float[Tensor, "vertices 3"], faces: Int[Tensor, "faces 3"]) -> Float[Tensor, "faces 3"]:
+    """Return the cross products of the faces' edges.
+
+    Args:
+        vertices: Vertex positions (V, 3).
+        faces: Vertex indices (F, 3).
+
+    Returns:
+        Normals (F, 3) of length twice the area, which point outward if the faces are counter-clockwise.
+    """
     a, b, c = gather_rows(vertices, faces.reshape(-1)).view(-1, 3, 3).unbind(1)
     return torch.linalg.cross(b - a, c - a)
 
 
-def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Unit normals (V, 3), the area-weighted mean of the faces around a vertex; 0 where there is none."""
+def vertex_normals(vertices: Float[Tensor, "vertices 3"], faces: Int[Tensor, "faces 3"]) -> Float[Tensor, "vertices 3"]:
+    """Return the area-weighted mean of the normals of the faces around each vertex.
+
+    Args:
+        vertices: Vertex positions (V, 3).
+        faces: Vertex indices (F, 3).
+
+    Returns:
+        Unit normals (V, 3), and 0 for a vertex without faces.
+    """
     per_face = face_normals(vertices, faces)
     total = torch.zeros_like(vertices).index_add(0, faces.reshape(-1), per_face.repeat_interleave(3, dim=0))
-    # The floor is on the squared length: the gradient of a norm at 0 is not finite.
+    # The small constant is added to the squared length, because the gradient of a norm at 0 is not finite.
     return total / (total.square().sum(-1, keepdim=True) + 1e-24).sqrt()
 
 
 @dataclass(frozen=True)
 class Pinhole:
-    """The camera behind a picture's rays, recovered from them.
+    """Pinhole cameras recovered from the rays of their images.
 
-    origin, forward (B, 3), forward unit; right, down (B, 3): dotted with a point
-    of the plane at depth 1, the column and row in pixels from the centre.
+    Attributes:
+        origin: Positions (B, 3) of the cameras.
+        forward: Unit viewing directions (B, 3).
+        right: Vectors (B, 3) whose dot product with a point of the plane at depth 1 is the point's column, in pixels
+            from the centre of the image.
+        down: The same (B, 3) for the row.
+        height: Height of the images in pixels.
+        width: Width of the images in pixels.
     """
 
-    origin: Tensor
-    forward: Tensor
-    right: Tensor
-    down: Tensor
+    origin: Float[Tensor, "batch 3"]
+    forward: Float[Tensor, "batch 3"]
+    right: Float[Tensor, "batch 3"]
+    down: Float[Tensor, "batch 3"]
     height: int
     width: int
 
     @classmethod
-    def from_rays(cls, origins: Tensor, directions: Tensor) -> "Pinhole":
-        """From rays (B, H, W, 3) through the pixel centres of a centred pinhole camera."""
-        b, h, w, _ = directions.shape
+    def from_rays(
+        cls, origins: Float[Tensor, "batch height width 3"], directions: Float[Tensor, "batch height width 3"]
+    ) -> "Pinhole":
+        """Recover cameras from the rays through the centres of all pixels.
+
+        Args:
+            origins: Origins (B, H, W, 3) of the rays.
+            directions: Unit directions (B, H, W, 3) of cameras whose principal point is the centre of the image.
+
+        Returns:
+            The cameras.
+
+        Raises:
+            ValueError: The images have fewer than 2 x 2 pixels.
+        """
+        _, h, w, _ = directions.shape
         if h < 2 or w < 2:
-            raise ValueError(f"a picture of {h} x {w} pixels is too small to tell its camera from its rays")
+            raise ValueError(f"an image of {h} x {w} pixels is too small to recover its camera from its rays")
         top_left, top_right = directions[:, 0, 0], directions[:, 0, -1]
         low_left, low_right = directions[:, -1, 0], directions[:, -1, -1]
         forward = torch.nn.functional.normalize(top_left + top_right + low_left + low_right, dim=-1)
@@ -244,11 +346,12 @@ class Pinhole:
             w,
         )
 
-    def project(self, points: Tensor) -> Tensor:
-        """World points (V, 3) to (B, V, 3): column, row (pixels; centres at halves) and depth.
+    def project(self, points: Float[Tensor, "points 3"]) -> Float[Tensor, "batch points 3"]:
+        """Project world points (V, 3) onto the images.
 
-        Depth is along the viewing axis; columns and rows mean nothing where it
-        is not positive.
+        Returns:
+            Column, row and depth (B, V, 3). Columns and rows are in pixels, with pixel centres at half-integers; they
+            are meaningless where the depth is not positive. Depth is measured along the viewing axis, in world units.
         """
         offset = points[None] - self.origin[:, None]
         depth = (offset * self.forward[:, None]).sum(-1)
@@ -258,10 +361,22 @@ class Pinhole:
         return torch.stack([column, row, depth], dim=-1)
 
 
-def clip_coordinates(screen: Tensor, height: int, width: int, near: float = 0.01, far: float = 100.0) -> Tensor:
-    """Projected points (B, V, 3) as OpenGL clip coordinates (B, V, 4), upside down.
+def clip_coordinates(
+    screen: Float[Tensor, "batch points 3"], height: int, width: int, near: float = 0.01, far: float = 100.0
+) -> Float[Tensor, "batch points 4"]:
+    """Convert projected points to OpenGL clip coordinates with y pointing down.
 
-    nvdiffrast's row 0 is at y = -1, ours is the top: so y grows downwards here.
+    nvdiffrast has row 0 at y = -1, while row 0 is the top of our images.
+
+    Args:
+        screen: Column, row and depth (B, V, 3); see `Pinhole.project`.
+        height: Height of the images in pixels.
+        width: Width of the images in pixels.
+        near: Depth of the near plane, in world units.
+        far: Depth of the far plane, in world units.
+
+    Returns:
+        Clip coordinates (B, V, 4).
     """
     column, row, depth = screen.unbind(-1)
     z = depth * (far + near) / (far - near) - 2 * far * near / (far - near)

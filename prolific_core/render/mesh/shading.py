@@ -1,11 +1,13 @@
-"""A picture of a triangle mesh: hits, their colours, antialiased over a background."""
+"""Shading of triangle meshes: hits, their colours, and antialiasing over a background."""
 
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from prolific_core.cameras import Cameras
 from prolific_core.render.mesh.antialias import Edges, antialias
 from prolific_core.render.mesh.raster import (
     Hits,
@@ -16,12 +18,20 @@ from prolific_core.render.mesh.raster import (
 )
 from prolific_core.render.result import Render
 
-#: Colours (N, 3) in [0, 1] of N hits at world points (N, 3).
+#: Function from N hits and their world points (N, 3) to colours (N, 3) in [0, 1].
 Shader = Callable[[Hits, Tensor], Tensor]
 
 
-def broadcast_background(background: float | Tensor, like: Tensor) -> Tensor:
-    """A background as (1 or B, 3, 1 or H, 1 or W): from a number, (3,), (B, 3) or (B, 3, H, W)."""
+def broadcast_background(background: float | Float[Tensor, "..."], like: Tensor) -> Float[Tensor, "_ 3 _ _"]:
+    """Bring a background into a shape that broadcasts with images (B, 3, H, W).
+
+    Args:
+        background: A number, or a colour (3,), (B, 3) or (B, 3, H, W).
+        like: A tensor with the data type and device of the result.
+
+    Returns:
+        A tensor (1 or B, 3, 1 or H, 1 or W).
+    """
     background = torch.as_tensor(background, dtype=like.dtype, device=like.device)
     if background.dim() == 4:
         return background
@@ -32,9 +42,9 @@ def broadcast_background(background: float | Tensor, like: Tensor) -> Tensor:
 
 def render_mesh(
     visibility: Visibility,
-    vertices: Tensor,
-    faces: Tensor,
-    cameras,
+    vertices: Float[Tensor, "vertices 3"],
+    faces: Int[Tensor, "faces 3"],
+    cameras: Cameras,
     resolution: int,
     shader: Shader | None,
     *,
@@ -42,15 +52,31 @@ def render_mesh(
     edges: Edges | None = None,
     supersampling: int = 1,
 ) -> Render:
-    """Render a mesh, differentiable in vertices and shader.
+    """Render a mesh, differentiably in the vertices and the shader's parameters.
 
-    visibility: of these vertices (V, 3) and faces (F, 3). cameras: anything with
-    `rays(resolution)`. shader: colours of hits; None shows the normals. Only
-    covered pixels are shaded. background: see `spread`. edges: `Edges.of(faces)`.
-    supersampling: renders at this multiple of the resolution and averages.
+    Example:
+        >>> from prolific_core import cameras
+        >>> vertices = torch.tensor([[0.0, -0.4, -0.4], [0.0, 0.4, -0.4], [0.0, 0.0, 0.4]])
+        >>> faces = torch.tensor([[0, 1, 2]])
+        >>> views = cameras.orbit(4, elevation=20, distance=2.0, fov=45)
+        >>> render_mesh(Visibility(vertices, faces), vertices, faces, views, 32, None).rgb.shape
+        torch.Size([4, 3, 32, 32])
 
-    Returns rgb and normal over the background and 0.5 grey, opacity, all
-    antialiased, and depth (not antialiased; 0 where nothing is).
+    Args:
+        visibility: Search structure of the same vertices and faces.
+        vertices: Vertex positions (V, 3).
+        faces: Vertex indices (F, 3).
+        cameras: The B cameras.
+        resolution: Height and width of the images in pixels.
+        shader: Function that returns the colours of the covered pixels; None renders the normals as colours.
+        background: A number, or a colour (3,), (B, 3) or (B, 3, H, W).
+        edges: `Edges.of(faces)`, which can be reused while the faces do not change; computed if None.
+        supersampling: Factor by which the rendering resolution is higher than that of the returned images, which are
+            averages.
+
+    Returns:
+        Colours over the background, normals over grey (0.5) and opacity, all antialiased, and depth, which is not
+        antialiased and 0 where nothing was hit.
     """
     origins, directions = cameras.rays(resolution * supersampling)
     origins, directions = origins.to(vertices), directions.to(vertices)
@@ -65,12 +91,12 @@ def render_mesh(
         if behind.shape[-1] > 1 and supersampling > 1:
             behind = behind.repeat_interleave(supersampling, 2).repeat_interleave(supersampling, 3)
         layers.append(hits.image(shader(hits, points), behind))
-    picture = antialias(torch.cat(layers, dim=1), hits, vertices, faces, origins, directions, edges)
+    image = antialias(torch.cat(layers, dim=1), hits, vertices, faces, origins, directions, edges)
     depth = hits.image(hits.distance[:, None])
     if supersampling > 1:
-        picture = avg_pool2d(picture, supersampling)
-        # The mean over what was hit: background has no distance.
+        image = avg_pool2d(image, supersampling)
+        # The mean is taken over the samples that were hit, because the background has no distance.
         covered = avg_pool2d((hits.face_id >= 0).to(depth)[:, None], supersampling)
         depth = avg_pool2d(depth, supersampling) / covered.clamp(min=1e-6)
-    normal, opacity = picture[:, :3], picture[:, 3:4]
-    return Render(rgb=normal if shader is None else picture[:, 4:], opacity=opacity, depth=depth, normal=normal)
+    normal, opacity = image[:, :3], image[:, 3:4]
+    return Render(rgb=normal if shader is None else image[:, 4:], opacity=opacity, depth=depth, normal=normal)

@@ -1,45 +1,76 @@
-"""Compositing of packed samples along each ray (volume rendering quadrature).
+"""Compositing of packed samples along each ray: the volume rendering quadrature.
 
 With density s_i and step length d_i (Max 1995; NeRF, arXiv 2003.08934, eq. 3):
 
     alpha_i = 1 - exp(-s_i d_i)     T_i = exp(-sum over j < i of s_j d_j)     w_i = T_i alpha_i
     colour = sum w_i c_i     opacity = sum w_i     depth = sum w_i t_i
 
-Backward, with g_i = dL/dw_i + dL/dcolour . c_i + dL/dopacity + dL/ddepth t_i:
+The backward pass, with g_i = dL/dw_i + dL/dcolour . c_i + dL/dopacity + dL/ddepth t_i, is
 
     dL/ds_i = d_i (T_{i+1} g_i - sum over j > i of w_j g_j)     dL/dc_i = w_i dL/dcolour
 
-One thread owns a ray in both directions: nothing is added in parallel, so the
-result is the same bytes on every run, on a GPU too.
+One thread processes a ray in both directions. Nothing is added in parallel, so the result is the same to the bit on
+every run, on a GPU too.
 """
+# Warp's kernels are annotated with Warp's own types, which a type checker does not accept.
+# pyright: basic, reportInvalidTypeForm=false
 
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import NamedTuple, no_type_check
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from prolific_core.errors import InputError
-from prolific_core.render import backends
-from prolific_core.render import warp_launch as native
+from prolific_core.render import backends, warp_launch
 from prolific_core.render.volume.marching import Samples
 
 
 class Composite(NamedTuple):
-    """weights (M,); colour (R, 3), without background; opacity (R,) in [0, 1];
-    depth (R,): the sum of w t, not divided by the opacity. Rays without samples are 0."""
+    """Result of compositing M samples of R rays; rays without samples are 0.
 
-    weights: Tensor
-    colour: Tensor
-    opacity: Tensor
-    depth: Tensor
+    Attributes:
+        weights: Contribution (M,) of each sample to its ray.
+        colour: Colour (R, 3) without a background.
+        opacity: Opacity (R,) in [0, 1].
+        depth: Sum (R,) of weight times distance, not divided by the opacity, in world units.
+    """
+
+    weights: Float[Tensor, " samples"]
+    colour: Float[Tensor, "rays 3"]
+    opacity: Float[Tensor, " rays"]
+    depth: Float[Tensor, " rays"]
 
 
-def composite(density: Tensor, colour: Tensor, samples: Samples, backend: str = "auto") -> Composite:
-    """Blend per-sample density (M,) >= 0 (per world unit) and colour (M, 3).
+def composite(
+    density: Float[Tensor, " samples"], colour: Float[Tensor, "samples 3"], samples: Samples, backend: str = "auto"
+) -> Composite:
+    """Blend the densities and colours of samples along each ray.
 
-    Differentiable once in density and colour; the samples are constants.
+    The result is once differentiable in density and colour; the samples are constants.
+
+    Example:
+        >>> samples = Samples(
+        ...     torch.tensor([0, 0], dtype=torch.int32), torch.tensor([1.0, 1.5]), torch.tensor([1.5, 2.0]),
+        ...     torch.tensor([0, 2], dtype=torch.int32),
+        ... )
+        >>> composite(torch.tensor([0.0, 1e6]), torch.ones(2, 3), samples, backend="torch").depth
+        tensor([1.7500])
+
+    Args:
+        density: Density (M,) of each sample, at least 0, per world unit.
+        colour: Colour (M, 3) of each sample.
+        samples: The M samples.
+        backend: Backend of the kernel; see `backends.choose`.
+
+    Returns:
+        The weights of the samples and the sums along each ray.
+
+    Raises:
+        InputError: The Warp backend is used with tensors that are not float32.
+        BackendMissing: The requested backend cannot run on the device.
     """
     name = backends.choose("compositing", backend, density.device).name
     if name == backends.REFERENCE:
@@ -47,12 +78,14 @@ def composite(density: Tensor, colour: Tensor, samples: Samples, backend: str = 
     if name == "nerfacc":
         return composite_nerfacc(density, colour, samples)
     if density.dtype != torch.float32 or colour.dtype != torch.float32:
-        raise InputError(f"native compositing computes in float32, not {density.dtype}; backend='torch' does")
+        raise InputError(f"Warp compositing computes in float32, not {density.dtype}; use backend='torch'")
     return Composite(*_Composite.apply(density, colour, samples.start, samples.end, samples.offsets))
 
 
-def composite_reference(density: Tensor, colour: Tensor, samples: Samples) -> Composite:
-    """As `composite`, in plain PyTorch over a padded (R, S) table; any float type."""
+def composite_reference(
+    density: Float[Tensor, " samples"], colour: Float[Tensor, "samples 3"], samples: Samples
+) -> Composite:
+    """Composite in plain PyTorch over a padded table (R, S), for any float type; see `composite`."""
     rays, index, offsets = samples.rays, samples.ray_index.long(), samples.offsets.long()
     column = torch.arange(len(samples), device=density.device) - offsets[index]
     width = int((offsets[1:] - offsets[:-1]).max()) if rays else 0
@@ -72,8 +105,10 @@ def composite_reference(density: Tensor, colour: Tensor, samples: Samples) -> Co
     )
 
 
-def composite_nerfacc(density: Tensor, colour: Tensor, samples: Samples) -> Composite:
-    """As `composite`, by nerfacc 0.5's packed functions (CUDA only; not run on this project's machines)."""
+def composite_nerfacc(
+    density: Float[Tensor, " samples"], colour: Float[Tensor, "samples 3"], samples: Samples
+) -> Composite:
+    """Composite by the packed functions of nerfacc 0.5 (CUDA only; not run on this project's machines)."""
     import nerfacc
 
     where = {"ray_indices": samples.ray_index.long(), "n_rays": samples.rays}
@@ -87,8 +122,9 @@ def composite_nerfacc(density: Tensor, colour: Tensor, samples: Samples) -> Comp
 
 
 @lru_cache(maxsize=1)
+@no_type_check
 def _kernels() -> SimpleNamespace:
-    wp = native.warp()
+    wp = warp_launch.warp()
     module = wp.get_module("prolific_core.compositing")
 
     @wp.func(module=module)
@@ -167,16 +203,18 @@ def _kernels() -> SimpleNamespace:
 
 
 class _Composite(torch.autograd.Function):
+    """Weights, colour, opacity and depth by the Warp kernels."""
+
     @staticmethod
     def forward(ctx, density, colour, start, end, offsets):
-        kernels, vec3, device = _kernels(), native.warp().vec3, density.device
+        kernels, vec3, device = _kernels(), warp_launch.warp().vec3, density.device
         density, colour = density.contiguous(), colour.contiguous()
         rays = len(offsets) - 1
         weights = torch.empty_like(density)
         colours = torch.empty(rays, 3, device=device)
         opacity, depth = torch.empty(rays, device=device), torch.empty(rays, device=device)
         values = [density, (colour, vec3), start, end, offsets, weights, (colours, vec3), opacity, depth]
-        native.launch_split(kernels.forward, rays, (), values, device)
+        warp_launch.launch_split(kernels.forward, rays, (), values, device)
         ctx.save_for_backward(density, colour, start, end, offsets, weights)
         return weights, colours, opacity, depth
 
@@ -184,7 +222,7 @@ class _Composite(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, weight_gradient, colour_gradient, opacity_gradient, depth_gradient):
         density, colour, start, end, offsets, weights = ctx.saved_tensors
-        kernels, vec3 = _kernels(), native.warp().vec3
+        kernels, vec3 = _kernels(), warp_launch.warp().vec3
         density_out, colour_out = torch.empty_like(density), torch.empty_like(colour)
         values = [
             density,
@@ -200,5 +238,5 @@ class _Composite(torch.autograd.Function):
             density_out,
             (colour_out, vec3),
         ]
-        native.launch_split(kernels.backward, len(offsets) - 1, (), values, density.device)
+        warp_launch.launch_split(kernels.backward, len(offsets) - 1, (), values, density.device)
         return density_out, colour_out, None, None, None

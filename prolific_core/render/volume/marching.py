@@ -1,98 +1,117 @@
-"""Ray marching: where along each ray the field is asked for its density.
+"""Ray marching: positions along each ray at which a field is evaluated.
 
-A ray is cut into steps of one length inside the box [-bound, bound]^3. A step
-whose midpoint lies in an empty cell of the occupancy grid is left out. Steps
-are counted from where the ray enters the box, never from the last occupied
-cell, so that skipping changes which samples there are but not where they are.
+The part of a ray inside the box [-bound, bound]^3 is divided into steps of equal length, and a step whose midpoint
+lies in an empty cell of the occupancy grid is skipped. Steps are counted from where the ray enters the box, never from
+the last occupied cell, so skipping changes which samples there are but not where they are.
 
 Samples are packed: those of ray r are rows offsets[r] to offsets[r + 1].
 """
+# Warp's kernels are annotated with Warp's own types, which a type checker does not accept.
+# pyright: basic, reportInvalidTypeForm=false
+# The conditions in the kernels stay nested, because another form compiles to other code.
+# ruff: noqa: SIM102
 
 import math
 from dataclasses import dataclass
 from functools import lru_cache
 from types import SimpleNamespace
+from typing import no_type_check
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prolific_core.errors import InputError, ProlificError
-from prolific_core.render import backends
-from prolific_core.render import warp_launch as native
+from prolific_core.render import backends, warp_launch
 
 
 class TooManySamples(ProlificError):
-    """A batch of rays has more samples than the caller allows."""
+    """Error raised when a batch of rays has more samples than the caller allows."""
 
 
 @dataclass
 class Samples:
-    """M packed steps of R rays, ordered by ray and then by distance.
+    """Packed steps of R rays, M in total, ordered by ray and then by distance.
 
-    ray_index: (M,) int32 in [0, R); start, end: (M,) float32, distances along
-    the unit ray; offsets: (R + 1,) int32, each ray's first row and, last, M.
+    Attributes:
+        ray_index: Index (M,) in [0, R) of the ray of each step, int32.
+        start: Distance (M,) along the unit ray at which each step begins, in world units.
+        end: Distance (M,) at which each step ends.
+        offsets: First row (R + 1,) of each ray and, last, M; int32.
     """
 
-    ray_index: Tensor
-    start: Tensor
-    end: Tensor
-    offsets: Tensor
+    ray_index: Int[Tensor, " samples"]
+    start: Float[Tensor, " samples"]
+    end: Float[Tensor, " samples"]
+    offsets: Int[Tensor, " boundaries"]
 
     def __len__(self) -> int:
         return len(self.start)
 
     @property
     def rays(self) -> int:
-        """The number of rays, with or without samples."""
+        """Number of rays, with or without samples."""
         return len(self.offsets) - 1
 
     @property
-    def middle(self) -> Tensor:
-        """(M,) distance of each step's midpoint, where the field is evaluated."""
+    def middle(self) -> Float[Tensor, " samples"]:
+        """Distance (M,) of the midpoint of each step, where the field is evaluated."""
         return (self.start + self.end) / 2
 
     @property
-    def length(self) -> Tensor:
-        """(M,) length of each step."""
+    def length(self) -> Float[Tensor, " samples"]:
+        """Length (M,) of each step."""
         return self.end - self.start
 
     def of_rays(self, first: int, last: int) -> "Samples":
-        """Those of rays first to last (exclusive), counted from `first`."""
+        """Return the samples of rays `first` to `last` (exclusive), renumbered from 0."""
         low, high = int(self.offsets[first]), int(self.offsets[last])
         offsets = self.offsets[first : last + 1] - low
         return Samples(self.ray_index[low:high] - first, self.start[low:high], self.end[low:high], offsets)
 
-    def positions(self, origins: Tensor, directions: Tensor) -> Tensor:
-        """(M, 3) midpoints in the world, for rays (R, 3)."""
+    def positions(
+        self, origins: Float[Tensor, "rays 3"], directions: Float[Tensor, "rays 3"]
+    ) -> Float[Tensor, "samples 3"]:
+        """Return the midpoints (M, 3) of the steps in the world, for rays (R, 3)."""
         index = self.ray_index.long()
         return origins[index] + self.middle[:, None] * directions[index]
 
 
-def box_distances(origins: Tensor, directions: Tensor, bound: float, near: float, far: float) -> tuple[Tensor, Tensor]:
-    """Distances (R,) at which rays (R, 3) enter and leave [-bound, bound]^3.
+def box_distances(
+    origins: Float[Tensor, "rays 3"], directions: Float[Tensor, "rays 3"], bound: float, near: float, far: float
+) -> tuple[Float[Tensor, " rays"], Float[Tensor, " rays"]]:
+    """Return the distances at which rays enter and leave the box [-bound, bound]^3.
 
-    Limited to [near, far]; where a ray misses, both are 0.
+    Args:
+        origins: Origins (R, 3) of the rays.
+        directions: Unit directions (R, 3).
+        bound: Half of the box's side, in world units.
+        near: Lower limit of the distances.
+        far: Upper limit of the distances.
+
+    Returns:
+        Two tensors (R,); both are 0 where a ray misses the box.
     """
     enter, leave = _slabs(origins, directions, -bound, bound)
     enter, leave = enter.clamp(min=near), leave.clamp(max=far)
-    # Longer than the diagonal only where a direction is no unit vector: keeps the march finite.
+    # This exceeds the diagonal only where a direction is not a unit vector; it keeps the march finite.
     leave = torch.minimum(leave, enter + 2 * math.sqrt(3) * bound)
-    hit = leave > enter  # false for NaN too
+    hit = leave > enter  # also false for NaN
     return torch.where(hit, enter, 0.0), torch.where(hit, leave, 0.0)
 
 
 def _slabs(origins: Tensor, directions: Tensor, low: Tensor | float, high: Tensor | float) -> tuple[Tensor, Tensor]:
-    """Distances (R,) at which the lines enter and leave the box of those corners; entering last where they miss."""
-    # Parallel to a slab, 1 / 0 = inf is right; a ray inside its plane gives 0 * inf, hence the nudge.
+    """Return the distances (R,) at which lines enter and leave a box; a line that misses it enters after it leaves."""
+    # For a ray parallel to a slab 1 / 0 = inf is right, but one within the slab's plane would give 0 * inf = NaN.
     safe = torch.where(directions.abs() < 1e-12, torch.full_like(directions, 1e-12), directions)
     first, second = (low - origins) / safe, (high - origins) / safe
     return torch.minimum(first, second).amax(-1), torch.maximum(first, second).amin(-1)
 
 
 def march(
-    origins: Tensor,
-    directions: Tensor,
-    occupied: Tensor,
+    origins: Float[Tensor, "rays 3"],
+    directions: Float[Tensor, "rays 3"],
+    occupied: Bool[Tensor, "cells cells cells"],
     *,
     bound: float,
     step: float,
@@ -102,40 +121,97 @@ def march(
     max_samples: int | None = None,
     backend: str = "auto",
 ) -> Samples:
-    """Samples of rays (R, 3) in the occupied cells of a grid.
+    """Place samples along rays in the occupied cells of a grid.
 
-    directions: unit vectors. occupied: (G, G, G) bool, indexed [x, y, z], over
-    [-bound, bound]^3. step, near, far: distances along the ray.
-    generator: shifts each ray's steps by a uniform part of a step (stratified
-        jitter; drawn on the CPU, so that every device gets the same); without
-        one the first step starts where the ray enters.
-    max_samples: raises TooManySamples beyond it, before memory is allocated.
-    The first and the last step of a ray are shorter, so that together all
-    steps cover the part of the ray that is inside, exactly.
+    The first and the last step of a ray are shorter than the others, so that all steps together cover exactly the part
+    of the ray that is inside the box.
+
+    Example:
+        >>> origins, directions = torch.tensor([[0.0, 0.0, 3.0]]), torch.tensor([[0.0, 0.0, -1.0]])
+        >>> len(march(origins, directions, torch.ones(8, 8, 8, dtype=torch.bool), bound=1.0, step=0.5))
+        4
+
+    Args:
+        origins: Origins (R, 3) of the rays.
+        directions: Unit directions (R, 3).
+        occupied: Occupancy grid (G, G, G) over [-bound, bound]^3, indexed [x, y, z].
+        bound: Half of the box's side, in world units.
+        step: Length of a step along the ray, in world units.
+        near: Distance along the ray before which there are no steps.
+        far: Distance along the ray after which there are no steps.
+        generator: Source of a uniform shift of each ray's steps by a fraction of a step (stratified jitter). The shift
+            is drawn on the CPU, so that it is the same on every device. If None, the first step begins where the ray
+            enters the box.
+        max_samples: Largest number of samples allowed; None for no limit.
+        backend: Backend of the kernel; see `backends.choose`.
+
+    Returns:
+        The samples of all rays.
+
+    Raises:
+        InputError: `step` is not positive.
+        TooManySamples: There are more than `max_samples` samples; raised before memory for them is allocated.
+        BackendMissing: The requested backend cannot run on the device.
     """
     if not step > 0:
         raise InputError(f"a step of {step:g} along the ray: it must be positive")
     enter, leave = box_distances(origins, directions, bound, near, far)
     if generator is None:
         shift = torch.ones_like(enter)
-    else:  # in (0, 1]: the first boundary after the entrance, in steps
+    else:  # in (0, 1]: the distance from the entrance to the first boundary, in steps
         shift = 1 - torch.rand(len(enter), generator=generator).to(enter)
     name = backends.choose("marching", backend, origins.device).name
-    fill = _march_reference if name == backends.REFERENCE else _march_native
-    return fill(origins, directions, enter, leave, shift, occupied, bound, step, max_samples)
+    place = march_reference if name == backends.REFERENCE else march_warp
+    return place(origins, directions, enter, leave, shift, occupied, bound, step, max_samples)
 
 
 def check_count(total: int, max_samples: int | None) -> None:
-    """Raises TooManySamples where `total` is more than allowed."""
+    """Check a number of samples against the limit.
+
+    Args:
+        total: The number of samples.
+        max_samples: Largest number allowed; None for no limit.
+
+    Raises:
+        TooManySamples: `total` exceeds the limit.
+    """
     if max_samples is not None and total > max_samples:
         raise TooManySamples(
             f"{total} samples along the rays, at most {max_samples} allowed: "
-            "fewer rays at once, fewer samples_per_ray or a higher occupancy_threshold"
+            "use fewer rays at once, fewer samples_per_ray or a higher occupancy_threshold"
         )
 
 
-def _march_reference(origins, directions, enter, leave, shift, occupied, bound, step, max_samples) -> Samples:
-    """As `march`, in plain PyTorch over a dense (R, S) table of steps."""
+def march_reference(
+    origins: Float[Tensor, "rays 3"],
+    directions: Float[Tensor, "rays 3"],
+    enter: Float[Tensor, " rays"],
+    leave: Float[Tensor, " rays"],
+    shift: Float[Tensor, " rays"],
+    occupied: Bool[Tensor, "cells cells cells"],
+    bound: float,
+    step: float,
+    max_samples: int | None,
+) -> Samples:
+    """Place samples in plain PyTorch over a dense table (R, S) of steps.
+
+    Args:
+        origins: Origins (R, 3) of the rays.
+        directions: Unit directions (R, 3).
+        enter: Distance (R,) at which each ray enters the box; see `box_distances`.
+        leave: Distance (R,) at which each ray leaves the box.
+        shift: Distance (R,) in (0, 1] from the entrance to the first boundary between steps, in steps.
+        occupied: Occupancy grid (G, G, G) over [-bound, bound]^3.
+        bound: Half of the box's side, in world units.
+        step: Length of a step along the ray, in world units.
+        max_samples: Largest number of samples allowed; None for no limit.
+
+    Returns:
+        The samples of all rays.
+
+    Raises:
+        TooManySamples: There are more than `max_samples` samples.
+    """
     if len(enter) == 0:
         empty = enter.new_zeros(0)
         return Samples(empty.int(), empty, empty, torch.zeros(1, dtype=torch.int32, device=enter.device))
@@ -145,7 +221,7 @@ def _march_reference(origins, directions, enter, leave, shift, occupied, bound, 
     end = torch.minimum(enter[:, None] + (index + shift[:, None]) * step, leave[:, None])
     points = origins[:, None] + ((start + end) / 2)[..., None] * directions[:, None]
     resolution = occupied.shape[0]
-    cell = ((points / bound + 1) * (resolution / 2)).floor().long().clamp(0, resolution - 1)
+    cell = ((points / bound + 1) * (resolution / 2)).floor().long().clamp(0, resolution - 1)  # pyright: ignore[reportArgumentType]
     keep = (end > start) & occupied[cell[..., 0], cell[..., 1], cell[..., 2]]
     check_count(int(keep.sum()), max_samples)
     offsets = torch.zeros(len(enter) + 1, dtype=torch.int32, device=enter.device)
@@ -154,8 +230,9 @@ def _march_reference(origins, directions, enter, leave, shift, occupied, bound, 
 
 
 @lru_cache(maxsize=1)
+@no_type_check
 def _kernels() -> SimpleNamespace:
-    wp = native.warp()
+    wp = warp_launch.warp()
     module = wp.get_module("prolific_core.marching")
 
     @wp.func(module=module)
@@ -257,30 +334,40 @@ def _kernels() -> SimpleNamespace:
     return SimpleNamespace(count=count, write=write)
 
 
-def _march_native(origins, directions, enter, leave, shift, occupied, bound, step, max_samples) -> Samples:
-    """As `march`: count per ray, exclusive scan, write."""
-    kernels, vec3, device = _kernels(), native.warp().vec3, origins.device
+def march_warp(
+    origins: Float[Tensor, "rays 3"],
+    directions: Float[Tensor, "rays 3"],
+    enter: Float[Tensor, " rays"],
+    leave: Float[Tensor, " rays"],
+    shift: Float[Tensor, " rays"],
+    occupied: Bool[Tensor, "cells cells cells"],
+    bound: float,
+    step: float,
+    max_samples: int | None,
+) -> Samples:
+    """Place samples by Warp kernels: count them per ray, sum the counts, write them; see `march_reference`."""
+    kernels, vec3, device = _kernels(), warp_launch.warp().vec3, origins.device
     rays = len(enter)
     origins, directions, occupied = origins.contiguous(), directions.contiguous(), occupied.contiguous()
     reach = _reach(origins, directions, enter, leave, shift, occupied, bound, step)
     common = [(origins, vec3), (directions, vec3), enter, leave, shift, occupied, bound, step, *reach]
     counts = torch.empty(rays, dtype=torch.int32, device=device)
-    native.launch_split(kernels.count, rays, (), [*common, counts], device)
+    warp_launch.launch_split(kernels.count, rays, (), [*common, counts], device)
     offsets = torch.zeros(rays + 1, dtype=torch.int32, device=device)
     offsets[1:] = counts.cumsum(0)
     total = int(offsets[-1])
     check_count(total, max_samples)
     ray_index = torch.empty(total, dtype=torch.int32, device=device)
     start, end = torch.empty(total, device=device), torch.empty(total, device=device)
-    native.launch_split(kernels.write, rays, (), [*common, offsets, ray_index, start, end], device)
+    warp_launch.launch_split(kernels.write, rays, (), [*common, offsets, ray_index, start, end], device)
     return Samples(ray_index, start, end, offsets)
 
 
 def _reach(origins, directions, enter, leave, shift, occupied, bound, step) -> tuple[Tensor, Tensor]:
-    """The first step (R,) int32 worth looking at, and the distance (R,) beyond which none is.
+    """Return the first step (R,) int32 of each ray that can be occupied, and the distance (R,) beyond which none can.
 
-    From the box around all occupied cells, with a cell to spare for rounding: most of a ray through an
-    object's box is far from the object.
+    Both come from the box around all occupied cells, enlarged by one cell on each side against rounding errors. Most of
+    a ray through the whole volume is far from the object.
     """
     cells = occupied.nonzero()
     if len(cells) == 0:
@@ -289,6 +376,6 @@ def _reach(origins, directions, enter, leave, shift, occupied, bound, step) -> t
     low, high = (cells.amin(0) - 1) * side - bound, (cells.amax(0) + 2) * side - bound
     nearest, farthest = _slabs(origins, directions, low, high)
     steps = (nearest - enter) / step - shift - 1
-    # Not a number where a ray is not: such rays have leave = enter = 0 and no steps.
+    # The distances of a ray that is not finite are NaN; such a ray has leave = enter = 0 and no steps.
     begin = steps.nan_to_num(0.0, 0.0, 0.0).clamp(0, 2**30).int()
     return begin, torch.minimum(leave, farthest.nan_to_num(0.0))

@@ -1,25 +1,46 @@
-"""Occupancy grid: which cells of the box are worth sampling (Instant-NGP, arXiv 2201.05989, appendix E.2)."""
+"""Occupancy grid: the cells of the volume that are worth sampling (Instant-NGP, arXiv 2201.05989, appendix E.2)."""
 
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
 class OccupancyGrid(nn.Module):
-    """A decaying maximum of the density in each cell of [-bound, bound]^3.
+    """Decaying maximum of the density in each cell of the box [-bound, bound]^3.
 
-    A cell is occupied when one step through it would be opaque by more than
-    `threshold`: 1 - exp(-density * step) > threshold. Where the whole field
-    is thinner than that, the mean takes the threshold's place, so that there
-    is always something to sample and learn from.
+    A cell is occupied if one step through it is more opaque than the threshold: 1 - exp(-density * step) > threshold.
+    Where the mean opacity of the cells is below the threshold, the mean takes its place, so that there is always
+    something to sample and to learn from.
 
-    resolution: cells a side. decay: what remains of a cell's density at each
-    update that finds less. every: training steps of this field between updates.
-    The grid starts all occupied, and the first update replaces it: a field
-    renders correctly before it was ever updated. The buffers are in
-    state_dict, so that a resumed run skips what the first run skipped.
+    All cells are occupied at first, and the first update replaces them, so a field is rendered correctly before its
+    grid has been updated. The buffers are part of `state_dict`, so that a resumed run skips the same cells.
+
+    Example:
+        >>> grid = OccupancyGrid(resolution=8, step=0.1)
+        >>> grid.update(lambda x: 5.0 * (x[:, 0] > 0))
+        >>> grid.occupied.float().mean()
+        tensor(0.5000)
+
+    Args:
+        resolution: Number of cells along each side.
+        bound: Half of the box's side, in world units.
+        step: Length of a step along a ray, in world units.
+        threshold: Opacity of one step above which a cell is occupied.
+        decay: Factor of a cell's density at each update that does not find a larger one.
+        every: Number of training steps between updates.
+
+    Attributes:
+        density: Density (resolution, resolution, resolution) per world unit, indexed [x, y, z]; -1 before the first
+            update.
+        occupied: Whether each cell is occupied, in the same shape.
+        visits: Number of training steps counted by `due`.
     """
+
+    density: Tensor
+    occupied: Tensor
+    visits: Tensor
 
     def __init__(
         self,
@@ -34,13 +55,19 @@ class OccupancyGrid(nn.Module):
         self.resolution, self.bound, self.step = resolution, bound, step
         self.threshold, self.decay, self.every = threshold, decay, every
         shape = (resolution, resolution, resolution)
-        self.register_buffer("density", torch.full(shape, -1.0))  # [x, y, z]; -1: never updated
+        self.register_buffer("density", torch.full(shape, -1.0))
         self.register_buffer("occupied", torch.ones(shape, dtype=torch.bool))
-
         self.register_buffer("visits", torch.zeros((), dtype=torch.int64))
 
-    def points(self, generator: torch.Generator | None = None) -> Tensor:
-        """One point (G^3, 3) in each cell: uniform by the generator, else the centre."""
+    def points(self, generator: torch.Generator | None = None) -> Float[Tensor, "cells 3"]:
+        """Return one point in each cell.
+
+        Args:
+            generator: Source of uniformly distributed points; if None, the cells' centres are returned.
+
+        Returns:
+            World points (resolution^3, 3), in the order of the flattened grid.
+        """
         side = torch.arange(self.resolution, dtype=torch.float32)
         corner = torch.stack(torch.meshgrid(side, side, side, indexing="ij"), dim=-1).reshape(-1, 3)
         jitter = 0.5 if generator is None else torch.rand(corner.shape, generator=generator)
@@ -49,23 +76,24 @@ class OccupancyGrid(nn.Module):
 
     @torch.no_grad()
     def update(self, density: Callable[[Tensor], Tensor], generator: torch.Generator | None = None) -> None:
-        """Ask `density` (N, 3) -> (N,) at one point of each cell and remember."""
+        """Evaluate the density at one point of each cell and update the grid.
+
+        Args:
+            density: Function from world points (N, 3) to densities (N,) per world unit.
+            generator: Source of the points; see `points`.
+        """
         found = torch.cat([density(chunk) for chunk in self.points(generator).split(2**18)])
         found = found.reshape(self.density.shape).to(self.density)
-        # A never updated cell holds -1, which is below any density.
+        # A cell that was never updated holds -1, which is below any density.
         self.density.copy_(torch.maximum(self.density * self.decay, found))
         opacity = 1 - torch.exp(-self.density * self.step)
         self.occupied.copy_(opacity > opacity.mean().clamp(max=self.threshold))
 
     def due(self) -> bool:
-        """Counts one training step; whether it begins with an update (the 1st, the 17th, ...).
+        """Count one training step and return whether an update is due (at the first, the 17th, ... by default).
 
-        Steps are counted here and not by the run, since of several particles
-        only one is trained at each step of the run.
+        The steps are counted here and not by the training loop, because only one of several particles is trained at
+        each iteration.
         """
         self.visits += 1
         return int(self.visits - 1) % self.every == 0
-
-    def share(self) -> float:
-        """Share of the cells that are occupied, in [0, 1]."""
-        return self.occupied.float().mean().item()

@@ -1,15 +1,19 @@
-"""Rendering a volume: march, ask the field, composite. Nothing here knows what the field is."""
+"""Evaluation of a field at the samples of rays, and compositing of the result.
+
+This module does not depend on how the field is represented.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from prolific_core.render.volume.compositing import composite
-from prolific_core.render.volume.marching import Samples, march
+from prolific_core.render.volume.marching import Samples
 
-#: A field: positions (M, 3) -> density (M,) per world unit and colour (M, 3) in [0, 1].
+#: Function from positions (M, 3) to density (M,) per world unit and colour (M, 3) in [0, 1].
 Field = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 #: Opacity below which a ray counts as having hit nothing.
@@ -18,50 +22,52 @@ NOTHING = 1e-6
 
 @dataclass
 class VolumeRender:
-    """R rays: colour (R, 3) without background, opacity (R,), depth (R,) the
-    expected distance where something was hit and 0 elsewhere; the samples and
-    their positions (M, 3) and weights (M,)."""
+    """Result of rendering R rays with M samples.
 
-    colour: Tensor
-    opacity: Tensor
-    depth: Tensor
+    Attributes:
+        colour: Colour (R, 3) without a background.
+        opacity: Opacity (R,) in [0, 1].
+        depth: Expected distance (R,) along the ray where something was hit, in world units, and 0 elsewhere.
+        samples: The samples.
+        positions: World positions (M, 3) of the samples.
+        weights: Contribution (M,) of each sample to its ray.
+    """
+
+    colour: Float[Tensor, "rays 3"]
+    opacity: Float[Tensor, " rays"]
+    depth: Float[Tensor, " rays"]
     samples: Samples
-    positions: Tensor
-    weights: Tensor
+    positions: Float[Tensor, "samples 3"]
+    weights: Float[Tensor, " samples"]
 
 
-def render_volume(
+def shade(
     field: Field,
-    origins: Tensor,
-    directions: Tensor,
-    occupied: Tensor,
-    *,
-    bound: float,
-    step: float,
-    near: float = 0.0,
-    far: float = 1e10,
-    generator: torch.Generator | None = None,
-    max_samples: int | None = None,
+    origins: Float[Tensor, "rays 3"],
+    directions: Float[Tensor, "rays 3"],
+    samples: Samples,
     backend: str = "auto",
 ) -> VolumeRender:
-    """Render rays (R, 3); see `marching.march` for the parameters."""
-    samples = march(
-        origins,
-        directions,
-        occupied,
-        bound=bound,
-        step=step,
-        near=near,
-        far=far,
-        generator=generator,
-        max_samples=max_samples,
-        backend=backend,
-    )
-    return shade(field, origins, directions, samples, backend)
+    """Evaluate a field at the samples of rays and composite the result.
 
+    Example:
+        >>> from prolific_core.render.volume.marching import march
+        >>> origins, directions = torch.tensor([[0.0, 0.0, 3.0]]), torch.tensor([[0.0, 0.0, -1.0]])
+        >>> samples = march(origins, directions, torch.ones(8, 8, 8, dtype=torch.bool), bound=1.0, step=0.01)
+        >>> fog = lambda x: (torch.ones(len(x)), torch.ones(len(x), 3))
+        >>> shade(fog, origins, directions, samples).opacity  # 1 - exp(-2)
+        tensor([0.8647])
 
-def shade(field: Field, origins: Tensor, directions: Tensor, samples: Samples, backend: str = "auto") -> VolumeRender:
-    """The picture that samples of rays (R, 3) make: ask the field, composite."""
+    Args:
+        field: The density and colour at world points.
+        origins: Origins (R, 3) of the rays.
+        directions: Unit directions (R, 3).
+        samples: The samples of the rays; see `marching.march`.
+        backend: Backend of the compositing kernel; see `backends.choose`.
+
+    Returns:
+        Colour, opacity and depth of each ray, differentiable in the field's parameters.
+    """
     positions = samples.positions(origins, directions)
     density, colour = field(positions)
     result = composite(density, colour, samples, backend=backend)
@@ -69,7 +75,18 @@ def shade(field: Field, origins: Tensor, directions: Tensor, samples: Samples, b
     return VolumeRender(result.colour, result.opacity, depth, samples, positions, result.weights)
 
 
-def accumulate(values: Tensor, weights: Tensor, samples: Samples) -> Tensor:
-    """Sum of weights (M,) times values (M, C) along each ray: (R, C)."""
+def accumulate(
+    values: Float[Tensor, "samples channels"], weights: Float[Tensor, " samples"], samples: Samples
+) -> Float[Tensor, "rays channels"]:
+    """Sum weighted values along each ray.
+
+    Args:
+        values: Values (M, C) of the samples.
+        weights: Weights (M,) of the samples.
+        samples: The samples.
+
+    Returns:
+        The sums (R, C).
+    """
     total = values.new_zeros(samples.rays, values.shape[1])
     return total.index_add(0, samples.ray_index.long(), weights[:, None] * values)

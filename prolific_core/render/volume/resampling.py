@@ -1,31 +1,52 @@
-"""Importance resampling: steps are cut where the first look at a ray found what it shows (NeRF, 2003.08934, sec. 5.2).
+"""Importance resampling: steps are divided where a coarse pass found large weights (NeRF, arXiv 2003.08934, sec. 5.2).
 
-The coarse steps' weights w_i, from densities alone, are a piecewise constant distribution along the
-ray. Positions drawn from it by inverting its cumulative sum cut the steps they fall into, so that coarse
-and fine together still cover exactly what the coarse ones did: 64 + 32 as the paper counts them.
+The weights w_i of the coarse steps, computed from densities alone, define a piecewise constant distribution along the
+ray. Positions drawn from it by inverting its cumulative sum divide the steps that contain them. Coarse and fine steps
+together therefore cover exactly the part of the ray that the coarse ones did; the paper's 64 + 32 means 64 coarse steps
+with 32 such positions.
 
-All of it is sums and searches over packed rows, the same PyTorch on every device.
+The computation consists of sums and searches over packed rows, in the same PyTorch code on every device.
 """
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from prolific_core.errors import InputError
 from prolific_core.render.volume.marching import Samples
 
-#: Added to every weight, so that no step has probability zero (NeRF's own value).
-EVEN = 1e-5
+#: Constant added to every weight so that no step has probability zero (the value in NeRF's code).
+UNIFORM_WEIGHT = 1e-5
 
 
-def resample(samples: Samples, weights: Tensor, count: int, generator: torch.Generator | None = None) -> Samples:
-    """Samples whose steps are cut at `count` positions a ray, drawn in proportion to weights (M,) >= 0.
+def resample(
+    samples: Samples, weights: Float[Tensor, " samples"], count: int, generator: torch.Generator | None = None
+) -> Samples:
+    """Divide the steps of each ray at positions drawn in proportion to their weights.
 
-    generator: stratified draws, one in each `count`-th of the distribution (drawn on the CPU, so that
-    every device gets the same); without one, each in the middle of its part. Rays without samples stay
-    without.
+    Example:
+        >>> samples = Samples(
+        ...     torch.tensor([0, 0], dtype=torch.int32), torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0]),
+        ...     torch.tensor([0, 2], dtype=torch.int32),
+        ... )
+        >>> resample(samples, torch.tensor([0.0, 1.0]), 1).start
+        tensor([0.0000, 1.0000, 1.5000])
+
+    Args:
+        samples: The coarse samples.
+        weights: Weight (M,) of each coarse sample, at least 0.
+        count: Number of positions per ray.
+        generator: Source of stratified draws, one in each of `count` equal parts of the distribution. They are drawn
+            on the CPU, so that they are the same on every device. If None, the middle of each part is used.
+
+    Returns:
+        Samples with `count` more steps on each ray; rays without samples stay without.
+
+    Raises:
+        InputError: `count` is below 1.
     """
     if count < 1:
-        raise InputError(f"{count} samples by importance: at least 1")
+        raise InputError(f"importance samples must be at least 1, not {count}")
     index, offsets = samples.ray_index.long(), samples.offsets.long()
     filled = (offsets[1:] > offsets[:-1]).nonzero()[:, 0]
     if len(filled) == 0:
@@ -35,15 +56,17 @@ def resample(samples: Samples, weights: Tensor, count: int, generator: torch.Gen
         u = (u + 0.5) / count
     else:
         u = (u + torch.rand(len(filled), count, generator=generator, dtype=torch.float64).to(weights.device)) / count
-    row, share = _invert(weights.double() + EVEN, offsets, filled, u.expand(len(filled), count).reshape(-1))
-    cuts = samples.start[row] + share.to(samples.start) * samples.length[row]
+    row, fraction = _invert(
+        weights.double() + UNIFORM_WEIGHT, offsets, filled, u.expand(len(filled), count).reshape(-1)
+    )
+    cuts = samples.start[row] + fraction.to(samples.start) * samples.length[row]
     return _cut(samples, index, row, cuts)
 
 
 def _invert(weights: Tensor, offsets: Tensor, rays: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """The row that each u in [0, 1), ordered by ray, falls into, and how far into it.
+    """Return the row that contains each u in [0, 1), ordered by ray, and the position within it as a fraction.
 
-    One search serves all rays: a ray's distribution function lies between its number and the next.
+    One search serves all rays, because the distribution function of ray i is shifted to the interval [i, i + 1].
     """
     before, total = _sums(weights, offsets)
     sizes = (offsets[1:] - offsets[:-1])[rays]
@@ -51,14 +74,14 @@ def _invert(weights: Tensor, offsets: Tensor, rays: Tensor, u: Tensor) -> tuple[
     upper = number.repeat_interleave(sizes) + (before + weights) / total
     ray = number.repeat_interleave(len(u) // len(rays))
     row = torch.searchsorted(upper, ray + u, right=True)
-    # Rounding must not take a draw out of its ray.
+    # Rounding must not move a draw to another ray.
     row = torch.minimum(torch.maximum(row, offsets[rays][ray]), offsets[rays + 1][ray] - 1)
-    share = (u * total[row] - before[row]) / weights[row]
-    return row, share.clamp(0, 1)
+    fraction = (u * total[row] - before[row]) / weights[row]
+    return row, fraction.clamp(0, 1)
 
 
 def _sums(weights: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each row (M,): the sum of its ray's weights before it, and of all of them."""
+    """Return, for each row (M,), the sum of the weights before it on its ray and the sum of all weights of the ray."""
     running = torch.cat([weights.new_zeros(1), weights.cumsum(0)])
     sizes = offsets[1:] - offsets[:-1]
     first, last = running[offsets[:-1]].repeat_interleave(sizes), running[offsets[1:]].repeat_interleave(sizes)
@@ -66,10 +89,10 @@ def _sums(weights: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _cut(samples: Samples, index: Tensor, row: Tensor, cuts: Tensor) -> Samples:
-    """Every row's step, cut at the distances that fall into it; `row` ascends, and so do a row's cuts."""
+    """Divide each row's step at the distances `cuts` that lie in it; `row` and the cuts of each row are ascending."""
     rows, made = len(samples), len(samples) + len(cuts)
     cut_before = torch.bincount(row, minlength=rows).cumsum(0)
-    # A row's last piece comes after all cuts up to and in it; every cut ends one piece and starts the next.
+    # A row's last piece follows all cuts in it and before it; every cut ends one piece and starts the next.
     last_piece = torch.arange(rows, device=row.device) + cut_before
     piece = row + torch.arange(len(cuts), device=row.device)
     start, end = samples.start.new_empty(made), samples.start.new_empty(made)

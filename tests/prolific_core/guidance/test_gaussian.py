@@ -96,7 +96,7 @@ class Learned(nn.Module):
     def trainable(self):
         return list(self.parameters())
 
-    def changed(self):
+    def refresh(self):
         pass
 
 
