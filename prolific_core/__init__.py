@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from prolific_core.prior.latent_diffusion import LatentDiffusion
     from prolific_core.prior.scorer import Scorer
     from prolific_core.scenes.base import Scene
-    from prolific_core.scenes.image import ImageScene
+    from prolific_core.scenes.image import ImageScene, LatentScene
     from prolific_core.scenes.radiance_field import RadianceField
     from prolific_core.scenes.surface import TetrahedralSurface
     from prolific_core.scenes.textured_mesh import TexturedMesh
+    from prolific_core.visualisation import save_image
 
 # The public names by module, imported at their first use so that `import prolific_core` does not load torch.
 _MODULES = {
@@ -29,10 +30,11 @@ _MODULES = {
     "prior.latent_diffusion": ("LatentDiffusion",),
     "prior.scorer": ("Scorer",),
     "scenes.base": ("Scene",),
-    "scenes.image": ("ImageScene",),
+    "scenes.image": ("ImageScene", "LatentScene"),
     "scenes.radiance_field": ("RadianceField",),
     "scenes.surface": ("TetrahedralSurface",),
     "scenes.textured_mesh": ("TexturedMesh",),
+    "visualisation": ("save_image",),
 }
 _MODULE_OF = {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names}
 __all__ = list(_MODULE_OF)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -331,13 +331,13 @@ def merge(*layers: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def resolve(*layers: tuple[str, dict[str, Any]]) -> Config:
+def resolve(*layers: tuple[str, Any]) -> Config:
     """Merge and validate the layers of a configuration.
 
     Each layer is first validated alone, so that the error message names the file that contains the mistake.
 
     Args:
-        *layers: Pairs (name, values); later ones override earlier ones.
+        *layers: Pairs of a name and values as read from its file; later ones override earlier ones.
 
     Returns:
         The validated configuration.
@@ -352,7 +352,7 @@ def resolve(*layers: tuple[str, dict[str, Any]]) -> Config:
     return check(" + ".join(name for name, _ in layers), merge(*(values for _, values in layers)))
 
 
-def check(name: str, values: dict[str, Any], model: type[AnySection] = Config) -> AnySection:
+def check(name: str, values: Any, model: type[AnySection] = Config) -> AnySection:
     """Validate values as a section or as a whole configuration.
 
     Args:

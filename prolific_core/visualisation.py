@@ -43,10 +43,16 @@ def contact_sheet(
     return torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
 
 
-def save_image(path: str | Path, image: Float[Tensor, "3 height width"]) -> None:
-    """Write an image (3, H, W) in [0, 1] to a file, whose suffix selects the format."""
+def save_image(path: str | Path, images: Float[Tensor, "*batch 3 height width"]) -> None:
+    """Write an image, or a batch of images as a contact sheet.
+
+    Args:
+        path: The file, whose suffix selects the format.
+        images: One image (3, H, W) or a batch (B, 3, H, W) in [0, 1].
+    """
     from PIL import Image
 
+    image = images if images.dim() == 3 else contact_sheet(images)
     pixels = (image.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     Image.fromarray(pixels).save(path)
 

@@ -33,7 +33,7 @@ def run(stage: Stage) -> dict:
     paths = sorted(stage.input("export").glob("mesh*.glb"), key=lambda path: (len(path.stem), path.stem))
     results = []
     for index, path in enumerate(paths):
-        mesh = load_glb(path, backend=stage.config.system.backend).to(stage.device)
+        mesh = load_glb(path, device=stage.device, backend=stage.config.system.backend)
         made = _render(stage, mesh, orbit)
         fit = {} if scorer is None else {"alignment": alignment(scorer, made.rgb, text)}
         compared = {} if truth is None else against_truth(made, truth)

@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+# The types and tensor shapes in the signatures of the core are checked at every call; this precedes its first import.
+install_import_hook("prolific_core", "typecheck.checked")
 
 from flows.benchmarks import scratch_project
 from tasks.runtime import machine

@@ -1,7 +1,7 @@
-"""Hash grid encoding as plain numba loops, with which `prolific bench render` compares the warp kernels.
+"""Hash encoding as plain numba loops, which `prolific bench render` compares the Warp kernels with.
 
-This is not a backend: numba's GPU support needs a CUDA toolkit, while the warp kernels serve both devices.
-Layout, hash and interpolation (smoothstep) are those of prolific_core/render/hash_grid/encoding.py.
+It is not a backend, because numba needs the CUDA toolkit on a GPU, while the same Warp source runs on both devices.
+Layout, hash and interpolation are those of `prolific_core/render/hash_grid/encoding.py` with smoothstep.
 """
 
 from functools import lru_cache
@@ -12,16 +12,16 @@ from prolific_core.render.hash_grid.levels import PRIMES, Level
 
 
 def grids_of(levels: list[Level]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the scales (L,) as float32, and resolution, offset, entries and dense (L, 4) as int64."""
+    """Return scale (L,) float32 and resolution, offset, entries and dense (L, 4) int64 of the levels."""
     rows = [[level.resolution, level.offset, level.entries, level.dense] for level in levels]
     return np.array([level.scale for level in levels], np.float32), np.array(rows, np.int64)
 
 
 @lru_cache(maxsize=1)
 def kernels():
-    """Compile forward(x, table, scales, grids, out) and backward(x, incoming, scales, grids, gradient).
+    """Compile forward(x, table, scales, grids, out) and backward(x, incoming, scales, grids, table_gradient).
 
-    x (N, 3), table (rows, 2), out and incoming (N, L, 2) are float32 arrays. `backward` adds to `gradient`.
+    `x` is (N, 3) and `table` (rows, 2), float32; `out` and `incoming` are (N, L, 2). `backward` adds to the gradient.
     """
     from numba import njit  # pyright: ignore[reportMissingImports]
 

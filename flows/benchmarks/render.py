@@ -3,10 +3,10 @@
 All metrics are ratios of times or counts of the same run:
 
     encode_speedup        hash encoding of the paper's grid (16 levels), forward and backward to the table, on the
-                          samples of a training render: time of vectorised PyTorch over time of the warp kernels
+                          samples of a training render: time of vectorised PyTorch over time of the Warp kernels
     encode_vs_numba       the same with plain numba loops in place of PyTorch; None if numba is not installed
     render_speedup        64 x 64 training render of a trained object, forward and backward: time of the PyTorch
-                          reference over time of the warp kernels
+                          reference over time of the Warp kernels
     skip_sample_ratio     samples along its rays without occupancy skipping over samples with it
     skip_psnr_db          PSNR between the images with and without occupancy skipping
     nonmatmul_over_matmul time of that training render without its matrix products, over their time (width 64)
@@ -165,9 +165,9 @@ def _products(field: RadianceField, samples: int) -> Callable[[], None]:
 
     def call() -> None:
         for weight, given, incoming in zip(weights, inputs, outputs):
-            given @ weight.T
-            incoming @ weight
-            incoming.T @ given
+            torch.matmul(given, weight.T)
+            torch.matmul(incoming, weight)
+            torch.matmul(incoming.T, given)
 
     return call
 

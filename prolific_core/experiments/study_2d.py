@@ -179,8 +179,7 @@ def _scene(prior: LatentDiffusion, settings: Settings, k: int, batch: int) -> Im
     draw = generator(settings.seed, "particle", k)
     if settings.pixels:
         return ImageScene(prior.resolution, **options, generator=draw)
-    side = prior.unet.config.sample_size
-    return LatentScene((prior.unet.config.in_channels, side, side), **options, generator=draw)
+    return LatentScene(prior.latent_shape, **options, generator=draw)
 
 
 @dataclass(frozen=True)

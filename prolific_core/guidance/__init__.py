@@ -1,1 +1,1 @@
-"""Distillation guidance: each method and each composition of the guided score is one file, found by its name."""
+"""Guidance: gradients of rendered images by distillation of the prior, with one file per method."""

@@ -1,65 +1,132 @@
-"""What every estimator shares: noise the render, ask the prior, subtract the particles' own score.
+"""Base class of the guidance methods: add noise to the render, and subtract the particles' score from the prior's.
 
-    grad = w(t) ( eps_pretrained(x_t, t, y_view; CFG) - eps_q(x_t, t, c, y) )      2305.16213, eq. 9
+    grad = w(t) ( eps_pretrained(x_t, t, y_view; CFG) - eps_q(x_t, t, c, y) )
 
-The estimators (`sds.py`, `vsd.py`) differ in eps_q only (`csd.py` in the whole bracket); they are found
-by their module's name, and so is the way in which eps_pretrained is composed (`combine/`).
+This is equation 9 of ProlificDreamer (arXiv 2305.16213). SDS (`sds.py`) and VSD (`vsd.py`) differ in eps_q
+only, and CSD (`csd.py`) replaces the whole difference. Each method is one file in this folder, and so is each
+way to compose eps_pretrained from several texts, in `combine/`. Both are selected by the names of their files.
 """
 
 import importlib
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from prolific_core.cameras import Cameras
 from prolific_core.config import GuidanceConfig
 from prolific_core.guidance import timesteps, view_prompts
 from prolific_core.prior.latent_diffusion import LatentDiffusion
+from prolific_core.prior.noise_schedule import Latents, TextEmbeddings, Times
 
 
 def build_guidance(
     prior: LatentDiffusion, config: GuidanceConfig, prompt: str, *, generator: torch.Generator
 ) -> "Guidance":
-    """The estimator named by `config.method`."""
+    """Create the guidance that `config.method` names.
+
+    Args:
+        prior: The diffusion model to distil.
+        config: Parameters of the guidance.
+        prompt: Text of the prompt, which is inserted into the template `config.prompt`.
+        generator: Source of the random numbers that initialise a score network.
+
+    Returns:
+        An instance of the subclass of `Guidance` in `guidance/<method>.py`.
+
+    Raises:
+        InputError: The configuration combines options that exclude each other.
+    """
     module = importlib.import_module(f"prolific_core.guidance.{config.method}")
-    methods = (
-        value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__
+    method = next(
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Guidance) and value.__module__ == module.__name__
     )
-    return next(method for method in methods if issubclass(method, Guidance))(
-        prior, config, prompt, generator=generator
-    )
+    return method(prior, config, prompt, generator=generator)
 
 
 class Guidance:
-    """An estimator of the distillation gradient; subclasses say what eps_q is."""
+    """Estimator of the distillation gradient. Subclasses define eps_q.
+
+    Args:
+        prior: The diffusion model to distil.
+        config: Parameters of the guidance.
+        prompt: Text of the prompt, which is inserted into the template `config.prompt`.
+        generator: Source of the random numbers that initialise a score network.
+    """
 
     def __init__(self, prior: LatentDiffusion, config: GuidanceConfig, prompt: str, *, generator: torch.Generator):
         self.prior, self.config = prior, config
         self.prompt = config.prompt.replace("{prompt}", prompt)
-        self._combine = importlib.import_module(f"prolific_core.guidance.combine.{config.combine}")
-        if hasattr(self._combine, "check"):
-            self._combine.check(config)
+        composition = importlib.import_module(f"prolific_core.guidance.combine.{config.combine}")
+        self._compose: Callable[[Guidance, Tensor, Tensor, Cameras], Tensor] = composition.guided
+        if hasattr(composition, "check"):
+            composition.check(config)
 
-    def predict_eps_q(self, noisy: Tensor, t: Tensor, noise: Tensor, cameras: Cameras) -> Tensor:
-        """eps_q (B, C, h, w)."""
+    def predict_eps_q(self, noisy: Latents, t: Times, noise: Latents, cameras: Cameras) -> Latents:
+        """Predict eps_q, the noise by the score of the particles' distribution q.
+
+        Args:
+            noisy: Noisy latents x_t.
+            t: Time steps.
+            noise: The noise in `noisy`.
+            cameras: Cameras of the views.
+
+        Returns:
+            eps_q.
+        """
         raise NotImplementedError
 
-    def gradient(self, latents: Tensor, cameras: Cameras, t: Tensor, noise: Tensor) -> Tensor:
-        """The gradient with respect to the latents (B, C, h, w), at times t (B,) with the given noise."""
+    def gradient(self, latents: Latents, cameras: Cameras, t: Times, noise: Latents) -> Latents:
+        """Return the distillation gradient with respect to the latents.
+
+        Args:
+            latents: Latents x_0 of the rendered views.
+            cameras: Cameras of the views.
+            t: Time steps.
+            noise: Standard normal noise.
+
+        Returns:
+            The gradient, w(t) (eps_pretrained - eps_q).
+        """
         schedule = self.prior.schedule
         noisy = schedule.add_noise(latents.detach(), noise, t)
         w = timesteps.weight(self.config.weighting, schedule.alphas_cumprod[t])[:, None, None, None]
         return w * self.score_difference(noisy, t, noise, cameras)
 
-    def score_difference(self, noisy: Tensor, t: Tensor, noise: Tensor, cameras: Cameras) -> Tensor:
-        """eps_pretrained - eps_q (B, C, h, w)."""
+    def score_difference(self, noisy: Latents, t: Times, noise: Latents, cameras: Cameras) -> Latents:
+        """Return eps_pretrained - eps_q.
+
+        Args:
+            noisy: Noisy latents x_t.
+            t: Time steps.
+            noise: The noise in `noisy`.
+            cameras: Cameras of the views.
+
+        Returns:
+            The difference.
+        """
         return self.pretrained(noisy, t, cameras) - self.predict_eps_q(noisy, t, noise, cameras)
 
-    def loss(self, latents: Tensor, cameras: Cameras, progress: float, generator: torch.Generator) -> Tensor:
-        """A scalar whose gradient with respect to the latents is the estimator's, over the batch's size.
+    def loss(
+        self, latents: Latents, cameras: Cameras, progress: float, generator: torch.Generator
+    ) -> Float[Tensor, ""]:
+        """Return a loss whose gradient with respect to the latents is the distillation gradient over the batch size.
 
-        Its value is half the gradient's squared norm, so that a curve of it says something: how far
-        the prior and the particles' score are apart.
+        Its value is half the squared norm of that gradient, which shows how far the scores of prior and particles
+        are apart.
+
+        Args:
+            latents: Latents of the rendered views, with gradient.
+            cameras: Cameras of the views.
+            progress: Fraction of the run in [0, 1], for the range of t.
+            generator: Source of the random time steps and noise, on the CPU.
+
+        Returns:
+            The loss.
         """
         t = timesteps.sample_times(len(latents), self.config.time, progress, self.prior.schedule.length, generator)
         noise = torch.randn(latents.shape, generator=generator)
@@ -67,62 +134,118 @@ class Guidance:
         target = (latents - gradient).detach()
         return (latents - target).square().sum() / (2 * len(latents))
 
-    # What the prior is asked
+    def pretrained(self, noisy: Latents, t: Times, cameras: Cameras) -> Latents:
+        """Predict eps_pretrained, with guidance where t is in `config.interval` and from the text alone elsewhere.
 
-    def pretrained(self, noisy: Tensor, t: Tensor, cameras: Cameras) -> Tensor:
-        """eps_pretrained (B, C, h, w): guided, or only conditional where t is outside of `interval`."""
-        inside = self._inside(t)
+        Args:
+            noisy: Noisy latents x_t.
+            t: Time steps.
+            cameras: Cameras of the views.
+
+        Returns:
+            eps_pretrained.
+        """
+        inside = self._in_interval(t)
         if inside.all():
-            return self._combine.guided(self, noisy, t, cameras)
+            return self._compose(self, noisy, t, cameras)
         rows, others = inside.nonzero()[:, 0], (~inside).nonzero()[:, 0]
         eps = torch.empty_like(noisy)
         eps[others] = self.conditional(noisy[others], t[others], cameras[others])
         if len(rows):
-            eps[rows] = self._combine.guided(self, noisy[rows], t[rows], cameras[rows])
+            eps[rows] = self._compose(self, noisy[rows], t[rows], cameras[rows])
         return eps
 
-    def _inside(self, t: Tensor) -> Tensor:
+    def _in_interval(self, t: Times) -> Bool[Tensor, " batch"]:
         if self.config.interval is None:
             return torch.ones_like(t, dtype=torch.bool)
         low, high = (end * self.prior.schedule.length for end in self.config.interval)
         return (t >= low) & (t <= high)
 
-    def conditional(self, noisy: Tensor, t: Tensor, cameras: Cameras) -> Tensor:
-        """eps (B, C, h, w) for the text with its view words, unguided."""
+    def conditional(self, noisy: Latents, t: Times, cameras: Cameras) -> Latents:
+        """Predict the noise for the prompt without classifier-free guidance.
+
+        Args:
+            noisy: Noisy latents x_t.
+            t: Time steps.
+            cameras: Cameras of the views, for view-dependent prompting.
+
+        Returns:
+            The predicted noise.
+        """
         return self.predict(noisy, t, [self.embed_views(cameras)])[0]
 
     @torch.no_grad()
-    def predict(self, noisy: Tensor, t: Tensor, texts: list[Tensor]) -> tuple[Tensor, ...]:
-        """eps (B, C, h, w) for each of n texts (B, L, D), in one evaluation of n B rows."""
+    def predict(self, noisy: Latents, t: Times, texts: list[TextEmbeddings]) -> tuple[Latents, ...]:
+        """Predict the noise for several texts in one evaluation of the prior.
+
+        Args:
+            noisy: Noisy latents x_t.
+            t: Time steps.
+            texts: Embeddings of n texts, each with one row per view.
+
+        Returns:
+            The n predictions.
+        """
         n = len(texts)
         return self.prior.predict_noise(torch.cat([noisy] * n), torch.cat([t] * n), torch.cat(texts)).chunk(n)
 
-    def negative(self, batch: int) -> Tensor:
-        """Text embeddings (B, L, D) of the negative prompt."""
+    def negative(self, batch: int) -> TextEmbeddings:
+        """Embed the negative prompt.
+
+        Args:
+            batch: Number of rows.
+
+        Returns:
+            The same embedding in every row.
+        """
         return self.prior.embed([self.config.negative_prompt] * batch)
 
-    def embed_views(self, cameras: Cameras) -> Tensor:
-        """Text embeddings (B, L, D), with view words where the configuration asks for them."""
+    def embed_views(self, cameras: Cameras) -> TextEmbeddings:
+        """Embed the prompt, with view-dependent prompting as configured.
+
+        Args:
+            cameras: Cameras of the views.
+
+        Returns:
+            One row per view.
+        """
         if self.config.view_prompts == "interpolated":
             return view_prompts.interpolated(self.prior, self.prompt, cameras)
         if self.config.view_prompts:
             return view_prompts.stepped(self.prior, self.prompt, cameras)
         return self.prior.embed([self.prompt] * len(cameras))
 
-    # What is learned
-
     def train_score_network(
-        self, latents: Tensor, cameras: Cameras, step_seed, measure: bool = False
+        self,
+        latents: Latents,
+        cameras: Cameras,
+        step_generator: Callable[[str], torch.Generator],
+        measure: bool = False,
     ) -> dict[str, float]:
-        """Train eps_q on the particles' latents; estimators without a learned score do nothing.
+        """Train eps_q on the particles' latents. Methods without a score network do nothing.
 
-        `step_seed(purpose)` gives this step's generator for a purpose. Returns measures to log, the
-        costlier ones only where `measure` asks for them.
+        Args:
+            latents: Latents of the rendered views.
+            cameras: Cameras of the views.
+            step_generator: Function from a purpose to this step's random number generator for it.
+            measure: Whether to compute metrics that need further evaluations of the networks.
+
+        Returns:
+            Metrics by name.
         """
         return {}
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that training changes.
+
+        Returns:
+            State for `load_state_dict` and `prolific_core.checkpoint`.
+        """
         return {}
 
-    def load_state_dict(self, state: dict) -> None:
-        pass
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state of `state_dict`.
+
+        Args:
+            state: The state.
+        """

@@ -1,17 +1,29 @@
-"""Classifier score distillation (Yu et al., 2310.19415): only what the text adds, and no q.
+"""Classifier score distillation (Yu et al., arXiv 2310.19415)."""
 
-    grad = w(t) ( w1 (eps(x_t; y) - eps(x_t; none)) + w2 (eps(x_t; none) - eps(x_t; negative)) )
+import torch
 
-w1 is `scale`, w2 `negative_scale` (the paper lowers it by hand in its texture stage). With w2 = w1, the
-default, the unconditional cancels and two evaluations are enough: w1 (eps(x_t; y) - eps(x_t; negative)).
-"""
-
+from prolific_core.cameras import Cameras
+from prolific_core.config import GuidanceConfig
 from prolific_core.errors import InputError
 from prolific_core.guidance.base import Guidance
+from prolific_core.prior.latent_diffusion import LatentDiffusion
+from prolific_core.prior.noise_schedule import Latents, Times
 
 
 class CSD(Guidance):
-    def __init__(self, prior, config, prompt, *, generator):
+    """Classifier score distillation: only the part of the score that is due to the text, without eps_q.
+
+        grad = w(t) ( w1 (eps(x_t; y) - eps(x_t; none)) + w2 (eps(x_t; none) - eps(x_t; negative)) )
+
+    w1 is `config.scale` and w2 is `config.negative_scale`, which the paper lowers by hand in its texture stage. With
+    w2 = w1, the default, the unconditional prediction cancels out and two evaluations are enough:
+    w1 (eps(x_t; y) - eps(x_t; negative)).
+
+    Raises:
+        InputError: `config.combine` or `config.interval` is set, which have no meaning here.
+    """
+
+    def __init__(self, prior: LatentDiffusion, config: GuidanceConfig, prompt: str, *, generator: torch.Generator):
         super().__init__(prior, config, prompt, generator=generator)
         for name in ("combine", "interval"):
             if getattr(config, name) != type(config).model_fields[name].default:
@@ -19,12 +31,13 @@ class CSD(Guidance):
                     f"guidance.{name}: 'csd' composes no guided score; leave it out, or choose another method"
                 )
 
-    def score_difference(self, noisy, t, noise, cameras):
+    def score_difference(self, noisy: Latents, t: Times, noise: Latents, cameras: Cameras) -> Latents:
+        """Return the weighted sum in the class's formula; see `Guidance.score_difference`."""
         scale, negative_scale = self.config.scale, self.config.negative_scale
         positive, negative = self.embed_views(cameras), self.negative(len(noisy))
         if negative_scale is None or negative_scale == scale or not self.config.negative_prompt:
-            against, wanted = self.predict(noisy, t, [negative, positive])
-            return scale * (wanted - against)
+            eps_negative, eps_positive = self.predict(noisy, t, [negative, positive])
+            return scale * (eps_positive - eps_negative)
         none = self.prior.embed([""] * len(noisy))
-        against, empty, wanted = self.predict(noisy, t, [negative, none, positive])
-        return scale * (wanted - empty) + negative_scale * (empty - against)
+        eps_negative, eps_none, eps_positive = self.predict(noisy, t, [negative, none, positive])
+        return scale * (eps_positive - eps_none) + negative_scale * (eps_none - eps_negative)

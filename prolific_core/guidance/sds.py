@@ -1,8 +1,13 @@
-"""Score distillation sampling (DreamFusion, 2209.14988, eq. 3): q is a point, eps_q the added noise."""
+"""Score distillation sampling (DreamFusion, arXiv 2209.14988, eq. 3)."""
 
+from prolific_core.cameras import Cameras
 from prolific_core.guidance.base import Guidance
+from prolific_core.prior.noise_schedule import Latents, Times
 
 
 class SDS(Guidance):
-    def predict_eps_q(self, noisy, t, noise, cameras):
+    """Score distillation sampling: q is a single point, so eps_q is the added noise."""
+
+    def predict_eps_q(self, noisy: Latents, t: Times, noise: Latents, cameras: Cameras) -> Latents:
+        """Return the added noise; see `Guidance.predict_eps_q`."""
         return noise

@@ -1,45 +1,80 @@
-"""When to look (the time t) and how much to listen (the weight w)."""
+"""Distribution of the diffusion time t, and the weight w(t) of the gradient."""
 
 import math
+from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from prolific_core.config import TimeConfig
+from prolific_core.prior.noise_schedule import Times
 
-#: How far from `maximum` to `final` the upper end of t's range has come, by progress in [0, 1].
-ANNEALING = {
+
+def _cosine(progress: float) -> float:
+    return (1 - math.cos(math.pi * progress)) / 2
+
+
+#: Fraction of the way from `maximum` to `final` that the upper end of t has moved, by the progress in [0, 1].
+ANNEALING: dict[str, Callable[[float], float]] = {
     "none": lambda progress: 0.0,
     "linear": lambda progress: progress,
-    "sqrt": math.sqrt,  # the square root: fast at first (HiFA, 2305.18766)
-    "cosine": lambda progress: (1 - math.cos(math.pi * progress)) / 2,
+    "sqrt": math.sqrt,  # moves fast at first (HiFA, arXiv 2305.18766)
+    "cosine": _cosine,
 }
 
-#: w(t) of alpha_bar (B,), on the eps scale.
-WEIGHTS = {
-    # sigma^2: DreamFusion (2209.14988), ProlificDreamer (2305.16213) and most releases.
+#: Weights w(t) as functions of alpha_bar, for a gradient in terms of eps.
+WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
+    # sigma^2: DreamFusion (arXiv 2209.14988), ProlificDreamer (arXiv 2305.16213) and most implementations.
     "one_minus_alpha_bar": lambda alpha_bar: 1 - alpha_bar,
-    # Score Jacobian chaining (2212.00774) comes to this in eps.
+    # Score Jacobian chaining (arXiv 2212.00774), rewritten in terms of eps.
     "uniform": torch.ones_like,
-    # alpha sigma^2: Fantasia3D's release (2303.13873), `fantasia3d` in threestudio.
+    # alpha sigma^2: the implementation of Fantasia3D (arXiv 2303.13873); `fantasia3d` in threestudio.
     "alpha_sigma_squared": lambda alpha_bar: alpha_bar.sqrt() * (1 - alpha_bar),
 }
 
 
 def upper_bound(config: TimeConfig, progress: float) -> float:
-    """The upper end of t's range, as a fraction of T, at `progress` in [0, 1] of the run."""
+    """Return the upper end of the range of t.
+
+    Args:
+        config: The distribution of t.
+        progress: Fraction of the run in [0, 1].
+
+    Returns:
+        The upper end as a fraction of the number of time steps.
+    """
     if config.anneal == "step":
         return config.maximum if progress < config.switch_at else config.final
     return config.maximum + (config.final - config.maximum) * ANNEALING[config.anneal](progress)
 
 
-def sample_times(batch: int, config: TimeConfig, progress: float, length: int, generator: torch.Generator) -> Tensor:
-    """t ~ U(minimum, upper) x T as integers (B,)."""
+def sample_times(batch: int, config: TimeConfig, progress: float, length: int, generator: torch.Generator) -> Times:
+    """Sample time steps uniformly between the lower and the upper end of the range.
+
+    Args:
+        batch: Number of samples.
+        config: The distribution of t.
+        progress: Fraction of the run in [0, 1].
+        length: Number of time steps of the noise schedule.
+        generator: Source of the random numbers, on the CPU.
+
+    Returns:
+        Integers from 0 to `length - 1`, on the CPU.
+    """
     low, high = config.minimum * length, max(upper_bound(config, progress), config.minimum) * length
     t = low + (high - low) * torch.rand(batch, generator=generator)
     return t.long().clamp(0, length - 1)
 
 
-def weight(name: str, alpha_bar: Tensor) -> Tensor:
-    """w(t) (B,) by its name in WEIGHTS."""
+def weight(name: str, alpha_bar: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """Return the weight w(t) of the gradient.
+
+    Args:
+        name: A key of `WEIGHTS`.
+        alpha_bar: Cumulative product of alpha at t.
+
+    Returns:
+        The weights.
+    """
     return WEIGHTS[name](alpha_bar)

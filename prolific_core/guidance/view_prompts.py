@@ -1,46 +1,67 @@
-"""View words: what is appended to a prompt for a camera, in steps or interpolated."""
+"""View-dependent prompting: text embeddings of the prompt with words for the camera's position."""
 
 import math
 
 import torch
-from torch import Tensor
 
 from prolific_core.cameras import OVERHEAD, Cameras, view_prompts
 from prolific_core.prior.latent_diffusion import LatentDiffusion
+from prolific_core.prior.noise_schedule import TextEmbeddings
 
 
-def overhead(elevation: float) -> bool:
-    """Whether a camera at this elevation (radians) looks from overhead, by the paper's bound."""
-    return elevation > OVERHEAD
+def embed(prior: LatentDiffusion, prompt: str, words: list[str]) -> TextEmbeddings:
+    """Embed the prompt followed by a comma and words.
 
+    Args:
+        prior: The model whose text encoder is used.
+        prompt: Text of the prompt.
+        words: Words for each row, such as "front view".
 
-def embed(prior: LatentDiffusion, prompt: str, words: list[str]) -> Tensor:
-    """Embeddings (B, L, D) of `PROMPT, WORDS`."""
+    Returns:
+        One row per element of `words`.
+    """
     return prior.embed([f"{prompt}, {word}" for word in words])
 
 
-def stepped(prior: LatentDiffusion, prompt: str, cameras: Cameras) -> Tensor:
-    """Embeddings (B, L, D) with the paper's words by azimuth and elevation."""
+def stepped(prior: LatentDiffusion, prompt: str, cameras: Cameras) -> TextEmbeddings:
+    """Embed the prompt with the words of `cameras.view_prompts`, which change abruptly between views.
+
+    Args:
+        prior: The model whose text encoder is used.
+        prompt: Text of the prompt.
+        cameras: Cameras of the views.
+
+    Returns:
+        One row per view.
+    """
     return embed(prior, prompt, view_prompts(cameras))
 
 
-def interpolated(prior: LatentDiffusion, prompt: str, cameras: Cameras) -> Tensor:
-    """Embeddings (B, L, D): front, side and back weighted by the azimuth, overhead above 60 degrees.
+def interpolated(prior: LatentDiffusion, prompt: str, cameras: Cameras) -> TextEmbeddings:
+    """Embed the prompt with front, side and back words, interpolated by azimuth, or overhead above 60 degrees.
 
-    DreamFusion (2209.14988, section 3.2), with the piecewise linear weights of Perp-Neg (2304.04968,
-    section 4): front at 0 degrees, side at 90, back at 180.
+    DreamFusion (arXiv 2209.14988, section 3.2) with the piecewise linear weights of Perp-Neg (arXiv 2304.04968,
+    section 4): front at an azimuth of 0 degrees, side at 90, back at 180.
+
+    Args:
+        prior: The model whose text encoder is used.
+        prompt: Text of the prompt.
+        cameras: Cameras of the views.
+
+    Returns:
+        One row per view.
     """
-    quarter = torch.tensor([abs(math.remainder(a, 2 * math.pi)) for a in cameras.azimuth.tolist()]) / (math.pi / 2)
-    above = torch.tensor([overhead(e) for e in cameras.elevation.tolist()])
+    angles = cameras.angles()
+    quarter = torch.tensor([abs(math.remainder(azimuth, 2 * math.pi)) for azimuth, _ in angles]) / (math.pi / 2)
+    overhead = torch.tensor([elevation > OVERHEAD for _, elevation in angles])
     weights = {
         "front view": (1 - quarter).clamp_min(0),
         "side view": 1 - (quarter - 1).abs(),
         "back view": (quarter - 1).clamp_min(0),
     }
-    weights = {word: weight.masked_fill(above, 0) for word, weight in weights.items()} | {
-        "overhead view": above.float()
-    }
-    total = 0
+    weights = {word: weight.masked_fill(overhead, 0) for word, weight in weights.items()}
+    weights["overhead view"] = overhead.float()
+    total = torch.zeros(())
     for word, weight in weights.items():
         text = embed(prior, prompt, [word])
         total = total + weight.to(text)[:, None, None] * text

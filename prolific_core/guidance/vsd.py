@@ -1,87 +1,137 @@
-"""Variational score distillation (ProlificDreamer, 2305.16213, algorithm 1): eps_q is learned.
+"""Variational score distillation (ProlificDreamer, arXiv 2305.16213, algorithm 1)."""
 
-All particles share one score model; it is trained on their renders with the denoising loss
-
-    E || eps_q(alpha x_0 + sigma eps, t, c, y) - eps ||^2,  t ~ U[0, T)
-
-one or more steps per particle step, alternating with them.
-"""
-
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from prolific_core.cameras import Cameras
+from prolific_core.config import GuidanceConfig
 from prolific_core.guidance.base import Guidance
 from prolific_core.guidance.score_network.model import ScoreModel
+from prolific_core.prior.latent_diffusion import LatentDiffusion
+from prolific_core.prior.noise_schedule import Latents, TextEmbeddings, Times
 
 
 @dataclass
-class Pass:
-    """One evaluation of q that its training can use: its output at (noisy, t), and the noise in there."""
+class ForwardPass:
+    """Forward pass of the score network that a training step can use.
 
-    output: Tensor
-    noisy: Tensor
-    t: Tensor
-    noise: Tensor
+    Attributes:
+        output: Output of the network.
+        noisy: Noisy latents x_t.
+        t: Time steps.
+        noise: The noise in `noisy`.
+    """
+
+    output: Latents
+    noisy: Latents
+    t: Times
+    noise: Latents
 
 
 class VSD(Guidance):
-    def __init__(self, prior, config, prompt, *, generator, score: ScoreModel | None = None):
-        super().__init__(prior, config, prompt, generator=generator)
-        self.score = score or ScoreModel.on(prior, config.score, generator=generator)
-        rate, betas = config.score.learning_rate, config.score.betas
-        self.optimizer = torch.optim.Adam(
-            self.score.trainable(), lr=rate, betas=betas, fused=True
-        )  # hundreds of small tensors
-        self.trained = 0  # score steps taken
-        self._shared: Pass | None = None
+    """Variational score distillation: eps_q is a score network that is trained on the particles' renders.
 
-    def predict_eps_q(self, noisy, t, noise, cameras):
-        # Once, conditionally: q has no guidance of its own, and its text has no view words.
+    All particles share one score network. It is trained with the denoising loss
+
+        E || eps_q(alpha x_0 + sigma eps, t, c, y) - eps ||^2,  t ~ U[0, T)
+
+    in one or more steps after each step of the particles.
+
+    Args:
+        prior: The diffusion model to distil.
+        config: Parameters of the guidance.
+        prompt: Text of the prompt, which is inserted into the template `config.prompt`.
+        generator: Source of the random numbers that initialise the score network.
+        score: The score network; by default it is created as `config.score` specifies.
+    """
+
+    def __init__(
+        self,
+        prior: LatentDiffusion,
+        config: GuidanceConfig,
+        prompt: str,
+        *,
+        generator: torch.Generator,
+        score: ScoreModel | None = None,
+    ):
+        super().__init__(prior, config, prompt, generator=generator)
+        self.score = score or ScoreModel.from_prior(prior, config.score, generator=generator)
+        rate, betas = config.score.learning_rate, config.score.betas
+        # The fused implementation is faster for hundreds of small tensors.
+        self.optimizer = torch.optim.Adam(self.score.trainable(), lr=rate, betas=betas, fused=True)
+        self.trained = 0  # training steps taken
+        self._shared: ForwardPass | None = None
+
+    def predict_eps_q(self, noisy: Latents, t: Times, noise: Latents, cameras: Cameras) -> Latents:
+        """Predict eps_q without guidance and without view-dependent prompting; see `Guidance.predict_eps_q`."""
         share = self.config.score.share_pass
         with torch.set_grad_enabled(share):
             output = self.score(noisy, t, self._text(len(noisy)), cameras.c2w)
         if share:
-            self._shared = Pass(output, noisy, t, noise)
+            self._shared = ForwardPass(output, noisy, t, noise)
         return self.score.noise_from(output.detach(), noisy, t)
 
-    def train_score_network(self, latents: Tensor, cameras, step_seed, measure: bool = False) -> dict[str, float]:
-        latents, metrics = latents.detach(), {}
+    def train_score_network(
+        self,
+        latents: Latents,
+        cameras: Cameras,
+        step_generator: Callable[[str], torch.Generator],
+        measure: bool = False,
+    ) -> dict[str, float]:
+        """Train the score network for `config.score.steps` steps; see `Guidance.train_score_network`.
+
+        Returns:
+            The metrics of `train_step` for the first step.
+        """
+        latents = latents.detach()
+        metrics: dict[str, float] = {}
         for k in range(self.config.score.steps):
-            done, self._shared = self._shared, None
-            done = done or self._evaluate(latents, cameras.c2w, step_seed(f"score {k}"))
-            metrics = self._learn(latents, done, measure and k == 0) | metrics
+            shared, self._shared = self._shared, None
+            forward = shared or self._evaluate(latents, cameras.c2w, step_generator(f"score {k}"))
+            metrics = self._learn(latents, forward, measure and k == 0) | metrics
         return metrics
 
     def train_step(
-        self, latents: Tensor, c2w: Tensor, generator: torch.Generator, measure: bool = False
+        self, latents: Latents, c2w: Float[Tensor, "batch 4 4"], generator: torch.Generator, measure: bool = False
     ) -> dict[str, float]:
-        """One step of the denoising loss on latents (B, C, h, w) seen from c2w (B, 4, 4); see `_learn`."""
+        """Take one training step with the denoising loss.
+
+        Args:
+            latents: Latents of the rendered views.
+            c2w: Camera-to-world matrices of the views.
+            generator: Source of the random time steps, noise and camera dropout, on the CPU.
+            measure: Whether to compute `score_gain`.
+
+        Returns:
+            `score_loss`, the loss in the network's own parameterisation (eps or v), and if `measure` is set,
+            `score_gain`, the ratio of that loss to the loss of the frozen base for the same inputs. At 1 the network
+            has learned nothing about the particles, and the VSD gradient is only w(t) (scale - 1) (cond - uncond).
+        """
         return self._learn(latents, self._evaluate(latents, c2w, generator), measure)
 
-    def _evaluate(self, latents: Tensor, c2w: Tensor, generator: torch.Generator) -> Pass:
-        """q at times and noise of its own training's."""
+    def _evaluate(self, latents: Latents, c2w: Float[Tensor, "batch 4 4"], generator: torch.Generator) -> ForwardPass:
+        """Evaluate the score network at random time steps and noise."""
         batch, schedule = len(latents), self.score.schedule
         t = torch.randint(schedule.length, (batch,), generator=generator).to(latents.device)
         noise = torch.randn(latents.shape, generator=generator).to(latents)
-        seen = torch.rand(batch, generator=generator) >= self.config.score.camera_dropout
+        has_camera: Bool[Tensor, " batch"] = torch.rand(batch, generator=generator) >= self.config.score.camera_dropout
         noisy = schedule.add_noise(latents, noise, t)
-        return Pass(self.score(noisy, t, self._text(batch), c2w, seen.to(latents.device)), noisy, t, noise)
+        output = self.score(noisy, t, self._text(batch), c2w, has_camera.to(latents.device))
+        return ForwardPass(output, noisy, t, noise)
 
-    def _learn(self, latents: Tensor, done: Pass, measure: bool) -> dict[str, float]:
-        """One step of the denoising loss, in the score model's own parameterisation (eps or v).
-
-        Returns score_loss and, where `measure` asks for it, score_gain: the loss over the frozen
-        base's on the same renders, noise and text. At 1 the score model has learned nothing of the
-        particles, and VSD is only (scale - 1) (cond - uncond).
-        """
-        target = self.score.target(latents, done.noise, done.t)
-        loss = mse_loss(done.output, target)
+    def _learn(self, latents: Latents, forward: ForwardPass, measure: bool) -> dict[str, float]:
+        """Take one training step on a forward pass and return the metrics of `train_step`."""
+        target = self.score.target(latents, forward.noise, forward.t)
+        loss = mse_loss(forward.output, target)
         metrics = {"score_loss": loss.item()}
         if measure:
-            frozen = self.score.frozen(done.noisy, done.t, self._text(len(latents)))
+            frozen = self.score.frozen(forward.noisy, forward.t, self._text(len(latents)))
             metrics["score_gain"] = metrics["score_loss"] / mse_loss(frozen, target).item()
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.score.learning_rate * min(
@@ -89,32 +139,34 @@ class VSD(Guidance):
             )
         self.optimizer.zero_grad(set_to_none=True)
         self._backward(loss, target.numel())
-        self.optimizer.step()
+        self.optimizer.step()  # pyright: ignore[reportUnknownMemberType]
         self.trained += 1
-        self.score.changed()
+        self.score.refresh()
         return metrics
 
-    def _backward(self, loss: Tensor, count: int) -> None:
+    def _backward(self, loss: Float[Tensor, ""], count: int) -> None:
+        """Backpropagate the mean of `count` squares; in float16 as their sum, because gradients would underflow."""
         if self.score.base.dtype != torch.float16:
-            loss.backward()
+            loss.backward()  # pyright: ignore[reportUnknownMemberType]
             return
-        # The gradient of a mean over thousands of numbers is below what float16 can hold.
-        (loss * count).backward()
+        (loss * count).backward()  # pyright: ignore[reportUnknownMemberType]
         for parameter in self.score.trainable():
             if parameter.grad is not None:
                 parameter.grad /= count
 
-    def _text(self, batch: int) -> Tensor:
+    def _text(self, batch: int) -> TextEmbeddings:
         return self.score.embed([self.prompt] * batch)
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
+        """Return the score network's parameters and optimizer state; see `Guidance.state_dict`."""
         return {
             "score": self.score.trainable_state(),
             "optimizer": self.optimizer.state_dict(),
             "trained": self.trained,
         }
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state of `state_dict`; see `Guidance.load_state_dict`."""
         self.score.load_trainable_state(state["score"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.trained = state["trained"]

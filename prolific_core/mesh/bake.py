@@ -1,21 +1,34 @@
-"""A colour field into a texture: each texel asks the field at its own place on the surface."""
+"""Baking of a colour field into a texture, which evaluates the field at each texel's point on the surface."""
 
 from collections.abc import Callable
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
 def texel_positions(
-    vertices: Tensor, faces: Tensor, uvs: Tensor, size: int, chunk: int = 4_000_000
-) -> tuple[Tensor, Tensor]:
-    """Where on the surface the centres of texels lie.
+    vertices: Float[Tensor, "vertices 3"],
+    faces: Int[Tensor, "faces 3"],
+    uvs: Float[Tensor, "vertices 2"],
+    size: int,
+    chunk: int = 4_000_000,
+) -> tuple[Int[Tensor, " texels"], Float[Tensor, "texels 3"]]:
+    """Find the points on the surface that correspond to the centres of texels.
 
-    vertices (V, 3); faces (F, 3); uvs (V, 2) in [0, 1], v up. Texel (row, column)
-    has its centre at u = (column + 0.5) / size, v = 1 - (row + 0.5) / size.
-    Returns covered texels (N,) as rising indices row * size + column, and their
-    world points (N, 3). Where charts overlap the lowest face has the texel.
+    The centre of texel (row, column) is at u = (column + 0.5) / size, v = 1 - (row + 0.5) / size.
+
+    Args:
+        vertices: Vertex positions (V, 3).
+        faces: Vertex indices (F, 3).
+        uvs: Texture coordinates (V, 2) in [0, 1], with v pointing up.
+        size: Height and width of the texture in texels.
+        chunk: Number of texels that are tested at once.
+
+    Returns:
+        The indices (N,) of the covered texels as row * size + column, in ascending order, and their world points
+        (N, 3). Where charts overlap, the texel belongs to the face with the lowest index.
     """
     corners = torch.stack([uvs[:, 0] * size, (1 - uvs[:, 1]) * size], dim=-1)[faces].double()
     low = (corners.amin(1) - 0.5).ceil().clamp(0, size).long()
@@ -23,7 +36,7 @@ def texel_positions(
     extent = (high - low + 1).clamp(min=0)
     count = extent.prod(1)
     owner = torch.full((size * size,), len(faces), dtype=torch.int64)
-    # Pieces of the face list with at most `chunk` texels in their boxes.
+    # The faces are processed in pieces that have at most `chunk` texels in their bounding boxes.
     piece = torch.div(count.cumsum(0), chunk, rounding_mode="floor")
     for value in piece.unique().tolist():
         face = (piece == value).nonzero().squeeze(1)
@@ -36,7 +49,7 @@ def texel_positions(
 
 
 def _texels_of(corners, face, low, extent, count, size) -> tuple[Tensor, Tensor]:
-    """Texels whose centres lie in these faces (N,), and the faces they lie in (N,)."""
+    """Return the texels (N,) whose centres lie in the given faces, and the face (N,) of each."""
     row = torch.repeat_interleave(face, count[face])
     start = torch.repeat_interleave(count[face].cumsum(0) - count[face], count[face])
     offset = torch.arange(len(row)) - start
@@ -53,7 +66,7 @@ def _centres(texel: Tensor, size: int) -> Tensor:
 
 
 def _barycentrics(corners: Tensor, points: Tensor) -> Tensor:
-    """Weights (N, 3) of the corners (N, 3, 2) at points (N, 2); a face without area contains nothing."""
+    """Return the weights (N, 3) of corners (N, 3, 2) at points (N, 2); they are -1 for a face without area."""
     a, b, c = corners.unbind(1)
 
     def cross(p, q):
@@ -68,21 +81,33 @@ def _barycentrics(corners: Tensor, points: Tensor) -> Tensor:
 @torch.no_grad()
 def bake(
     colour_fn: Callable[[Tensor], Tensor],
-    vertices: np.ndarray,
-    faces: np.ndarray,
-    uvs: np.ndarray,
+    vertices: Float[np.ndarray, "vertices 3"],
+    faces: Int[np.ndarray, "faces 3"],
+    uvs: Float[np.ndarray, "vertices 2"],
     texture_size: int,
     *,
-    device="cpu",
+    device: str | torch.device = "cpu",
     chunk: int = 65536,
-) -> np.ndarray:
-    """A texture (T, T, 3) float32 in [0, 1], row 0 the top (v = 1).
+) -> Float[np.ndarray, "texture_size texture_size 3"]:
+    """Bake a colour field into a texture.
 
-    colour_fn: (N, 3) world points -> (N, 3) in [0, 1], asked `chunk` points at a
-    time. vertices, faces, uvs: of the cut mesh (`unwrap.UnwrappedMesh`). Texels
-    outside all charts take the colour of the nearest covered one, so neither
-    interpolation nor mip levels bring anything foreign across a seam. Raises
-    ValueError if no texel's centre lies in a chart.
+    Texels outside all charts take the colour of the nearest covered texel, so that neither interpolation nor mip levels
+    mix an unrelated colour into a seam.
+
+    Args:
+        colour_fn: Function from world points (N, 3) to colours (N, 3) in [0, 1].
+        vertices: Vertex positions (V, 3) of the unwrapped mesh; see `unwrap.UnwrappedMesh`.
+        faces: Vertex indices (F, 3).
+        uvs: Texture coordinates (V, 2) in [0, 1], with v pointing up.
+        texture_size: Height and width T of the texture in texels.
+        device: Device on which `colour_fn` is evaluated.
+        chunk: Number of points that are evaluated at once.
+
+    Returns:
+        Texture (T, T, 3), float32 in [0, 1]; row 0 is the top (v = 1).
+
+    Raises:
+        ValueError: No texel's centre lies in a chart.
     """
     from scipy.ndimage import distance_transform_edt
 
@@ -97,7 +122,7 @@ def bake(
     image[texel] = torch.cat(colours).clamp(0, 1)
     empty = np.ones(texture_size * texture_size, bool)
     empty[texel.numpy()] = False
-    nearest = distance_transform_edt(
+    row, column = distance_transform_edt(  # pyright: ignore[reportGeneralTypeIssues]
         empty.reshape(texture_size, texture_size), return_distances=False, return_indices=True
     )
-    return image.view(texture_size, texture_size, 3).numpy()[tuple(nearest)]
+    return image.view(texture_size, texture_size, 3).numpy()[row, column]

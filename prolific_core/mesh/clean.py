@@ -1,28 +1,38 @@
-"""From an extracted surface to a mesh fit for a file: no specks, no bad edges, few faces."""
+"""Cleaning of an extracted surface: repair, removal of small components, smoothing and decimation."""
+# pymeshlab's compiled module has no type stubs.
+# pyright: basic, reportAttributeAccessIssue=false
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from prolific_core.mesh.extract import EmptyMesh
 
 
 def clean(
-    vertices: np.ndarray,
-    faces: np.ndarray,
+    vertices: Float[np.ndarray, "vertices 3"],
+    faces: Int[np.ndarray, "faces 3"],
     max_faces: int = 40_000,
     *,
     component_fraction: float = 0.05,
     smoothing: int = 0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Repair, drop small pieces, smooth and decimate, with pymeshlab.
+) -> tuple[Float[np.ndarray, "kept 3"], Int[np.ndarray, "fewer 3"]]:
+    """Repair, smooth and decimate a mesh and drop its small components, with pymeshlab.
 
-    vertices (V, 3), faces (F, 3): arrays, or tensors on the CPU. max_faces: at
-    most so many afterwards (quadric edge collapse, topology kept, so a mesh of
-    very many holes can end a little above). component_fraction: connected pieces
-    with fewer faces than this share of the largest are dropped. smoothing:
-    Taubin iterations, which keep the volume.
+    The same mesh gives the same bytes.
 
-    Returns float32 (V', 3) and int64 (F', 3), every vertex used. The same mesh
-    gives the same bytes. Raises EmptyMesh if nothing is left.
+    Args:
+        vertices: Vertex positions (V, 3).
+        faces: Vertex indices (F, 3).
+        max_faces: Target number of faces of the decimation (quadric edge collapse, Garland and Heckbert 1997). It keeps
+            the topology, so a mesh with very many holes can keep slightly more faces.
+        component_fraction: Connected components with fewer faces than this fraction of the largest are dropped.
+        smoothing: Number of iterations of Taubin smoothing (Taubin 1995), which keeps the volume.
+
+    Returns:
+        Vertex positions (V', 3), float32, all of which are used, and vertex indices (F', 3), int64.
+
+    Raises:
+        EmptyMesh: No faces are left, or a vertex position is not finite.
     """
     import pymeshlab
 
@@ -33,8 +43,8 @@ def clean(
         raise EmptyMesh("the mesh to be cleaned has vertices that are not numbers")
     work = pymeshlab.MeshSet(verbose=False)
     work.add_mesh(pymeshlab.Mesh(vertices, faces.astype(np.int32)))
-    # Marching tetrahedra leave vertices that coincide to rounding (grid points
-    # on the surface) and the slivers between them.
+    # Marching tetrahedra produce vertices that coincide up to rounding, where a grid point lies on the surface, and
+    # degenerate triangles between them.
     work.meshing_merge_close_vertices(threshold=pymeshlab.PercentageValue(0.001))
     work.meshing_remove_duplicate_faces()
     work.meshing_remove_null_faces()
@@ -50,22 +60,33 @@ def clean(
     work.meshing_remove_unreferenced_vertices()
     vertices, faces = _arrays(work)
     if len(faces) == 0:
-        raise EmptyMesh("cleaning left no faces: the surface was only specks and slivers")
+        raise EmptyMesh("cleaning left no faces: the surface consisted only of specks and slivers")
     return vertices.astype(np.float32), faces.astype(np.int64)
 
 
-def keep_large_components(vertices: np.ndarray, faces: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Drops connected pieces with fewer faces than `share` of the largest; vertices stay as they are."""
+def keep_large_components(
+    vertices: Float[np.ndarray, "vertices 3"], faces: Int[np.ndarray, "faces 3"], fraction: float
+) -> tuple[Float[np.ndarray, "vertices 3"], Int[np.ndarray, "kept 3"]]:
+    """Drop connected components with fewer faces than a fraction of the largest.
+
+    Args:
+        vertices: Vertex positions (V, 3).
+        faces: Vertex indices (F, 3).
+        fraction: Fraction of the largest component's number of faces; 0 keeps everything.
+
+    Returns:
+        The unchanged vertices and the remaining faces (F', 3).
+    """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    if len(faces) == 0 or share <= 0:
+    if len(faces) == 0 or fraction <= 0:
         return vertices, faces
     start, end = faces[:, [0, 1, 2]].reshape(-1), faces[:, [1, 2, 0]].reshape(-1)
     links = coo_matrix((np.ones(len(start), bool), (start, end)), shape=(len(vertices),) * 2)
     _, label = connected_components(links, directed=False)
     size = np.bincount(label[faces[:, 0]])
-    return vertices, faces[size[label[faces[:, 0]]] >= share * size.max()]
+    return vertices, faces[size[label[faces[:, 0]]] >= fraction * size.max()]
 
 
 def _repair(work) -> None:

@@ -1,12 +1,14 @@
-"""A textured mesh as files, OBJ with its material and PNG, and GLB; and the GLB read back.
+"""Export of textured meshes as OBJ (with material and PNG) and GLB, and loading of the latter.
 
-Files are written beside their place and renamed, so each is whole or absent, and
-the same mesh gives the same bytes.
+Each file is written under a temporary name and renamed, so it is either complete or absent. The same mesh gives the
+same bytes.
 """
 
 from pathlib import Path
 
 import numpy as np
+import torch
+from jaxtyping import Shaped
 
 from prolific_core.files import write_atomically
 from prolific_core.mesh.glb import glb_bytes, png_bytes, read_glb
@@ -14,49 +16,74 @@ from prolific_core.mesh.textured_view import TexturedView
 from prolific_core.mesh.unwrap import UnwrappedMesh
 
 
-def write_obj(path: str | Path, mesh: UnwrappedMesh, texture: np.ndarray) -> list[Path]:
-    """`path` (.obj) with .mtl and .png of the same stem beside it, z up; returns the three paths.
+def write_obj(path: str | Path, mesh: UnwrappedMesh, texture: Shaped[np.ndarray, "size size 3"]) -> list[Path]:
+    """Write an OBJ file with z up, and its material (.mtl) and texture (.png) beside it.
 
-    The OBJ is renamed last: where it is, its companions are.
+    The OBJ file is renamed last, so that the other two exist wherever it does.
+
+    Args:
+        path: Path of the OBJ file; the other files have the same stem.
+        mesh: The unwrapped mesh.
+        texture: Texture (T, T, 3), float in [0, 1] or uint8; row 0 is the top.
+
+    Returns:
+        The paths of the OBJ, the material and the texture.
     """
     path = Path(path)
-    material, picture = path.with_suffix(".mtl"), path.with_suffix(".png")
-    write_atomically(picture, png_bytes(texture))
+    material, image = path.with_suffix(".mtl"), path.with_suffix(".png")
+    write_atomically(image, png_bytes(texture))
     lines = [
         "newmtl surface",
         "Ka 1 1 1",
         "Kd 1 1 1",
         "Ks 0 0 0",
         "illum 0",
-        f"map_Ka {picture.name}",
-        f"map_Kd {picture.name}",
+        f"map_Ka {image.name}",
+        f"map_Kd {image.name}",
     ]
     write_atomically(material, ("\n".join(lines) + "\n").encode())
     out = [f"mtllib {material.name}", "o mesh"]
-    # Nine significant digits hold a float32 exactly.
-    out += ["v %.9g %.9g %.9g" % tuple(p) for p in mesh.vertices.tolist()]
-    out += ["vt %.9g %.9g" % tuple(p) for p in mesh.uvs.tolist()]
+    # Nine significant digits represent a float32 exactly.
+    out += [f"v {x:.9g} {y:.9g} {z:.9g}" for x, y, z in mesh.vertices.tolist()]
+    out += [f"vt {u:.9g} {v:.9g}" for u, v in mesh.uvs.tolist()]
     if mesh.normals is not None:
-        out += ["vn %.6g %.6g %.6g" % tuple(p) for p in mesh.normals.tolist()]
-    corner = "%d/%d/%d" if mesh.normals is not None else "%d/%d"
+        out += [f"vn {x:.6g} {y:.6g} {z:.6g}" for x, y, z in mesh.normals.tolist()]
     repeat = 3 if mesh.normals is not None else 2
     out.append("usemtl surface")
     for face in (np.asarray(mesh.faces) + 1).tolist():
-        out.append("f " + " ".join(corner % ((i,) * repeat) for i in face))
+        out.append("f " + " ".join("/".join([str(i)] * repeat) for i in face))
     write_atomically(path, ("\n".join(out) + "\n").encode())
-    return [path, material, picture]
+    return [path, material, image]
 
 
-def write_glb(path: str | Path, mesh: UnwrappedMesh, texture: np.ndarray) -> Path:
-    """One binary glTF file with the texture inside, y up. texture: (T, T, 3) float in [0, 1], or uint8."""
+def write_glb(path: str | Path, mesh: UnwrappedMesh, texture: Shaped[np.ndarray, "size size 3"]) -> Path:
+    """Write a binary glTF file with y up that contains the texture.
+
+    Args:
+        path: Path of the GLB file.
+        mesh: The unwrapped mesh.
+        texture: Texture (T, T, 3), float in [0, 1] or uint8; row 0 is the top.
+
+    Returns:
+        The path of the file.
+    """
     path = Path(path)
     write_atomically(path, glb_bytes(mesh, texture))
     return path
 
 
-def load_glb(path: str | Path, *, device="cpu", backend: str = "auto") -> TexturedView:
-    """What `write_glb` wrote, z up again, ready to be rendered with its texture.
+def load_glb(path: str | Path, *, device: str | torch.device = "cpu", backend: str = "auto") -> TexturedView:
+    """Load a file written by `write_glb` as a scene that can be rendered.
 
-    Raises InputError, naming the file, if it is not such a GLB.
+    Args:
+        path: Path of the GLB file.
+        device: Device on which it is rendered.
+        backend: Backend of the visibility kernel; see `render.mesh.raster.Visibility`.
+
+    Returns:
+        The textured mesh in world axes (z up).
+
+    Raises:
+        InputError: The file is missing or is not a GLB with one textured mesh.
     """
     return TexturedView(*read_glb(path), device=device, backend=backend)

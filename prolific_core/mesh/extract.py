@@ -1,8 +1,9 @@
-"""Marching tetrahedra (Doi and Koide 1991), differentiable in the positions."""
+"""Marching tetrahedra (Doi and Koide 1991), differentiable in the signed distances and the grid points."""
 
 from functools import cache
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from prolific_core.errors import ProlificError
@@ -11,21 +12,21 @@ from prolific_core.render.mesh.raster import gather_rows
 
 
 class EmptyMesh(ProlificError, ValueError):
-    """There is no surface to go on with; the message says why and what to change."""
+    """Error raised when there is no surface; the message names the cause and what to change."""
 
 
-# Even permutations of a tetrahedron's corners that bring the inside ones first.
+# Even permutations of a tetrahedron's corners that put the corners inside the surface first.
 _ONE = {1: (0, 1, 2, 3), 2: (1, 0, 3, 2), 4: (2, 3, 0, 1), 8: (3, 2, 1, 0)}
 _TWO = {3: (0, 1, 2, 3), 5: (0, 2, 3, 1), 9: (0, 3, 1, 2), 6: (1, 2, 0, 3), 10: (1, 3, 2, 0), 12: (2, 3, 0, 1)}
 
 
 @cache
 def _triangles(mask: int) -> tuple[tuple[tuple[int, int], ...], ...]:
-    """Triangles for an inside mask (bit i: corner i), as three (corner, corner) edges each.
+    """Return the triangles for a mask of inside corners (bit i: corner i), each as three (corner, corner) edges.
 
-    Derived for the tetrahedron 0, x, y, z, which has positive volume: with 0
-    inside, the triangle on edges 0x, 0y, 0z has normal (1, 1, 1): outward. The
-    others follow by even permutations, and by turning around for the complement.
+    In the tetrahedron 0, x, y, z, which has positive volume, with only corner 0 inside, the triangle on the edges 0x,
+    0y and 0z has the outward normal (1, 1, 1). The other cases follow by even permutations, and by reversing the
+    triangle for the complementary mask.
     """
     if mask in _ONE or 15 - mask in _ONE:
         a, b, c, d = _ONE[mask if mask in _ONE else 15 - mask]
@@ -38,14 +39,29 @@ def _triangles(mask: int) -> tuple[tuple[tuple[int, int], ...], ...]:
     return ()
 
 
-def marching_tetrahedra(points: Tensor, sdf: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
-    """The surface sdf = 0, facing outward (away from positive values).
+def marching_tetrahedra(
+    points: Float[Tensor, "points 3"], sdf: Float[Tensor, " points"], resolution: int
+) -> tuple[Float[Tensor, "vertices 3"], Int[Tensor, "faces 3"]]:
+    """Extract the surface at which the signed distance is zero.
 
-    points: ((R+1)^3, 3) grid points, moved or not (`tetrahedra.grid_points`);
-    sdf: ((R+1)^3,), positive inside. Both may require gradients.
-    Returns vertices (V, 3), where sdf interpolated along a grid edge is zero,
-    and faces (F, 3) int64; both empty if nothing crosses. Closed, manifold and
-    consistently oriented if no grid point of the outside is inside.
+    Faces are oriented outward, away from positive values. The mesh is closed, manifold and consistently oriented if all
+    points on the boundary of the grid are outside the surface.
+
+    Example:
+        >>> from prolific_core.mesh.tetrahedra import grid_points
+        >>> points = grid_points(16, extent=1.0)
+        >>> vertices, faces = marching_tetrahedra(points, 0.5 - points.norm(dim=-1), 16)
+        >>> bool((vertices.norm(dim=-1) - 0.5).abs().max() < 0.01)
+        True
+
+    Args:
+        points: Grid points ((R+1)^3, 3), possibly displaced; see `tetrahedra.grid_points`.
+        sdf: Signed distances ((R+1)^3,), positive inside.
+        resolution: Number R of cubes along each side of the grid.
+
+    Returns:
+        Vertices (V, 3), where the signed distance interpolated along a grid edge is zero, and faces (F, 3), int64. Both
+        are empty if no edge crosses the surface. The vertices are differentiable in `points` and `sdf`.
     """
     tetrahedra = crossed_tetrahedra(sdf.detach(), resolution)
     weights = torch.tensor([1, 2, 4, 8], device=sdf.device)
@@ -59,7 +75,7 @@ def marching_tetrahedra(points: Tensor, sdf: Tensor, resolution: int) -> tuple[T
     key, faces = (ends[:, 0] * len(sdf) + ends[:, 1]).unique(return_inverse=True)
     first, second = torch.div(key, len(sdf), rounding_mode="floor"), key % len(sdf)
     a, b = gather_rows(sdf, first), gather_rows(sdf, second)
-    # One is positive and the other is not: the difference is never 0.
-    share = (a / (a - b)).unsqueeze(-1)
-    vertices = torch.lerp(gather_rows(points, first), gather_rows(points, second), share)
+    # Exactly one of the two is positive, so their difference is never 0.
+    fraction = (a / (a - b)).unsqueeze(-1)
+    vertices = torch.lerp(gather_rows(points, first), gather_rows(points, second), fraction)
     return vertices, faces.view(-1, 3)

@@ -1,9 +1,8 @@
-"""Binary glTF 2.0, written and read: one textured triangle mesh.
+"""Encoding and decoding of binary glTF 2.0 with one textured triangle mesh.
 
-The world is z up, glTF is y up: points are turned by -90 degrees around x, so
-(x, y, z) becomes (x, z, -y). The texture holds the shading, so the material asks
-for none: `KHR_materials_unlit`, and rough and non-metallic for viewers that do
-not know it. The same mesh gives the same bytes.
+The world has z up and its front at +x, glTF has y up and its front at +z, so (x, y, z) becomes (y, z, x). The texture
+already contains the shading, so the material uses `KHR_materials_unlit`, with a rough and non-metallic surface for
+viewers that do not support this extension. The same mesh gives the same bytes.
 """
 
 import io
@@ -12,6 +11,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float, Shaped, UInt8
 
 from prolific_core.errors import InputError
 from prolific_core.mesh.unwrap import UnwrappedMesh
@@ -20,18 +20,21 @@ _COMPONENTS = {5121: "<u1", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3}
 
 
-def to_y_up(points: np.ndarray) -> np.ndarray:
-    """World (z up, front +x) to glTF (y up, front +z): a rotation, so faces keep their orientation."""
+def to_y_up(points: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, "points 3"]:
+    """Convert points (N, 3) from world axes (z up, front +x) to glTF (y up, front +z).
+
+    The conversion is a rotation, so faces keep their orientation.
+    """
     return points[:, [1, 2, 0]]
 
 
-def to_z_up(points: np.ndarray) -> np.ndarray:
-    """glTF (y up, front +z) to world (z up, front +x)."""
+def to_z_up(points: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, "points 3"]:
+    """Convert points (N, 3) from glTF axes (y up, front +z) to world axes (z up, front +x)."""
     return points[:, [2, 0, 1]]
 
 
-def png_bytes(texture: np.ndarray) -> bytes:
-    """(T, T, 3) float in [0, 1], or uint8, as PNG."""
+def png_bytes(texture: Shaped[np.ndarray, "size size 3"]) -> bytes:
+    """Encode a texture (T, T, 3), float in [0, 1] or uint8, as PNG."""
     from PIL import Image
 
     if texture.dtype != np.uint8:
@@ -41,13 +44,18 @@ def png_bytes(texture: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def glb_bytes(mesh: UnwrappedMesh, texture: np.ndarray) -> bytes:
-    """A whole GLB file: header, JSON chunk, binary chunk (glTF 2.0, section 4).
+def glb_bytes(mesh: UnwrappedMesh, texture: Shaped[np.ndarray, "size size 3"]) -> bytes:
+    """Encode a mesh and its texture as GLB: header, JSON chunk and binary chunk (glTF 2.0, section 4).
 
-    texture: (T, T, 3) float in [0, 1], or uint8, row 0 the top.
+    Args:
+        mesh: The unwrapped mesh in world axes.
+        texture: Texture (T, T, 3), float in [0, 1] or uint8; row 0 is the top.
+
+    Returns:
+        The contents of the file.
     """
     points = to_y_up(np.asarray(mesh.vertices, np.float32))
-    # glTF's v grows downwards.
+    # In glTF v points down.
     uvs = np.stack([mesh.uvs[:, 0], 1 - mesh.uvs[:, 1]], axis=1)
     blocks = [
         ("POSITION", points.astype("<f4"), "VEC3", 5126, 34962),
@@ -64,9 +72,9 @@ def glb_bytes(mesh: UnwrappedMesh, texture: np.ndarray) -> bytes:
         accessors.append({"bufferView": index, "componentType": component, "count": len(values), "type": kind})
         body += data + b"\0" * (-len(data) % 4)
     accessors[0] |= {"min": points.min(0).tolist(), "max": points.max(0).tolist()}
-    picture = png_bytes(texture)
-    views.append({"buffer": 0, "byteOffset": len(body), "byteLength": len(picture)})
-    body += picture + b"\0" * (-len(picture) % 4)
+    image = png_bytes(texture)
+    views.append({"buffer": 0, "byteOffset": len(body), "byteLength": len(image)})
+    body += image + b"\0" * (-len(image) % 4)
 
     names = [block[0] for block in blocks]
     document = {
@@ -99,7 +107,7 @@ def glb_bytes(mesh: UnwrappedMesh, texture: np.ndarray) -> bytes:
             }
         ],
         "textures": [{"sampler": 0, "source": 0}],
-        # Linear, with mip levels; clamped at the border.
+        # Linear filtering with mip levels, clamped at the border.
         "samplers": [{"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071}],
         "images": [{"bufferView": len(views) - 1, "mimeType": "image/png"}],
         "accessors": accessors,
@@ -112,10 +120,17 @@ def glb_bytes(mesh: UnwrappedMesh, texture: np.ndarray) -> bytes:
     return struct.pack("<III", 0x46546C67, 2, 12 + len(chunks)) + chunks
 
 
-def read_glb(path: str | Path) -> tuple[UnwrappedMesh, np.ndarray]:
-    """The mesh, z up again, and its texture (T, T, 3) uint8, from a GLB as `glb_bytes` makes it.
+def read_glb(path: str | Path) -> tuple[UnwrappedMesh, UInt8[np.ndarray, "size size 3"]]:
+    """Read a GLB file in the form that `glb_bytes` writes.
 
-    Raises InputError, naming the file, for anything else.
+    Args:
+        path: Path of the GLB file.
+
+    Returns:
+        The mesh in world axes (z up) and its texture (T, T, 3), uint8.
+
+    Raises:
+        InputError: The file is missing or is not a GLB with one textured mesh.
     """
     path = Path(path)
     try:
@@ -126,15 +141,15 @@ def read_glb(path: str | Path) -> tuple[UnwrappedMesh, np.ndarray]:
         uvs = _accessor(document, body, attributes["TEXCOORD_0"])
         faces = _accessor(document, body, primitive["indices"]).reshape(-1, 3).astype(np.int64)
         if faces.min() < 0 or faces.max() >= len(points):
-            raise ValueError("a face names a vertex that is not there")
+            raise ValueError("a face refers to a vertex that does not exist")
         normals = _accessor(document, body, attributes["NORMAL"]) if "NORMAL" in attributes else None
         material = document["materials"][primitive["material"]]
         texture = document["textures"][material["pbrMetallicRoughness"]["baseColorTexture"]["index"]]
         view = document["bufferViews"][document["images"][texture["source"]]["bufferView"]]
         from PIL import Image
 
-        with Image.open(io.BytesIO(_view(body, view))) as picture:
-            pixels = np.array(picture.convert("RGB"))
+        with Image.open(io.BytesIO(_view(body, view))) as image:
+            pixels = np.array(image.convert("RGB"))
     except (OSError, KeyError, IndexError, TypeError, ValueError, struct.error) as error:
         raise InputError(f"{path} is not a GLB with one textured mesh ({error})") from None
     uvs = np.stack([uvs[:, 0], 1 - uvs[:, 1]], axis=1)
@@ -146,7 +161,7 @@ def _chunks(data: bytes) -> tuple[dict, bytes]:
     if magic != 0x46546C67 or version != 2:
         raise ValueError("no glTF 2.0 header")
     if length != len(data):
-        raise ValueError(f"{len(data)} bytes of {length}")
+        raise ValueError(f"the file has {len(data)} of {length} bytes")
     size, kind = struct.unpack_from("<II", data, 12)
     if kind != 0x4E4F534A:
         raise ValueError("the first chunk is not JSON")

@@ -1,28 +1,45 @@
-"""What keeps an optimised surface smooth."""
+"""Regularisers that keep an optimised surface smooth."""
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from prolific_core.render.mesh.antialias import Edges
 from prolific_core.render.mesh.raster import face_normals, gather_rows
 
 
-def face_pairs(faces: Tensor, edges: Edges | None = None) -> Tensor:
-    """Pairs of faces that share an edge: (P, 2) int64. Edges of one face, or of three, give none."""
+def face_pairs(faces: Int[Tensor, "faces 3"], edges: Edges | None = None) -> Int[Tensor, "pairs 2"]:
+    """Find the pairs of faces that have an edge in common.
+
+    Args:
+        faces: Vertex indices (F, 3).
+        edges: `Edges.of(faces)`; computed if None.
+
+    Returns:
+        Face indices (P, 2), int64. Edges of one face, or of more than two, are left out.
+    """
     edges = edges or Edges.of(faces)
     order = edges.side_edge.argsort(stable=True)
     edge = edges.side_edge[order]
-    face = order % max(len(faces), 1)  # sides are listed edge kind by edge kind
+    face = order % max(len(faces), 1)  # the sides are ordered by side first, then by face
     count = torch.bincount(edge, minlength=len(edges.ends))
     face = face[count[edge] == 2]
     return face.view(-1, 2)
 
 
-def normal_consistency(vertices: Tensor, faces: Tensor, edges: Edges | None = None) -> Tensor:
-    """Mean over pairs of adjacent faces of 1 - cosine of the angle between them.
+def normal_consistency(
+    vertices: Float[Tensor, "vertices 3"], faces: Int[Tensor, "faces 3"], edges: Edges | None = None
+) -> Float[Tensor, ""]:
+    """Compute the mean of 1 - cos(angle between the normals) over pairs of adjacent faces.
 
-    0 for a plane, 1 where faces meet at a right angle, at most 2. Faces without
-    area count as 1, without gradient.
+    Args:
+        vertices: Vertex positions (V, 3).
+        faces: Vertex indices (F, 3).
+        edges: `Edges.of(faces)`; computed if None.
+
+    Returns:
+        A scalar in [0, 2]: 0 for a plane, 1 where faces meet at a right angle. A pair with a face without area counts
+        as 1, without a gradient.
     """
     pairs = face_pairs(faces, edges)
     if len(pairs) == 0:
@@ -33,12 +50,21 @@ def normal_consistency(vertices: Tensor, faces: Tensor, edges: Edges | None = No
     return (1 - (a * b).sum(-1)).mean()
 
 
-def laplacian_smoothness(vertices: Tensor, faces: Tensor, edges: Edges | None = None) -> Tensor:
-    """Mean squared distance of a vertex from the mean of its neighbours, in units of `vertices` squared.
+def laplacian_smoothness(
+    vertices: Float[Tensor, "vertices 3"], faces: Int[Tensor, "faces 3"], edges: Edges | None = None
+) -> Float[Tensor, ""]:
+    """Compute the mean squared distance of a vertex from the mean of its neighbours.
 
-    The uniform Laplacian (Nealen et al. 2006). Vertices on an open boundary,
-    whose ring is not whole, and vertices of no face are left out; 0 for a
-    regular grid of a plane.
+    This is the squared norm of the uniform Laplacian (Nealen et al. 2006). Vertices on an open boundary, whose ring of
+    neighbours is incomplete, and vertices without faces are left out.
+
+    Args:
+        vertices: Vertex positions (V, 3).
+        faces: Vertex indices (F, 3).
+        edges: `Edges.of(faces)`; computed if None.
+
+    Returns:
+        A scalar in the squared unit of `vertices`; 0 for a regular grid in a plane.
     """
     if len(faces) == 0:
         return vertices.sum() * 0

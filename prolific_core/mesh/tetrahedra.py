@@ -1,32 +1,41 @@
-"""A grid of cubes, each cut into six tetrahedra, and the surface inside it.
+"""Tetrahedral grid of signed distances: cubes that are each divided into six tetrahedra.
 
-The cut is Kuhn's: the six tetrahedra are the monotone walks along the cube's
-edges from corner 000 to corner 111. Every cube is cut the same way and faces
-of neighbours match, so the surface has no cracks. Nothing but the signed
-distances is stored: only cubes that the surface crosses are ever cut, which is
-what lets a resolution of 128 (12.6 million tetrahedra) fit.
+The division is Kuhn's: the six tetrahedra are the monotone walks along the cube's edges from corner 000 to corner 111.
+All cubes are divided in the same way and the faces of neighbours match, so the surface has no cracks. Only the signed
+distances are stored, and only cubes that the surface crosses are divided, so that a resolution of 128 (12.6 million
+tetrahedra) fits into memory.
 
-Signed distances are positive inside, as density minus threshold is.
+Signed distances are positive inside, like density minus threshold.
 """
 
 from functools import cache
 from itertools import permutations
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-#: Steps (dx, dy, dz) along the grid's seven kinds of edge.
+#: Steps (dx, dy, dz) along the seven kinds of edges in the grid.
 STEPS = tuple((x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1) if (x, y, z) != (0, 0, 0))
 
 
-def grid_points(resolution: int, extent: float, device="cpu") -> Tensor:
-    """Corners of resolution^3 cubes over [-extent, extent]^3: ((R+1)^3, 3), z fastest."""
+def grid_points(resolution: int, extent: float, device: str | torch.device = "cpu") -> Float[Tensor, "points 3"]:
+    """Return the corners of a grid of cubes over [-extent, extent]^3.
+
+    Args:
+        resolution: Number R of cubes along each side.
+        extent: Half of the grid's side, in world units.
+        device: Device of the result.
+
+    Returns:
+        World points ((R+1)^3, 3), with z varying fastest.
+    """
     line = torch.linspace(-extent, extent, resolution + 1, device=device)
     return torch.stack(torch.meshgrid(line, line, line, indexing="ij"), dim=-1).view(-1, 3)
 
 
-def boundary_mask(resolution: int, device="cpu") -> Tensor:
-    """Which grid points lie on the outside of the grid: ((R+1)^3,) bool."""
+def boundary_mask(resolution: int, device: str | torch.device = "cpu") -> Bool[Tensor, " points"]:
+    """Return whether each grid point ((R+1)^3,) lies on the boundary of the grid."""
     mask = torch.ones((resolution + 1,) * 3, dtype=torch.bool, device=device)
     mask[1:-1, 1:-1, 1:-1] = False
     return mask.view(-1)
@@ -34,22 +43,27 @@ def boundary_mask(resolution: int, device="cpu") -> Tensor:
 
 @cache
 def _walks() -> tuple[tuple[int, ...], ...]:
-    """Corners (as 4 dx + 2 dy + dz) of the six tetrahedra, each with positive volume."""
+    """Return the corners (as 4 dx + 2 dy + dz) of the six tetrahedra, ordered so that each volume is positive."""
     walks = []
     for axes in permutations((4, 2, 1)):
         a, b, _ = axes
         walk = [0, a, a + b, 7]
-        # Odd permutations of the axes turn the tetrahedron inside out.
+        # An odd permutation of the axes makes the volume negative.
         if axes in ((2, 4, 1), (4, 1, 2), (1, 2, 4)):
             walk[1], walk[2] = walk[2], walk[1]
         walks.append(tuple(walk))
     return tuple(walks)
 
 
-def crossed_tetrahedra(sdf: Tensor, resolution: int) -> Tensor:
-    """Tetrahedra with corners on both sides of the surface: (T, 4) int64 grid points.
+def crossed_tetrahedra(sdf: Float[Tensor, " points"], resolution: int) -> Int[Tensor, "tetrahedra 4"]:
+    """Find the tetrahedra that have corners on both sides of the surface.
 
-    sdf: ((R+1)^3,), inside where positive. Order: by cube, then by walk.
+    Args:
+        sdf: Signed distances ((R+1)^3,), positive inside.
+        resolution: Number R of cubes along each side.
+
+    Returns:
+        Grid points (T, 4), int64, ordered by cube and then by walk.
     """
     n = resolution + 1
     inside = (sdf > 0).view(n, n, n)
@@ -65,12 +79,18 @@ def crossed_tetrahedra(sdf: Tensor, resolution: int) -> Tensor:
     return tetrahedra[(occupied > 0) & (occupied < 4)]
 
 
-def sdf_sign_loss(sdf: Tensor, resolution: int) -> Tensor:
-    """Discourages sign changes, and so floaters and holes (nvdiffrec, Munkberg et al. 2022, eq. 2).
+def sdf_sign_loss(sdf: Float[Tensor, " points"], resolution: int) -> Float[Tensor, ""]:
+    """Compute a loss on sign changes, which suppresses floaters and holes (nvdiffrec, Munkberg et al. 2022, eq. 2).
 
-    For each grid edge (a, b) whose ends have different signs,
-    BCE(sigmoid(s_a), inside_b) + BCE(sigmoid(s_b), inside_a); the mean over
-    those edges, 0 if there is none. sdf: ((R+1)^3,). Scalar, >= 0.
+    The loss is the mean of BCE(sigmoid(s_a), inside_b) + BCE(sigmoid(s_b), inside_a) over the grid edges (a, b) whose
+    ends have different signs.
+
+    Args:
+        sdf: Signed distances ((R+1)^3,), positive inside.
+        resolution: Number R of cubes along each side.
+
+    Returns:
+        A scalar, at least 0, and 0 if there are no sign changes.
     """
     n = resolution + 1
     grid = sdf.view(n, n, n)

@@ -1,9 +1,11 @@
-"""The exported mesh looked at again: what is measured is what the user gets."""
+"""Rendering of an exported mesh with its texture, as it will be seen by the user."""
 
 import numpy as np
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from prolific_core.cameras import Cameras
 from prolific_core.mesh.unwrap import UnwrappedMesh
 from prolific_core.render.mesh.antialias import Edges
 from prolific_core.render.mesh.raster import Visibility, interpolate
@@ -12,35 +14,44 @@ from prolific_core.render.result import Render
 
 
 class TexturedView:
-    """A cut mesh and its texture, ready to be rendered; nothing here is trained.
+    """Unwrapped mesh with a texture that can be rendered but not trained.
 
-    mesh: world axes; texture: (T, T, 3) float in [0, 1], or uint8, row 0 the
-    top. Both stay available as `.mesh` and `.texture` (3, T, T).
+    Args:
+        mesh: The unwrapped mesh in world axes.
+        texture: Texture (T, T, 3), float in [0, 1] or uint8; row 0 is the top.
+        device: Device on which the mesh is rendered.
+        backend: Backend of the visibility kernel; see `render.mesh.raster.Visibility`.
     """
 
-    def __init__(self, mesh: UnwrappedMesh, texture: np.ndarray, *, device="cpu", backend: str = "auto"):
-        self.mesh, self.backend = mesh, backend
-        texture = torch.as_tensor(np.asarray(texture))
-        texture = texture.float() / 255 if texture.dtype == torch.uint8 else texture.float()
-        self.texture = texture.permute(2, 0, 1).contiguous().to(device)
+    def __init__(
+        self,
+        mesh: UnwrappedMesh,
+        texture: Shaped[np.ndarray, "size size 3"],
+        *,
+        device: str | torch.device = "cpu",
+        backend: str = "auto",
+    ):
+        texels = torch.as_tensor(np.asarray(texture))
+        texels = texels.float() / 255 if texels.dtype == torch.uint8 else texels.float()
+        self.texture = texels.permute(2, 0, 1).contiguous().to(device)
         self.vertices = torch.as_tensor(mesh.vertices).float().to(device)
         self.faces = torch.as_tensor(mesh.faces).long().to(device)
         self.uvs = torch.as_tensor(mesh.uvs).float().to(device)
         self.visibility = Visibility(self.vertices, self.faces, backend)
-        # Normals and silhouettes belong to the surface, not to the cut: weld the
-        # copies that seams made.
+        # Normals and silhouettes are properties of the uncut surface, so the copies of seam vertices are merged.
         self.welded_vertices, weld = torch.unique(self.vertices, dim=0, return_inverse=True)
         self.welded_faces = weld[self.faces]
         self.edges = Edges.of(self.welded_faces)
 
-    def to(self, device) -> "TexturedView":
-        """The same on another device."""
-        if torch.device(device) == self.vertices.device:
-            return self
-        return TexturedView(self.mesh, self.texture.permute(1, 2, 0).cpu().numpy(), device=device, backend=self.backend)
+    def colour(self, uvs: Float[Tensor, "points 2"]) -> Float[Tensor, "points 3"]:
+        """Look up the texture bilinearly.
 
-    def colour(self, uvs: Tensor) -> Tensor:
-        """Bilinear lookup: uvs (N, 2), v up, to (N, 3)."""
+        Args:
+            uvs: Texture coordinates (N, 2) in [0, 1], with v pointing up.
+
+        Returns:
+            Colours (N, 3) in [0, 1].
+        """
         place = torch.stack([uvs[:, 0] * 2 - 1, 1 - uvs[:, 1] * 2], dim=-1)
         found = torch.nn.functional.grid_sample(
             self.texture[None], place[None, None], mode="bilinear", padding_mode="border", align_corners=False
@@ -48,8 +59,25 @@ class TexturedView:
         return found[0, :, 0].T
 
     @torch.no_grad()
-    def render(self, cameras, resolution: int, background=1.0, *, supersampling: int = 2) -> Render:
-        """Pictures (B, 3, resolution, resolution) over `background`; see `shading.render_mesh`."""
+    def render(
+        self,
+        cameras: Cameras,
+        resolution: int,
+        background: float | Float[Tensor, "..."] = 1.0,
+        *,
+        supersampling: int = 2,
+    ) -> Render:
+        """Render the mesh without gradients.
+
+        Args:
+            cameras: The B cameras.
+            resolution: Height and width of the images in pixels.
+            background: A number, or a colour (3,), (B, 3) or (B, 3, H, W).
+            supersampling: Factor by which the rendering resolution is higher than that of the returned images.
+
+        Returns:
+            The images; see `render.mesh.shading.render_mesh`.
+        """
         return render_mesh(
             self.visibility,
             self.welded_vertices,

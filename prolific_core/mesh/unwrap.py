@@ -1,29 +1,37 @@
-"""Texture coordinates: cut the surface into charts, flatten and pack them (xatlas)."""
+"""Texture coordinates by xatlas, which cuts the surface into charts, flattens them and packs them into an atlas."""
 
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from jaxtyping import Float, Int
 
 from prolific_core.mesh.extract import EmptyMesh
+from prolific_core.render.mesh.raster import vertex_normals
 
+#: Average number of faces per chart, by which the area of a chart is limited.
 FACES_PER_CHART = 200
 
 
 @dataclass(frozen=True)
 class UnwrappedMesh:
-    """A mesh cut open along its seams, world axes (z up).
+    """Mesh cut along its seams, in world axes (z up).
 
-    vertices (V, 3) float32, seam vertices once per chart; faces (F, 3) int64;
-    uvs (V, 2) float32 in [0, 1], v up (OBJ's convention: (0, 0) is the
-    texture's lower left corner); normals (V, 3) float32 unit, those of the
-    uncut surface, or None. Raises EmptyMesh for no faces, or positions that are
-    not numbers.
+    Attributes:
+        vertices: Vertex positions (V, 3), float32; a vertex on a seam occurs once per chart.
+        faces: Vertex indices (F, 3), int64.
+        uvs: Texture coordinates (V, 2), float32 in [0, 1], with v pointing up: (0, 0) is the lower left corner of the
+            texture, as in OBJ.
+        normals: Unit normals (V, 3), float32, of the surface before it was cut, or None.
+
+    Raises:
+        EmptyMesh: There are no faces, or a vertex position is not finite.
     """
 
-    vertices: np.ndarray
-    faces: np.ndarray
-    uvs: np.ndarray
-    normals: np.ndarray | None = None
+    vertices: Float[np.ndarray, "vertices 3"]
+    faces: Int[np.ndarray, "faces 3"]
+    uvs: Float[np.ndarray, "vertices 2"]
+    normals: Float[np.ndarray, "vertices 3"] | None = None
 
     def __post_init__(self):
         if len(self.faces) == 0:
@@ -32,12 +40,27 @@ class UnwrappedMesh:
             raise EmptyMesh("the textured mesh has vertices that are not numbers")
 
 
-def unwrap(vertices: np.ndarray, faces: np.ndarray, texture_size: int = 1024, padding: int = 4) -> UnwrappedMesh:
-    """An atlas for one square texture of `texture_size` texels a side.
+def unwrap(
+    vertices: Float[np.ndarray, "vertices 3"],
+    faces: Int[np.ndarray, "faces 3"],
+    texture_size: int = 1024,
+    padding: int = 4,
+) -> UnwrappedMesh:
+    """Compute texture coordinates for one square texture.
 
-    vertices (V, 3), faces (F, 3). padding: texels between charts. Faces keep
-    their order and corners. The same mesh gives the same atlas. Raises EmptyMesh
-    for no faces.
+    The faces keep their order and their corners. The same mesh gives the same atlas.
+
+    Args:
+        vertices: Vertex positions (V, 3).
+        faces: Vertex indices (F, 3).
+        texture_size: Height and width of the texture in texels.
+        padding: Distance between charts in texels.
+
+    Returns:
+        The mesh cut along the seams between charts, with texture coordinates and normals.
+
+    Raises:
+        EmptyMesh: There are no faces.
     """
     import xatlas
 
@@ -48,8 +71,8 @@ def unwrap(vertices: np.ndarray, faces: np.ndarray, texture_size: int = 1024, pa
     atlas.add_mesh(np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.uint32))
     charts, pack = xatlas.ChartOptions(), xatlas.PackOptions()
     charts.max_iterations = 1
-    # Flattening a chart takes time with the square of its faces; limiting them
-    # to some hundreds costs a few seams and turns minutes into seconds.
+    # The time to flatten a chart grows with the square of its number of faces. Limiting the number to a few hundred
+    # adds a few seams and reduces minutes to seconds.
     charts.max_chart_area = _area(vertices, faces) / max(16, len(faces) / FACES_PER_CHART)
     pack.resolution = texture_size
     pack.padding = padding
@@ -57,19 +80,14 @@ def unwrap(vertices: np.ndarray, faces: np.ndarray, texture_size: int = 1024, pa
     pack.bruteForce = False
     atlas.generate(charts, pack)
     source, new_faces, uvs = atlas[0]
-    # xatlas scales u and v by the atlas's own width and height, which makes the
-    # larger one touch 1; either way they are in [0, 1].
+    # xatlas divides u and v by the width and height of its atlas, so both are in [0, 1].
     source, normals = source.astype(np.int64), _normals(vertices, faces)
     vertices = np.asarray(vertices, np.float32)
     return UnwrappedMesh(vertices[source], new_faces.astype(np.int64), uvs.astype(np.float32), normals[source])
 
 
 def _normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Smooth unit normals (V, 3), taken before seams part the faces around a vertex."""
-    import torch
-
-    from prolific_core.render.mesh.raster import vertex_normals
-
+    """Return the smooth unit normals (V, 3) of the mesh before it is cut along seams."""
     return vertex_normals(torch.as_tensor(vertices).float(), torch.as_tensor(faces).long()).numpy()
 
 

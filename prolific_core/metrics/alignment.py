@@ -1,10 +1,20 @@
-"""Does the picture fit the text? By a scorer in the CLIP layout."""
+"""Similarity of images and text, measured by a CLIP-style scorer."""
 
+from jaxtyping import Float
 from torch import Tensor
 
 from prolific_core.prior.scorer import Scorer
 
 
-def alignment(scorer: Scorer, views: Tensor, text: str) -> float:
-    """Mean cosine similarity of the views (B, 3, H, W) in [0, 1] with the text; in [-1, 1]."""
+def alignment(scorer: Scorer, views: Float[Tensor, "views 3 height width"], text: str) -> float:
+    """Compute the mean cosine similarity of images and a text (CLIP score; Radford et al. 2021, arXiv 2103.00020).
+
+    Args:
+        scorer: The image and text encoders.
+        views: Images (B, 3, H, W) in [0, 1].
+        text: The prompt.
+
+    Returns:
+        The mean similarity, in [-1, 1].
+    """
     return float(scorer.similarity(views, [text]).mean())

@@ -1,15 +1,34 @@
-"""How varied and how saturated a set of pictures is; to be read as ratios to the truth's."""
+"""Variety and colour saturation of a set of images, to be compared with those of a reference set."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
-def pairwise_distance(rows: Tensor) -> float:
-    """Mean Euclidean distance between different rows of (N, D); N > 1."""
+def pairwise_distance(rows: Float[Tensor, "rows dimensions"]) -> float:
+    """Compute the mean Euclidean distance between pairs of different rows.
+
+    Example:
+        >>> pairwise_distance(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
+        5.0
+
+    Args:
+        rows: Features (N, D), N > 1.
+
+    Returns:
+        The mean distance, in the unit of the features.
+    """
     return float(torch.pdist(rows.double()).mean())
 
 
-def saturation(images: Tensor) -> float:
-    """Mean HSV saturation, in [0, 1], of images (B, 3, H, W) in [0, 1]: (max - min) / max, 0 for black."""
+def saturation(images: Float[Tensor, "batch 3 height width"]) -> float:
+    """Compute the mean HSV saturation, (max - min) / max over the channels of a pixel, which is 0 for black.
+
+    Args:
+        images: Images (B, 3, H, W) in [0, 1].
+
+    Returns:
+        The mean saturation, in [0, 1].
+    """
     top, bottom = images.amax(1), images.amin(1)
     return float(((top - bottom) / top.clamp(min=1e-6)).mean())

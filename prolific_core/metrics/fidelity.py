@@ -1,28 +1,45 @@
-"""How near are two sets of pictures, and are some of them copies? On features or pixels given as rows."""
+"""Distances between two sets of images, and from each image to the nearest reference, on features or pixels."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
-def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """Frechet distance of Gaussians fitted to rows (N, D) and (M, D); N, M > 1.
+def frechet_distance(a: Float[Tensor, "n dimensions"], b: Float[Tensor, "m dimensions"]) -> float:
+    """Compute the squared Frechet distance between Gaussians fitted to two sets (FID).
 
-    |mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)) (Heusel et al., 1706.08500, eq. 6), in float64. The
-    fit is biased upwards by about D / N: compare sets of one size.
+    The distance is |mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)) with covariances A and B (Heusel et al. 2017, arXiv
+    1706.08500, eq. 6), computed in float64. It is biased upwards by about D / N, so only sets of the same size should
+    be compared.
+
+    Args:
+        a: Features (N, D) of the first set, N > 1.
+        b: Features (M, D) of the second set, M > 1.
+
+    Returns:
+        The distance, at least 0 up to rounding.
     """
     a, b = a.double(), b.double()
     cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
-    # tr (A B)^(1/2) is the sum of the roots of the eigenvalues of A^(1/2) B A^(1/2), which is symmetric.
+    # tr (A B)^(1/2) is the sum of the square roots of the eigenvalues of A^(1/2) B A^(1/2), which is symmetric.
     root = _sqrt(cov_a)
     cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
     return float((a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross)
 
 
-def kernel_distance(a: Tensor, b: Tensor) -> float:
-    """Kernel distance (KID) of rows (N, D) and (M, D); N, M > 1. Unbiased, so it may be a little below zero.
+def kernel_distance(a: Float[Tensor, "n dimensions"], b: Float[Tensor, "m dimensions"]) -> float:
+    """Compute the kernel distance between two sets (KID).
 
-    The squared maximum mean discrepancy with the kernel (x . y / D + 1)^3 (Binkowski et al., 1801.01401,
-    sec. 4), in float64. Unlike Frechet's it needs no many more rows than D.
+    The distance is the squared maximum mean discrepancy with the kernel (x . y / D + 1)^3 (Binkowski et al. 2018, arXiv
+    1801.01401, sec. 4), computed in float64. Unlike the Frechet distance it does not need many more rows than D. The
+    estimator is unbiased, so the result may be slightly below zero.
+
+    Args:
+        a: Features (N, D) of the first set, N > 1.
+        b: Features (M, D) of the second set, M > 1.
+
+    Returns:
+        The distance.
     """
     a, b = a.double(), b.double()
 
@@ -36,8 +53,19 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
     return float(within(a) + within(b) - 2 * kernel(a, b).mean())
 
 
-def nearest_distances(queries: Tensor, references: Tensor, chunk: int = 4096) -> Tensor:
-    """Euclidean distance (N,) of each row of (N, D) to the nearest row of (M, D)."""
+def nearest_distances(
+    queries: Float[Tensor, "n dimensions"], references: Float[Tensor, "m dimensions"], chunk: int = 4096
+) -> Float[Tensor, " n"]:
+    """Compute the Euclidean distance from each query to the nearest reference.
+
+    Args:
+        queries: Features (N, D).
+        references: Features (M, D).
+        chunk: Number of references that are compared at once.
+
+    Returns:
+        The distances (N,).
+    """
     nearest = torch.full((len(queries),), torch.inf)
     for some in references.split(chunk):
         nearest = torch.minimum(nearest, torch.cdist(queries, some).amin(1))
@@ -45,6 +73,6 @@ def nearest_distances(queries: Tensor, references: Tensor, chunk: int = 4096) ->
 
 
 def _sqrt(symmetric: Tensor) -> Tensor:
-    """The square root of a positive semi-definite matrix (D, D)."""
+    """Return the square root of a positive semi-definite matrix (D, D)."""
     values, vectors = torch.linalg.eigh(symmetric)
     return (vectors * values.clamp(min=0).sqrt()) @ vectors.T

@@ -7,12 +7,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from prolific_core.errors import InputError
 from prolific_core.prior.location import locate
-from prolific_core.prior.noise_schedule import NoiseSchedule, classifier_free
+from prolific_core.prior.noise_schedule import Latents, NoiseSchedule, TextEmbeddings, Times, classifier_free
 
 if TYPE_CHECKING:
 
@@ -164,7 +164,13 @@ class LatentDiffusion(nn.Module):
         """Side of the square images that the model was trained on, in pixels."""
         return self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
 
-    def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels h w"]:
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of the images that the model was trained on."""
+        side = self.unet.config.sample_size
+        return self.unet.config.in_channels, side, side
+
+    def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Latents:
         """Encode images, differentiably.
 
         The latents are the mean of the posterior instead of a sample, which keeps its noise out of the gradient.
@@ -183,7 +189,7 @@ class LatentDiffusion(nn.Module):
         return (mean.to(images.dtype) - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
 
     @torch.no_grad()
-    def decode(self, latents: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch 3 height width"]:
+    def decode(self, latents: Latents) -> Float[Tensor, "batch 3 height width"]:
         """Decode latents without gradient.
 
         Args:
@@ -196,7 +202,7 @@ class LatentDiffusion(nn.Module):
         return (self.vae.decode(latents.to(self.vae.dtype)).sample.float() / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
-    def embed(self, texts: list[str]) -> Float[Tensor, "batch tokens features"]:
+    def embed(self, texts: list[str]) -> TextEmbeddings:
         """Embed texts; the embedding of each text is computed once and kept.
 
         Args:
@@ -222,10 +228,10 @@ class LatentDiffusion(nn.Module):
 
     def predict_noise(
         self,
-        noisy: Float[Tensor, "batch channels height width"],
-        t: Int[Tensor, " batch"],
-        text: Float[Tensor, "batch tokens features"],
-    ) -> Float[Tensor, "batch channels height width"]:
+        noisy: Latents,
+        t: Times,
+        text: TextEmbeddings,
+    ) -> Latents:
         """Predict the noise in noisy latents.
 
         Args:
@@ -242,12 +248,12 @@ class LatentDiffusion(nn.Module):
     @torch.no_grad()
     def guided_noise(
         self,
-        noisy: Float[Tensor, "batch channels height width"],
-        t: Int[Tensor, " batch"],
-        text: Float[Tensor, "batch tokens features"],
-        negative: Float[Tensor, "batch tokens features"],
+        noisy: Latents,
+        t: Times,
+        text: TextEmbeddings,
+        negative: TextEmbeddings,
         scale: float,
-    ) -> Float[Tensor, "batch channels height width"]:
+    ) -> Latents:
         """Predict noise with classifier-free guidance.
 
         Args:
@@ -291,8 +297,7 @@ class LatentDiffusion(nn.Module):
             Images in [0, 1].
         """
         text, empty = self.embed(texts), self.embed([negative] * len(texts))
-        side = self.unet.config.sample_size
-        latents = torch.randn(len(texts), self.unet.config.in_channels, side, side, generator=generator).to(self.device)
+        latents = torch.randn(len(texts), *self.latent_shape, generator=generator).to(self.device)
         times = torch.linspace(self.schedule.length - 1, 0, steps + 1).round().long().to(self.device)
         for now, then in zip(times[:-1], times[1:], strict=True):
             t, next_t = now.expand(len(texts)), then.expand(len(texts))

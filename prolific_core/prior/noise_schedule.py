@@ -7,6 +7,13 @@ from torch import Tensor, nn
 
 from prolific_core.errors import InputError
 
+#: Latents, and noise or predictions of the same shape.
+Latents = Float[Tensor, "batch channels h w"]
+#: Time steps of the diffusion, from 0 to one less than their number.
+Times = Int[Tensor, " batch"]
+#: Embeddings of one text per row.
+TextEmbeddings = Float[Tensor, "batch tokens features"]
+
 
 class NoiseSchedule(nn.Module):
     """Noise schedule of the forward process x_t = alpha x_0 + sigma eps (Ho et al., arXiv 2006.11239, eq. 4).
@@ -35,9 +42,7 @@ class NoiseSchedule(nn.Module):
         """Number of time steps."""
         return len(self.alphas_cumprod)
 
-    def coefficients(
-        self, t: Int[Tensor, " batch"]
-    ) -> tuple[Float[Tensor, "batch 1 1 1"], Float[Tensor, "batch 1 1 1"]]:
+    def coefficients(self, t: Times) -> tuple[Float[Tensor, "batch 1 1 1"], Float[Tensor, "batch 1 1 1"]]:
         """Return alpha = sqrt(alpha_bar) and sigma = sqrt(1 - alpha_bar).
 
         Args:
@@ -51,10 +56,10 @@ class NoiseSchedule(nn.Module):
 
     def add_noise(
         self,
-        latents: Float[Tensor, "batch channels height width"],
-        noise: Float[Tensor, "batch channels height width"],
-        t: Int[Tensor, " batch"],
-    ) -> Float[Tensor, "batch channels height width"]:
+        latents: Latents,
+        noise: Latents,
+        t: Times,
+    ) -> Latents:
         """Return x_t = alpha x_0 + sigma eps.
 
         Args:
@@ -70,11 +75,11 @@ class NoiseSchedule(nn.Module):
 
     def noise_from(
         self,
-        output: Float[Tensor, "batch channels height width"],
-        noisy: Float[Tensor, "batch channels height width"],
-        t: Int[Tensor, " batch"],
+        output: Latents,
+        noisy: Latents,
+        t: Times,
         prediction: str | None = None,
-    ) -> Float[Tensor, "batch channels height width"]:
+    ) -> Latents:
         """Convert a network's output to noise: eps itself, or alpha v + sigma x_t.
 
         Args:
@@ -93,11 +98,11 @@ class NoiseSchedule(nn.Module):
 
     def output_from(
         self,
-        noise: Float[Tensor, "batch channels height width"],
-        noisy: Float[Tensor, "batch channels height width"],
-        t: Int[Tensor, " batch"],
+        noise: Latents,
+        noisy: Latents,
+        t: Times,
         prediction: str | None = None,
-    ) -> Float[Tensor, "batch channels height width"]:
+    ) -> Latents:
         """Convert noise to a network's output, the inverse of `noise_from`: eps itself, or (eps - sigma x_t) / alpha.
 
         Args:
@@ -116,11 +121,11 @@ class NoiseSchedule(nn.Module):
 
     def target(
         self,
-        latents: Float[Tensor, "batch channels height width"],
-        noise: Float[Tensor, "batch channels height width"],
-        t: Int[Tensor, " batch"],
+        latents: Latents,
+        noise: Latents,
+        t: Times,
         prediction: str | None = None,
-    ) -> Float[Tensor, "batch channels height width"]:
+    ) -> Latents:
         """Return the training target of a network: eps, or v = alpha eps - sigma x_0.
 
         Args:

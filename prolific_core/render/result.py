@@ -13,7 +13,8 @@ class Render:
     """Batch of rendered images of one scene.
 
     Attributes:
-        rgb: Colour (B, 3, H, W), float32 in [0, 1], composited over the background.
+        rgb: Colour (B, 3, H, W), float32 in [0, 1], composited over the background; the latents (B, C, H, W) of scenes
+            with `renders_latents`.
         opacity: Fraction (B, 1, H, W) in [0, 1] of each pixel that the object covers.
         depth: Distance (B, 1, H, W) to the surface along the unit ray, in world units; its expectation for a volume,
             and 0 where nothing was hit.
@@ -25,7 +26,7 @@ class Render:
         sample_normals: Unit normals (M, 3) at the samples; None unless normals are requested.
     """
 
-    rgb: Float[Tensor, "batch 3 height width"]
+    rgb: Float[Tensor, "batch channels height width"]
     opacity: Float[Tensor, "batch 1 height width"]
     depth: Float[Tensor, "batch 1 height width"] | None = None
     normal: Float[Tensor, "batch 3 height width"] | None = None

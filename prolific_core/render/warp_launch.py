@@ -48,21 +48,10 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="kernel")
 
 
-def arguments(values: Sequence[Any]) -> list[Any]:
-    """Convert tensors to Warp array descriptors that share their memory.
-
-    Args:
-        values: Kernel arguments. A tensor must be contiguous, and the caller must keep it alive until the launch has
-            finished. A pair (tensor, dtype) is passed as an array of that Warp type, for example a tensor (N, 3) with
-            `wp.vec3`. Everything else is passed unchanged.
-
-    Returns:
-        The converted arguments, in the same order.
-    """
-    return [_descriptor(v) if isinstance(v, (torch.Tensor, tuple)) else v for v in values]
-
-
-def _descriptor(value):
+def _argument(value: Any) -> Any:
+    """Convert a tensor or a pair (tensor, dtype) to a descriptor of a Warp array in the same memory."""
+    if not isinstance(value, (torch.Tensor, tuple)):
+        return value
     tensor, dtype = value if isinstance(value, tuple) else (value, None)
     return warp().from_torch(tensor.detach(), dtype=dtype, requires_grad=False, return_ctype=True)
 
@@ -75,14 +64,14 @@ def launch(kernel, size: int | tuple[int, ...], values: Sequence[Any], device: t
     Args:
         kernel: A Warp kernel.
         size: Number of threads, one number for each dimension of the launch.
-        values: Arguments of the kernel in order; see `arguments`.
+        values: Arguments of the kernel in order. A tensor must be contiguous, and the caller must keep it alive until
+            the launch has finished. A pair (tensor, dtype) is passed as an array of that Warp type, for example a
+            tensor (N, 3) with `wp.vec3`. Everything else is passed unchanged.
         device: The device of the tensors.
     """
-    wp = warp()
-    converted = arguments(values)
+    wp, converted = warp(), [_argument(value) for value in values]
     if device.type == "cuda":
-        stream = wp.stream_from_torch(torch.cuda.current_stream(device))
-        wp.launch(kernel, size, converted, stream=stream)
+        wp.launch(kernel, size, converted, stream=wp.stream_from_torch(torch.cuda.current_stream(device)))
     else:
         wp.launch(kernel, size, converted, device="cpu")
 
@@ -95,7 +84,7 @@ def launch_split(kernel, count: int, inner: tuple[int, ...], values: Sequence[An
             write to the same memory.
         count: Size of the dimension that is divided.
         inner: Sizes of the other dimensions.
-        values: The kernel's other arguments; see `arguments`.
+        values: The kernel's other arguments; see `launch`.
         device: The device of the tensors.
     """
     if count == 0:

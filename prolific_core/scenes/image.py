@@ -50,7 +50,7 @@ class LatentScene(nn.Module, Scene):
     encoder responds to.
 
     Args:
-        shape: Channels, height and width of one latent image.
+        shape: Channels, height and width of one latent image, see `LatentDiffusion.latent_shape`.
         count: Number of images, 1 or the number of cameras per step.
         learning_rate: Learning rate of the latents.
         generator: Source of the initial noise.
@@ -59,12 +59,7 @@ class LatentScene(nn.Module, Scene):
     renders_latents = True
 
     def __init__(
-        self,
-        shape: tuple[int, int, int],
-        *,
-        count: int = 1,
-        learning_rate: float = 0.1,
-        generator: torch.Generator,
+        self, shape: tuple[int, int, int], *, count: int = 1, learning_rate: float = 0.1, generator: torch.Generator
     ):
         super().__init__()
         self.learning_rate = learning_rate

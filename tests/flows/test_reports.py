@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from flows.benchmarks import quality
 from flows.benchmarks.quality import Row
 from flows.benchmarks.results import as_json
+from tasks.runtime.project import STAGES
 
 
 def test_means_over_seeds_then_over_prompts(project, monkeypatch):
@@ -23,6 +24,13 @@ def test_means_over_seeds_then_over_prompts(project, monkeypatch):
     last = [cell.strip() for cell in quality.table(rows).splitlines()[-1].split("|")[1:-1]]
     assert last == ["all", "vsd", "4", "0.44", "1.00", "", "1.12", "0.62", "", "0.50"]
     assert json.loads(as_json(rows))["rows"][0]["family_agreement"] == 0.75
+
+
+def test_a_run_of_the_quality_benchmark_is_a_run_of_the_flow(clone, project, prefect_server, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server["PREFECT_API_URL"])
+    monkeypatch.setenv("PROLIFIC_ROOT", str(clone.root))
+    assert quality._metrics(project, "a red mug", "sds", 1, "tiny") == {"quality": 0.5}
+    assert clone.ran() == list(STAGES) and project.prompt_ids() == ["a-red-mug", "a-red-mug-s1-tiny-sds"]
 
 
 def test_the_report_says_how_to_make_it_again(project):
@@ -93,7 +101,7 @@ def test_pages_are_whole_and_hold_text_as_text(project):
     ]
     (state / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in losses))
 
-    html = report.write(project, prompt.id).read_text()
+    html = report.write(project.resolve(prompt.id)).read_text()
     page = Page(html)
     assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags} and "://" not in html
     assert page.links() == [

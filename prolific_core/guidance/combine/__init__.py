@@ -1,5 +1,5 @@
-"""How the prior's answers to several texts become one score: a file each, found by its name.
+"""Compositions of the prior's predictions for several texts into one score, with one file for each.
 
-Each has `guided(guide, noisy, t, cameras) -> eps (B, C, h, w)`, which asks `guide.predict` once with all
-its texts, and may have `check(config)`, which raises InputError for options it cannot serve.
+Each module defines `guided(guide, noisy, t, cameras)`, which returns the guided eps and calls `guide.predict` once with
+all of its texts. It may define `check(config)`, which raises InputError for options that it does not support.
 """

@@ -1,12 +1,25 @@
-"""Classifier-free guidance (Ho & Salimans, 2207.12598): uncond + s (cond - uncond).
+"""Classifier-free guidance (Ho & Salimans, arXiv 2207.12598)."""
 
-The negative prompt stands in the unconditional's place; empty, it is the unconditional.
-"""
+from prolific_core.cameras import Cameras
+from prolific_core.guidance.base import Guidance
+from prolific_core.prior.noise_schedule import Latents, Times, classifier_free
 
-from prolific_core.prior.latent_diffusion import classifier_free
 
+def guided(guide: Guidance, noisy: Latents, t: Times, cameras: Cameras) -> Latents:
+    """Predict the noise with classifier-free guidance.
 
-def guided(guide, noisy, t, cameras):
+    The prediction for the negative prompt takes the place of the unconditional one. They are the same if the
+    negative prompt is empty.
+
+    Args:
+        guide: The guidance whose texts and scale are used.
+        noisy: Noisy latents x_t.
+        t: Time steps.
+        cameras: Cameras of the views.
+
+    Returns:
+        negative + scale (conditional - negative).
+    """
     if guide.config.scale == 1.0:
         return guide.conditional(noisy, t, cameras)
     unconditional, conditional = guide.predict(noisy, t, [guide.negative(len(noisy)), guide.embed_views(cameras)])

@@ -1,34 +1,59 @@
-"""Perp-Neg for view words (Armandpour et al., 2304.04968): the other views as negatives, less what they share.
+"""Perp-Neg for view-dependent prompting (Armandpour et al., arXiv 2304.04968): other views are negative prompts.
 
     eps = uncond + s ( d + sum_i w_i (d_i - proj_d d_i) ),   d = cond - uncond,  d_i = neg_i - uncond
 
-The condition is the text interpolated by azimuth (their section 4). Seen from between front and side,
-front and side are negatives; from between side and back, side and front. Their weights are
-w = -(a exp(-b r) + c), r the share of the nearer-to-front view; from overhead there are none. Four
-evaluations per picture instead of two.
+Only the part of each negative direction that is perpendicular to d counts. The condition is the text
+interpolated by azimuth (section 4 of the paper). Between front and side, the negatives are front and side;
+between side and back, they are side and front. Their weights are w = -(a exp(-b r) + c), where r is the
+interpolation weight of the view nearer to the front. Overhead views have no negatives. Four evaluations per
+image are needed instead of two.
 """
 
 import math
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from prolific_core.cameras import OVERHEAD, Cameras
+from prolific_core.config import GuidanceConfig
 from prolific_core.errors import InputError
 from prolific_core.guidance import view_prompts
+from prolific_core.guidance.base import Guidance
+from prolific_core.prior.noise_schedule import Latents, Times
 
-# (a, b, c) of the weights, by the authors' own values (stable-dreamfusion and threestudio have the same).
+# Parameters (a, b, c) of the weights in the authors' code, which stable-dreamfusion and threestudio also use.
 SIDE_BACK_SIDE, SIDE_BACK_FRONT = (1, 0.5, -0.606), (1, 0.5, 0.967)
 FRONT_SIDE_FRONT = FRONT_SIDE_SIDE = (4, 0.5, -2.426)
 
 
-def check(config) -> None:
+def check(config: GuidanceConfig) -> None:
+    """Check that view-dependent prompting is enabled.
+
+    Args:
+        config: Parameters of the guidance.
+
+    Raises:
+        InputError: `config.view_prompts` is false.
+    """
     if not config.view_prompts:
         raise InputError(
-            "guidance.combine = 'perp_neg': its negatives are view words; set view_prompts, or combine: cfg"
+            "guidance.combine = 'perp_neg': its negatives are other views; set view_prompts: true, or combine: cfg"
         )
 
 
-def guided(guide, noisy, t, cameras):
+def guided(guide: Guidance, noisy: Latents, t: Times, cameras: Cameras) -> Latents:
+    """Predict the noise with Perp-Neg guidance.
+
+    Args:
+        guide: The guidance whose prompt and scale are used.
+        noisy: Noisy latents x_t.
+        t: Time steps.
+        cameras: Cameras of the views.
+
+    Returns:
+        The guided noise.
+    """
     words, weights = negatives(cameras)
     texts = [guide.negative(len(noisy)), view_prompts.interpolated(guide.prior, guide.prompt, cameras)]
     texts += [view_prompts.embed(guide.prior, guide.prompt, column) for column in words]
@@ -41,18 +66,34 @@ def guided(guide, noisy, t, cameras):
     return unconditional + guide.config.scale * direction
 
 
-def perpendicular(x: Tensor, to: Tensor) -> Tensor:
-    """x (B, C, h, w) less its projection on `to`, per picture."""
-    share = (x * to).sum(dim=(1, 2, 3), keepdim=True) / to.square().sum(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
-    return x - share * to
+def perpendicular(x: Latents, to: Latents) -> Latents:
+    """Remove the projection of one direction on another, for each image.
+
+    Args:
+        x: Directions.
+        to: Directions to project on.
+
+    Returns:
+        The part of `x` that is perpendicular to `to`.
+    """
+    factor = (x * to).sum(dim=(1, 2, 3), keepdim=True) / to.square().sum(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
+    return x - factor * to
 
 
-def negatives(cameras) -> tuple[list[list[str]], Tensor]:
-    """Two lists of view words, one word per camera in each, and their weights (B, 2), none positive."""
-    words, weights = [], []
-    for azimuth, elevation in zip(cameras.azimuth.tolist(), cameras.elevation.tolist(), strict=True):
+def negatives(cameras: Cameras) -> tuple[list[list[str]], Float[Tensor, "batch 2"]]:
+    """Return the negative views of each camera and their weights.
+
+    Args:
+        cameras: Cameras of the views.
+
+    Returns:
+        Two lists with one negative view per camera in each, and the weights, which are not positive.
+    """
+    words: list[tuple[str, str]] = []
+    weights: list[tuple[float, float]] = []
+    for azimuth, elevation in cameras.angles():
         quarter = abs(math.remainder(azimuth, 2 * math.pi)) / (math.pi / 2)  # 0 front, 1 side, 2 back
-        if view_prompts.overhead(elevation):
+        if elevation > OVERHEAD:
             words.append(("side view", "front view"))
             weights.append((0.0, 0.0))
         elif quarter < 1:

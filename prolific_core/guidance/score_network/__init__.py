@@ -1,0 +1,1 @@
+"""The score network of the particles: eps_q of VSD."""

@@ -1,85 +1,142 @@
-"""LoRA (Hu et al., 2106.09685) through peft: W + B A in place of some of a U-Net's weights W.
+"""LoRA (Hu et al., arXiv 2106.09685) through peft: W + B A in place of some of a U-Net's weights W.
 
-The adapter lives on a copy of the U-Net's module tree which shares every tensor with it, so the prior
-itself is never touched, and what else it carries (a user's own LoRA) stays on in both.
+The adapter is attached to a copy of the U-Net's module tree that shares all tensors with the original. The prior is
+therefore never modified, and adapters that it already has (a user's own LoRA) stay active in both.
 
-peft calls W, A and B one after another, on many small layers, which about doubles the time of a call.
-In full precision W + B A is written down once per step instead, and a second copy of the tree is called
-with it: the same parameters and function, equal to rounding, at the bare U-Net's speed. In half
-precision peft's own forward is called: B A would drown in W's rounding.
+peft evaluates W, A and B one after another in many small layers, which about doubles the time of a call. In full
+precision, W + B A is instead computed once per training step and a second copy of the module tree is called with it:
+the same function of the same parameters up to rounding, at the speed of the bare U-Net. In half precision, peft's own
+forward pass is used, because B A would be lost in the rounding of W.
 """
 
 import copy
 import math
 import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from prolific_core.config import ScoreConfig
 from prolific_core.errors import InputError
+from prolific_core.prior.latent_diffusion import UNet
 
 ADAPTER = "particles"
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
-def copy_sharing_tensors(module: nn.Module) -> nn.Module:
-    """A copy of the module tree that shares every parameter and buffer with the original."""
-    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    copy_sharing_tensors = copy.deepcopy(module, shared)
-    if module._compiled_call_impl is not None:
-        copy_sharing_tensors.compile()
-    return copy_sharing_tensors
+
+class Factors(NamedTuple):
+    """Trained factors of one layer.
+
+    Attributes:
+        down: A, with one row per rank.
+        up: B, with one column per rank.
+    """
+
+    down: nn.Parameter
+    up: nn.Parameter
+
+
+if TYPE_CHECKING:
+
+    class PeftLayer(nn.Module):
+        """Interface of peft's LoRA layers, which have no precise types."""
+
+        lora_A: dict[str, nn.Linear | nn.Conv2d]
+        lora_B: dict[str, nn.Linear | nn.Conv2d]
+        active_adapters: list[str]
+
+        def set_adapter(self, adapter_names: list[str]) -> None:
+            """Activate these adapters and no others."""
+else:
+    PeftLayer = nn.Module
+
+
+def copy_sharing_tensors(module: AnyModule) -> AnyModule:
+    """Copy a module tree without its tensors.
+
+    Args:
+        module: The module to copy.
+
+    Returns:
+        A copy that shares every parameter and buffer with `module`.
+    """
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    copied = copy.deepcopy(module, shared)
+    if module._compiled_call_impl is not None:  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
+        copied.compile()  # pyright: ignore[reportUnknownMemberType]
+    return copied
 
 
 class Lora:
-    """`unet`, the adapted U-Net to call, and `parameters`, what is trained in it, by name.
+    """U-Net with LoRA in some of its layers.
 
-    Call `changed` after every change of the parameters. `adapted` is the tree with peft's `layers` in it.
+    Args:
+        unet: The frozen U-Net, which is not modified.
+        config: Parameters of the score network.
+        generator: Source of the random initial weights.
+
+    Attributes:
+        unet: The U-Net to call.
+        adapted: Copy of the original module tree that contains peft's layers.
+        layers: Trained factors of the adapted layers by the layers' names.
+        parameters: The same factors by names of their own.
+        merged: The weights W + B A of the adapted layers; empty in half precision.
     """
 
-    def __init__(self, unet: nn.Module, config: ScoreConfig, generator: torch.Generator):
+    def __init__(self, unet: UNet, config: ScoreConfig, generator: torch.Generator):
         self.adapted = copy_sharing_tensors(unet)
         self.layers = _add_adapter(self.adapted, config, generator)
         self.parameters: dict[str, nn.Parameter] = {}
-        for name, layer in self.layers.items():
-            self.parameters[f"{name}.down"] = layer.lora_A[ADAPTER].weight
-            self.parameters[f"{name}.up"] = layer.lora_B[ADAPTER].weight
-        whole = unet.dtype in (torch.float32, torch.float64)
-        self.unet = copy_sharing_tensors(unet) if whole else self.adapted
-        self._merged = [Merged(self.unet, name, layer) for name, layer in self.layers.items()] if whole else []
+        for name, (down, up) in self.layers.items():
+            self.parameters |= {f"{name}.down": down, f"{name}.up": up}
+        full_precision = unet.dtype in (torch.float32, torch.float64)
+        self.unet = copy_sharing_tensors(unet) if full_precision else self.adapted
+        self._merged = (
+            [MergedWeight(self.unet, name, factors) for name, factors in self.layers.items()] if full_precision else []
+        )
         self.merged = [layer.weight for layer in self._merged]
-        self.changed()
+        self.refresh()
 
-    def changed(self) -> None:
-        for merged in self._merged:
-            merged.write()
+    def refresh(self) -> None:
+        """Recompute the merged weights. Call this method after every change of the parameters."""
+        for layer in self._merged:
+            layer.write()
 
 
-class Merged:
-    """One layer's W + B A, written into a tensor that stands in W's place.
+class MergedWeight:
+    """Tensor W + B A that replaces the weight W of one layer.
 
-    Its gradient G is passed on as soon as a backward pass has it: dA = B^T G, dB = G A^T. (By hand,
-    because through autograd every step would allocate all of them anew, which costs as much again.)
+    Its gradient G is passed on to the factors as soon as the backward pass has computed it: dA = B^T G, dB = G A^T.
+    Autograd would allocate all merged weights anew in every step, which costs as much time again.
+
+    Args:
+        unet: The U-Net whose layer is changed.
+        name: Name of the layer.
+        factors: Trained factors of the layer.
     """
 
-    def __init__(self, unet: nn.Module, name: str, layer: nn.Module):
-        module = _base(unet.get_submodule(name))
+    def __init__(self, unet: UNet, name: str, factors: Factors):
+        module = cast("nn.Linear | nn.Conv2d", _base_layer(unet.get_submodule(name)))
         self.base = module.weight
-        self.down, self.up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+        self.down, self.up = factors
         self.weight = self.base.detach().clone(memory_format=torch.contiguous_format).requires_grad_(True)
         del module.weight
-        module.weight = self.weight  # no parameter: it is neither saved nor trained
-        self.weight.register_post_accumulate_grad_hook(lambda weight: self._pass_on())
+        module.weight = self.weight  # a plain tensor instead of a parameter, so that it is neither saved nor trained
+        self.weight.register_post_accumulate_grad_hook(lambda _: self._pass_on())  # pyright: ignore[reportUnknownMemberType, reportUnknownLambdaType]
 
     @torch.no_grad()
     def write(self) -> None:
+        """Compute W + B A."""
         flat = self.weight.copy_(self.base).view(len(self.base), -1)
         flat.addmm_(self.up.flatten(1), self.down.flatten(1))
 
     @torch.no_grad()
     def _pass_on(self) -> None:
-        gradient, self.weight.grad = self.weight.grad.flatten(1), None
+        gradient, self.weight.grad = cast(Tensor, self.weight.grad).flatten(1), None
         _accumulate(self.down, self.up.flatten(1).T @ gradient)
         _accumulate(self.up, gradient @ self.down.flatten(1).T)
 
@@ -89,52 +146,63 @@ def _accumulate(parameter: nn.Parameter, gradient: Tensor) -> None:
     parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
 
-def _base(module: nn.Module) -> nn.Module:
-    """The layer itself, where another adapter is wrapped around it."""
-    return module.get_base_layer() if hasattr(module, "get_base_layer") else module
+def _base_layer(module: nn.Module) -> nn.Module:
+    """Return the layer itself, which another adapter may wrap."""
+    return cast(Any, module).get_base_layer() if hasattr(module, "get_base_layer") else module
 
 
-def _add_adapter(unet: nn.Module, config: ScoreConfig, generator: torch.Generator) -> dict[str, nn.Module]:
-    """Inject the adapter and return its layers by name; adapters that are there stay as they are.
+def _modules(unet: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Return the names and modules of a tree; `named_modules` has no return type."""
+    return cast("Iterator[tuple[str, nn.Module]]", unet.named_modules())
 
-    The down projection is drawn from `generator` (peft draws from the global one), the up projection
-    is zero: q starts as its base.
-    """
-    from peft import LoraConfig, inject_adapter_in_model
+
+def _peft_layers(unet: nn.Module) -> dict[str, PeftLayer]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    active = {name: list(m.active_adapters) for name, m in unet.named_modules() if isinstance(m, BaseTunerLayer)}
+    return {name: cast(PeftLayer, module) for name, module in _modules(unet) if isinstance(module, BaseTunerLayer)}
+
+
+def _add_adapter(unet: UNet, config: ScoreConfig, generator: torch.Generator) -> dict[str, Factors]:
+    """Inject the adapter and return its factors by layer; adapters that are already present stay active.
+
+    A is drawn from `generator` instead of the global one that peft uses. B is zero, so that the network starts as its
+    base.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    active = {name: list(layer.active_adapters) for name, layer in _peft_layers(unet).items()}
     settings = LoraConfig(
-        r=config.rank, lora_alpha=config.rank, target_modules=_targets(unet, config, active), bias="none"
+        r=config.rank, lora_alpha=config.rank, target_modules=_targets(unet, config, list(active)), bias="none"
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that there is another adapter is what we are here for
+        warnings.simplefilter("ignore")  # peft warns of other adapters, which are supported here
         inject_adapter_in_model(settings, unet, adapter_name=ADAPTER)
-    layers = {}
-    for name, module in unet.named_modules():
-        if not isinstance(module, BaseTunerLayer):
-            continue
-        ours = [ADAPTER] if ADAPTER in module.lora_A else []
-        module.set_adapter([*active.get(name, []), *ours])  # peft has switched off all but the newest
-        if ours:
-            layers[name] = module
+    ours: dict[str, PeftLayer] = {}
+    for name, layer in _peft_layers(unet).items():
+        if ADAPTER in layer.lora_A:
+            ours[name] = layer
+        # peft has deactivated all adapters but the newest one.
+        layer.set_adapter([*active.get(name, []), *([ADAPTER] if name in ours else [])])
     unet.requires_grad_(False)
-    for layer in layers.values():
+    factors: dict[str, Factors] = {}
+    dtype = torch.promote_types(torch.float32, unet.dtype)  # factors are trained in full precision
+    for name, layer in ours.items():
         down, up = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
-        kind = torch.promote_types(torch.float32, unet.dtype)  # trained in full precision whatever the base's
-        down.to(kind).requires_grad_(True), up.to(kind).requires_grad_(True)
+        for projection in (down, up):
+            projection.to(dtype).requires_grad_(True)
         with torch.no_grad():
             bound = 1 / math.sqrt(down.weight[0].numel())
             down.weight.copy_((torch.rand(down.weight.shape, generator=generator) * 2 - 1) * bound)
-    return layers
+        factors[name] = Factors(cast(nn.Parameter, down.weight), cast(nn.Parameter, up.weight))
+    return factors
 
 
-def _targets(unet: nn.Module, config: ScoreConfig, wrapped: dict) -> list[str]:
-    """Names of the layers that get an adapter: convolutions and linears, or what another adapter made of them."""
+def _targets(unet: nn.Module, config: ScoreConfig, wrapped: list[str]) -> list[str]:
+    """Return the names of the layers to adapt, leaving out the inner layers of those that are already wrapped."""
     names = [
         name
-        for name, module in unet.named_modules()
-        if isinstance(_base(module), (nn.Linear, nn.Conv2d))
+        for name, module in _modules(unet)
+        if isinstance(_base_layer(module), (nn.Linear, nn.Conv2d))
         and not any(name.startswith(f"{other}.") for other in wrapped)
     ]
     if config.targets == "all":

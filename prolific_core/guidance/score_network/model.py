@@ -1,21 +1,29 @@
-"""eps_q: the particles' score. LoRA on the prior's U-Net (or a small one of its own), and the camera.
+"""Score network of the particles: LoRA on the prior's U-Net, or a small separate U-Net, with a camera embedding.
 
-The prior's own U-Net is never touched: the adapter and the camera are on a copy of its module tree.
+The prior's own U-Net is never modified: adapter and camera embedding are attached to a copy of its module tree.
 """
 
+from typing import Any
+
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from prolific_core.config import ScoreConfig
 from prolific_core.guidance.score_network import small_unet
 from prolific_core.guidance.score_network.lora import Lora
-from prolific_core.prior.latent_diffusion import LatentDiffusion
+from prolific_core.prior.latent_diffusion import LatentDiffusion, UNet
+from prolific_core.prior.noise_schedule import Latents, TextEmbeddings, Times
 
 
 class CameraEmbedding(nn.Module):
-    """16 numbers of camera-to-world -> Linear-SiLU-Linear -> time-embedding width.
+    """MLP from the 16 numbers of a camera-to-world matrix to the width of the time embedding.
 
-    The last layer starts at zero, so that q begins as the prior.
+    The last layer starts at zero, so that the camera has no influence before training.
+
+    Args:
+        width: Width of the time embedding.
+        generator: Source of the random initial weights.
     """
 
     def __init__(self, width: int, generator: torch.Generator):
@@ -23,101 +31,203 @@ class CameraEmbedding(nn.Module):
         self.first, self.last = nn.Linear(16, width), nn.Linear(width, width)
         with torch.no_grad():
             for parameter in self.first.parameters():
-                parameter.uniform_(-0.25, 0.25, generator=generator)  # 1/sqrt(16), torch's own bound
+                parameter.uniform_(-0.25, 0.25, generator=generator)  # 1/sqrt(16), the bound that torch uses
             for parameter in self.last.parameters():
                 parameter.zero_()
 
-    def forward(self, c2w: Tensor) -> Tensor:
+    def forward(self, c2w: Float[Tensor, "batch 4 4"]) -> Float[Tensor, "batch width"]:
+        """Embed cameras.
+
+        Args:
+            c2w: Camera-to-world matrices.
+
+        Returns:
+            Embeddings that are added to the time embedding.
+        """
         return self.last(nn.functional.silu(self.first(c2w.flatten(1))))
 
 
 class ScoreModel:
-    """The particles' score. `base` is the frozen model it starts from (often the prior itself).
+    """Score network that predicts eps_q or v_q of noisy latents from time, text and camera.
 
-    `prediction` says in what q is trained (eps or v); the network's own output is converted to it.
+    Args:
+        base: The frozen model that the network starts from, usually the prior.
+        config: Parameters of the score network.
+        generator: Source of the random initial weights.
+
+    Attributes:
+        base: The frozen model.
+        schedule: Its noise schedule.
+        prediction: Prediction type of the training loss. The network's output is converted to it if they differ.
+        camera: The camera embedding.
     """
 
     def __init__(self, base: LatentDiffusion, config: ScoreConfig, *, generator: torch.Generator):
         self.base, self.schedule = base, base.schedule
-        own = config.kind == "unet"
-        with torch.random.fork_rng(devices=[]):  # new layers draw from the global generator, before ours fills them
-            self._network = (small_unet.SmallScoreUNet if own else Lora)(base.unet, config, generator)
+        small = config.kind == "unet"
+        # New layers draw from the global generator before their weights are set, so its state is restored.
+        with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
+            self._network = (small_unet.SmallScoreUNet if small else Lora)(base.unet, config, generator)
             embedding = self._network.unet.time_embedding
             self.camera = CameraEmbedding(embedding.linear_2.out_features, generator)
         self.camera.to(base.device, torch.promote_types(torch.float32, base.dtype))
         self._dtype = self._network.unet.dtype
-        self._output = small_unet.PREDICTION if own else self.schedule.prediction
+        self._output = small_unet.PREDICTION if small else self.schedule.prediction
         self.prediction = config.prediction or self._output
-        self._shift: Tensor | None = None  # of the time embedding, by the camera of the call under way
-        embedding.register_forward_hook(lambda module, arguments, out: out + self._shift.to(out.dtype))
+        self._shift = torch.empty(0)  # added to the time embedding; set by every call
+
+        # A local function, because a copy of the module tree would also copy the object of a bound method.
+        def add_shift(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
+            return output + self._shift.to(output.dtype)
+
+        embedding.register_forward_hook(add_shift)
         named = {f"camera.{name}": parameter for name, parameter in self.camera.named_parameters()}
         self._parameters: dict[str, nn.Parameter] = named | self._network.parameters
 
     @classmethod
-    def on(cls, prior: LatentDiffusion, config: ScoreConfig, *, generator: torch.Generator) -> "ScoreModel":
-        """A score model on the prior, or on `config.base` where the configuration names another."""
+    def from_prior(cls, prior: LatentDiffusion, config: ScoreConfig, *, generator: torch.Generator) -> "ScoreModel":
+        """Create a score network on the prior, or on the model `config.base` if it is given.
+
+        Args:
+            prior: The diffusion model that is distilled.
+            config: Parameters of the score network.
+            generator: Source of the random initial weights.
+
+        Returns:
+            The score network.
+        """
         base = prior
         if config.base is not None:
-            dtype = str(prior.dtype).removeprefix("torch.")
-            checkpointing = prior.unet.is_gradient_checkpointing
             base = LatentDiffusion.load(
-                config.base, device=prior.device, dtype=dtype, gradient_checkpointing=checkpointing
+                config.base,
+                device=prior.device,
+                dtype=str(prior.dtype).removeprefix("torch."),
+                gradient_checkpointing=prior.unet.is_gradient_checkpointing,
             )
         return cls(base, config, generator=generator)
 
-    def embed(self, texts: list[str]) -> Tensor:
+    def embed(self, texts: list[str]) -> TextEmbeddings:
+        """Embed texts with the base's text encoder.
+
+        Args:
+            texts: The texts.
+
+        Returns:
+            One row per text.
+        """
         return self.base.embed(texts)
 
-    def __call__(self, noisy: Tensor, t: Tensor, text: Tensor, c2w: Tensor, seen: Tensor | None = None) -> Tensor:
-        """q's output (eps or v, by `prediction`). c2w (B, 4, 4); seen (B,) bool drops cameras."""
-        unet = self._network.unet
+    def __call__(
+        self,
+        noisy: Latents,
+        t: Times,
+        text: TextEmbeddings,
+        c2w: Float[Tensor, "batch 4 4"],
+        has_camera: Bool[Tensor, " batch"] | None = None,
+    ) -> Latents:
+        """Evaluate the network.
+
+        Args:
+            noisy: Noisy latents x_t.
+            t: Time steps.
+            text: Text embeddings.
+            c2w: Camera-to-world matrices.
+            has_camera: Rows that get their camera embedding (the others get zero), by default all of them.
+
+        Returns:
+            The predicted eps or v, as `prediction` specifies.
+        """
         self._shift = self.camera(c2w.to(self.camera.first.weight.dtype))
-        if seen is not None:
-            self._shift = self._shift * seen[:, None]
-        output = unet(noisy.to(self._dtype), t, encoder_hidden_states=text.to(self._dtype)).sample.to(noisy.dtype)
-        self._shift = None
-        return self._convert(output, self._output, noisy, t)
-
-    @torch.no_grad()
-    def frozen(self, noisy: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        """The base's output in q's terms: adapter and camera both off."""
-        return self.schedule.output_from(self.base.predict_noise(noisy, t, text), noisy, t, self.prediction)
-
-    def noise_from(self, output: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
-        """eps from q's output."""
-        return self.schedule.noise_from(output, noisy, t, self.prediction)
-
-    def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """What q is trained to put out."""
-        return self.schedule.target(latents, noise, t, self.prediction)
-
-    def _convert(self, output: Tensor, prediction: str, noisy: Tensor, t: Tensor) -> Tensor:
-        if prediction == self.prediction:
+        if has_camera is not None:
+            self._shift = self._shift * has_camera[:, None]
+        output = self.unet(noisy.to(self._dtype), t, encoder_hidden_states=text.to(self._dtype)).sample
+        output = output.to(noisy.dtype)
+        self._shift = torch.empty(0)  # the graph of the camera embedding must not outlive the call
+        if self._output == self.prediction:
             return output
-        noise = self.schedule.noise_from(output, noisy, t, prediction)
+        noise = self.schedule.noise_from(output, noisy, t, self._output)
         return self.schedule.output_from(noise, noisy, t, self.prediction)
 
+    @torch.no_grad()
+    def frozen(self, noisy: Latents, t: Times, text: TextEmbeddings) -> Latents:
+        """Evaluate the frozen base, without adapter and camera.
+
+        Args:
+            noisy: Noisy latents x_t.
+            t: Time steps.
+            text: Text embeddings.
+
+        Returns:
+            The predicted eps or v, as `prediction` specifies.
+        """
+        return self.schedule.output_from(self.base.predict_noise(noisy, t, text), noisy, t, self.prediction)
+
+    def noise_from(self, output: Latents, noisy: Latents, t: Times) -> Latents:
+        """Convert the network's prediction to noise.
+
+        Args:
+            output: The predicted eps or v.
+            noisy: Noisy latents x_t.
+            t: Time steps.
+
+        Returns:
+            The predicted eps.
+        """
+        return self.schedule.noise_from(output, noisy, t, self.prediction)
+
+    def target(self, latents: Latents, noise: Latents, t: Times) -> Latents:
+        """Return the training target of the network's prediction.
+
+        Args:
+            latents: Clean latents x_0.
+            noise: Standard normal noise.
+            t: Time steps.
+
+        Returns:
+            eps or v, as `prediction` specifies.
+        """
+        return self.schedule.target(latents, noise, t, self.prediction)
+
     @property
-    def unet(self) -> nn.Module:
+    def unet(self) -> UNet:
         """The U-Net that is called."""
         return self._network.unet
 
     def merged(self) -> list[Tensor]:
-        """What is kept beside the parameters: weights with LoRA written in."""
+        """Return the weights with LoRA merged into them, which are kept in addition to the parameters.
+
+        Returns:
+            One tensor per adapted layer, or none if weights are not merged.
+        """
         return self._network.merged
 
-    def changed(self) -> None:
-        """To be called after every change of the parameters."""
-        self._network.changed()
+    def refresh(self) -> None:
+        """Recompute the merged weights. Call this method after every change of the parameters."""
+        self._network.refresh()
 
     def trainable(self) -> list[nn.Parameter]:
+        """Return the trained parameters.
+
+        Returns:
+            The parameters of camera embedding and network.
+        """
         return list(self._parameters.values())
 
     def trainable_state(self) -> dict[str, Tensor]:
+        """Return the trained parameters by name.
+
+        Returns:
+            Detached tensors that share memory with the parameters.
+        """
         return {name: parameter.detach() for name, parameter in self._parameters.items()}
 
     @torch.no_grad()
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
+        """Restore the state of `trainable_state`.
+
+        Args:
+            state: Values of all trained parameters by name.
+        """
         for name, parameter in self._parameters.items():
             parameter.copy_(state[name])
-        self.changed()
+        self.refresh()

@@ -1,48 +1,66 @@
-"""A small U-Net of q's own, where LoRA on the prior costs too much or starts too close to it.
+"""Small separate U-Net as score network, where LoRA on the prior costs too much or starts too close to the prior.
 
-It predicts v and its last layer starts at zero: v = 0 is eps = sigma x_t, the score of x_0 ~ N(0, I),
-which is what latents are scaled to. So q starts as that broad Gaussian and not, as LoRA does, as the
-prior, and its score_gain starts above 1. It sees camera and time but no text: a run has one prompt.
+It predicts v and its last layer starts at zero. v = 0 means eps = sigma x_t, which is the score of x_0 ~ N(0, I), the
+distribution that latents are scaled to. Unlike LoRA, which starts as the prior, the network therefore starts as this
+broad Gaussian, and its score_gain starts above 1. It is conditioned on camera and time but not on text, since a run
+has only one prompt.
 """
 
+from typing import cast
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prolific_core.config import ScoreConfig
+from prolific_core.prior.latent_diffusion import UNet
 
 PREDICTION = "v_prediction"
 
 
 class SmallScoreUNet:
-    """`unet`, to be called like the prior's, and `parameters`, all of it, by name. Seeds the global generator."""
+    """U-Net whose parameters are all trained. Its construction seeds torch's global generator.
 
-    def __init__(self, base: nn.Module, config: ScoreConfig, generator: torch.Generator):
-        from diffusers import UNet2DConditionModel
+    Args:
+        base: The prior's U-Net, which determines shape, device and precision.
+        config: Parameters of the score network.
+        generator: Source of the seed of the initial weights.
 
-        channels = config.channels
-        torch.manual_seed(
-            int(torch.randint(2**62, (1,), generator=generator))
-        )  # diffusers draws from the global generator
-        unet = UNet2DConditionModel(
-            sample_size=base.config.sample_size,
-            in_channels=base.config.in_channels,
-            out_channels=base.config.out_channels,
-            block_out_channels=channels,
-            layers_per_block=1,
-            down_block_types=("DownBlock2D",) * len(channels),
-            mid_block_type="UNetMidBlock2D",
-            up_block_types=("UpBlock2D",) * len(channels),
-            norm_num_groups=8,
+    Attributes:
+        unet: The U-Net to call.
+        parameters: Its trained parameters by name.
+        merged: Always empty; see `Lora.merged`.
+    """
+
+    def __init__(self, base: UNet, config: ScoreConfig, generator: torch.Generator):
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+        channels = tuple(config.channels)
+        # diffusers draws the initial weights from the global generator.
+        seed = int(torch.randint(2**62, (1,), generator=generator))
+        torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
+        unet = cast(
+            UNet,
+            UNet2DConditionModel(
+                sample_size=base.config.sample_size,
+                in_channels=base.config.in_channels,
+                out_channels=base.config.out_channels,
+                block_out_channels=channels,
+                layers_per_block=1,
+                down_block_types=("DownBlock2D",) * len(channels),
+                mid_block_type="UNetMidBlock2D",
+                up_block_types=("UpBlock2D",) * len(channels),
+                norm_num_groups=8,
+            ),
         )
-        with torch.no_grad():
-            unet.conv_out.weight.zero_()
-            unet.conv_out.bias.zero_()
+        for parameter in unet.conv_out.parameters():
+            nn.init.zeros_(parameter)
         if base.is_gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        # torch's own `to`: that of diffusers warns of layers to be kept in float32, of which there are none.
-        self.unet = nn.Module.to(unet, base.device, torch.promote_types(torch.float32, base.dtype))
-        self.merged: list[torch.Tensor] = []
+        # torch's own `to` is called because that of diffusers warns of float32 layers, which this U-Net does not have.
+        nn.Module.to(unet, base.device, torch.promote_types(torch.float32, base.dtype))
+        self.unet = unet
+        self.merged: list[Tensor] = []
         self.parameters = {f"unet.{name}": parameter for name, parameter in self.unet.named_parameters()}
 
-    def changed(self) -> None:
-        """Nothing is kept beside the parameters."""
+    def refresh(self) -> None:
+        """Do nothing, because no tensor is derived from the parameters."""

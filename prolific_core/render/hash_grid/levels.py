@@ -32,7 +32,7 @@ class Level:
 
     @property
     def dense(self) -> bool:
-        """Whether each corner has a row of its own; otherwise rows are found by hashing."""
+        """True if each corner has a row of its own; otherwise rows are found by hashing."""
         return self.resolution**3 <= self.entries
 
 

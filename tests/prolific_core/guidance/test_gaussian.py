@@ -2,8 +2,8 @@
 
 The prior's latents are points of two dimensions, (B, 2, 1, 1). With x_0 ~ N(m, S) and
 x_t = alpha x_0 + sigma eps, x_t ~ N(alpha m, alpha^2 S + sigma^2 I) and
-eps(x_t) = sigma (alpha^2 S + sigma^2 I)^-1 (x_t - alpha m). The estimators, schedules and losses are the
-real ones.
+eps(x_t) = sigma (alpha^2 S + sigma^2 I)^-1 (x_t - alpha m). The guidance methods, schedules and losses are
+those of the package.
 """
 
 import math
@@ -15,6 +15,8 @@ from torch import nn
 from prolific_core import cameras
 from prolific_core.config import GuidanceConfig, ScoreConfig, TimeConfig
 from prolific_core.guidance import sds, vsd
+from prolific_core.guidance.score_network.model import ScoreModel
+from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.prior.noise_schedule import NoiseSchedule
 from prolific_core.seeding import generator
 
@@ -31,14 +33,15 @@ def gaussian_eps(schedule, noisy, t, mean, covariance):
     return (sigma * torch.linalg.solve(noised, away))[..., None]
 
 
-class Prior:
-    """The part of LatentDiffusion that the guidance asks, for N(MEAN, COVARIANCE)."""
+class Prior(LatentDiffusion):
+    """The part of LatentDiffusion that the guidance uses, for N(MEAN, COVARIANCE)."""
 
     dtype = torch.float32
 
     def __init__(self):
         from diffusers import DDIMScheduler
 
+        nn.Module.__init__(self)
         self.schedule = NoiseSchedule(DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012))
 
     def embed(self, texts):
@@ -48,13 +51,13 @@ class Prior:
         return gaussian_eps(self.schedule, noisy, t, MEAN, COVARIANCE)
 
 
-class Fitted:
-    """q with nothing to learn: the Gaussian fitted to the particles (biased covariance)."""
+class Fitted(ScoreModel):
+    """Score of the Gaussian that is fitted to the particles (biased covariance), with nothing to train."""
 
     def __init__(self, prior, particles):
         self.base, self.schedule, self.embed, self.particles = prior, prior.schedule, prior.embed, particles
 
-    def __call__(self, noisy, t, text, c2w, seen=None):
+    def __call__(self, noisy, t, text, c2w, has_camera=None):
         points = self.particles.detach()[:, :, 0, 0]
         return gaussian_eps(self.schedule, noisy, t, points.mean(0), torch.cov(points.T, correction=0))
 
@@ -65,23 +68,17 @@ class Fitted:
         return [nn.Parameter(torch.zeros(1))]
 
 
-class Learned(nn.Module):
-    """q as a small network of (x_t, t), which starts as a unit Gaussian's score and is trained by `vsd.py`."""
+class Learned(ScoreModel):
+    """Small network of (x_t, t) that starts as the score of a unit Gaussian and is trained by `vsd.py`."""
 
     def __init__(self, prior, seed):
-        super().__init__()
-        self._base = [prior]
-        self.schedule, self.embed = prior.schedule, prior.embed
+        self.base, self.schedule, self.embed = prior, prior.schedule, prior.embed
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.layers = nn.Sequential(nn.Linear(8, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 2))
         nn.init.zeros_(self.layers[-1].weight), nn.init.zeros_(self.layers[-1].bias)
 
-    @property
-    def base(self):
-        return self._base[0]
-
-    def forward(self, noisy, t, text, c2w, seen=None):
+    def __call__(self, noisy, t, text, c2w, has_camera=None):
         alpha, sigma = (c[:, :, 0, 0] for c in self.schedule.coefficients(t))
         x = noisy[:, :, 0, 0]
         out = self.layers(torch.cat([x, alpha, sigma, x * alpha, x * sigma], dim=1))  # v
@@ -94,19 +91,19 @@ class Learned(nn.Module):
         return noise
 
     def trainable(self):
-        return list(self.parameters())
+        return list(self.layers.parameters())
 
-    def changed(self):
+    def refresh(self):
         pass
 
 
 def start():
-    """Distinct particles, far from the target in mean and spread."""
+    """Return particles that are far from the target in mean and covariance."""
     return nn.Parameter(torch.randn(PARTICLES, 2, 1, 1, generator=generator(0, "particles")) * 1.3 - 1.0)
 
 
 def optimise(guide, particles, steps, rates):
-    """The loop's distillation part: loss, step, follow; the rate falls as a cosine."""
+    """Run the distillation part of the loop with a learning rate that decays as a cosine."""
     optimizer = torch.optim.Adam([particles], lr=rates[0], betas=(0.9, 0.99))
     for step in range(steps):
 

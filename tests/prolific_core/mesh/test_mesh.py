@@ -1,4 +1,4 @@
-"""From a surface to files: cleaned, unwrapped, baked, written, read again, and still the same."""
+"""Cleaning, unwrapping, baking, writing and reading of a mesh."""
 
 import functools
 import json
@@ -30,13 +30,13 @@ CAMERAS = orbit(3, elevation=25.0, distance=1.6, fov=45.0)
 
 
 def colour(points):
-    """Smooth, different in every direction, in [0, 1]."""
+    """Return a smooth colour in [0, 1] that differs in every direction."""
     return (torch.sin(points * torch.tensor([9.0, 7.0, 8.0])) + 1) / 2
 
 
 @functools.cache
 def raw_mesh():
-    """A torus with its axis along z and a speck, from marching tetrahedra."""
+    """Extract a torus with its axis along z, and a small separate component."""
     points = grid_points(24, 0.6)
     ring = 0.13 - ((points[:, :2].norm(dim=-1) - 0.35) ** 2 + points[:, 2] ** 2).sqrt()
     speck = 0.06 - (points - 0.5).norm(dim=-1)
@@ -53,7 +53,7 @@ def make():
 made = functools.cache(make)
 
 
-def test_cleaning_keeps_the_shape_and_drops_the_speck():
+def test_cleaning_keeps_the_shape_and_drops_the_small_component():
     vertices, faces = clean(*raw_mesh(), 2000)
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     assert len(faces) <= 2000 < len(raw_mesh()[1])
@@ -89,7 +89,7 @@ def test_repair_of_duplicates_and_non_manifold_edges():
     assert len(np.unique(cleaned.faces)) == len(cleaned.vertices)
 
 
-def test_nothing_left_is_a_clear_error():
+def test_an_empty_result_raises_a_clear_error():
     nothing = np.zeros((0, 3)), np.zeros((0, 3), np.int64)
     with pytest.raises(EmptyMesh, match="no faces"):
         clean(*nothing)
@@ -105,19 +105,19 @@ def test_nothing_left_is_a_clear_error():
         TexturedMesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64), colour)
 
 
-def test_component_share():
+def test_component_fraction():
     faces = np.array([[0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5], [6, 7, 8]])
     vertices = np.zeros((9, 3))
     assert len(keep_large_components(vertices, faces, 0.3)[1]) == 4
     assert len(keep_large_components(vertices, faces, 0.2)[1]) == 5
 
 
-def test_the_atlas_is_a_cut_of_the_same_mesh():
+def test_the_atlas_covers_the_same_faces():
     (vertices, faces), baked, _ = made()
     assert baked.faces.shape == faces.shape
     assert np.array_equal(baked.vertices[baked.faces], vertices[faces])
     assert baked.uvs.min() >= 0 and baked.uvs.max() <= 1
-    # Charts do not overlap: texels claimed by faces are about the charts' area.
+    # Charts do not overlap if the number of covered texels is about the charts' area.
     a, b, c = (baked.uvs[baked.faces[:, i]].astype(np.float64) * SIZE for i in range(3))
     u, v = b - a, c - a
     area = np.abs(u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]).sum() / 2
@@ -127,7 +127,7 @@ def test_the_atlas_is_a_cut_of_the_same_mesh():
 
 
 def test_texel_centres_and_the_padding():
-    """A quad over the whole texture: texel (row, column) sits at its centre; then over a part of it."""
+    """Texel centres of a quad that covers the whole texture, and then a part of it."""
     vertices = torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
     faces = torch.tensor([[0, 1, 2], [0, 2, 3]])
     texel, points = texel_positions(vertices, faces, vertices[:, :2], 4, chunk=7)
@@ -157,14 +157,18 @@ def test_the_written_glb_shows_the_colour_field(tmp_path):
     assert psnr(seen.rgb[covered], direct.rgb[covered]) > 35
     assert psnr(seen.rgb, direct.rgb) > 35
     assert torch.allclose(seen.opacity, direct.opacity, atol=1e-4)
-    # And a wrong lookup would be noticed: v upside down is far off.
-    flipped = TexturedView(baked, texture[::-1].copy()).to("cpu")
+    # A wrong lookup is detected: a texture that is upside down gives a large error.
+    flipped = TexturedView(baked, texture[::-1].copy())
     assert psnr(flipped.render(CAMERAS, 64).rgb[covered], direct.rgb[covered]) < 25
 
 
 def test_up_is_up_in_the_file_and_comes_back(tmp_path):
     top = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], np.float32)
-    assert to_y_up(top).tolist() == [[0, 1, 0], [0, 0, 1], [1, 0, 0]]  # up to y, the front to +z, as glTF has it
+    assert to_y_up(top).tolist() == [
+        [0, 1, 0],
+        [0, 0, 1],
+        [1, 0, 0],
+    ]  # z becomes y, and the front becomes +z, as glTF specifies
     assert np.array_equal(to_z_up(to_y_up(top)), top)
     assert np.linalg.det(to_y_up(np.eye(3))) == pytest.approx(1)
     _, baked, texture = made()
@@ -175,7 +179,7 @@ def test_up_is_up_in_the_file_and_comes_back(tmp_path):
     assert np.allclose(again.uvs, baked.uvs, atol=1e-7)
     assert np.allclose(again.normals, baked.normals, atol=1e-7)
     assert np.abs(pixels / 255.0 - texture).max() <= 0.5 / 255 + 1e-6
-    # trimesh reads what another program would: the torus's axis (z) is y there.
+    # trimesh reads the file as other programs do: the torus's axis (z) becomes y.
     other = trimesh.load(path, force="mesh")
     extents = other.bounds[1] - other.bounds[0]
     assert extents[1] < 0.5 * min(extents[0], extents[2])
@@ -185,7 +189,7 @@ def test_up_is_up_in_the_file_and_comes_back(tmp_path):
     assert np.allclose(other.visual.uv, baked.uvs, atol=1e-6)
 
 
-def test_the_glb_is_laid_out_as_the_standard_says():
+def test_the_glb_has_the_layout_of_the_standard():
     _, baked, texture = made()
     data = glb_bytes(baked, texture)
     magic, version, length = struct.unpack_from("<4sII", data)
@@ -223,7 +227,7 @@ def test_the_same_mesh_gives_the_same_bytes(tmp_path):
     assert files[0] == files[1]
 
 
-def test_a_broken_file_is_named(tmp_path):
+def test_the_error_for_a_broken_file_contains_its_name(tmp_path):
     _, baked, texture = made()
     path = tmp_path / "cut.glb"
     path.write_bytes(glb_bytes(baked, texture)[:-100])
@@ -236,7 +240,7 @@ def test_a_broken_file_is_named(tmp_path):
         load_glb(path)
 
 
-def test_colours_of_a_textured_mesh_train():
+def test_colours_of_a_textured_mesh_receive_gradients():
     (vertices, faces), _, _ = made()
 
     class Plain(torch.nn.Module):
@@ -249,10 +253,10 @@ def test_colours_of_a_textured_mesh_train():
 
     scene = TexturedMesh(torch.tensor(vertices), torch.tensor(faces), Plain(), background=0.0)
     assert [name for name, _ in scene.named_parameters()] == ["colour.value"]
-    picture = scene.render(CAMERAS, 24)
-    picture.rgb.sum().backward()
+    image = scene.render(CAMERAS, 24)
+    image.rgb.sum().backward()
     # sigmoid'(0) = 1/4 for every covered pixel.
-    assert scene.colour.value.grad[0].item() == pytest.approx(picture.opacity.sum().item() / 4, rel=1e-4)
+    assert scene.colour.value.grad[0].item() == pytest.approx(image.opacity.sum().item() / 4, rel=1e-4)
     other = scene.render(CAMERAS, 24, background=torch.tensor([1.0, 0.0, 0.0]))
-    assert torch.allclose(other.rgb[:, 0] - picture.rgb[:, 0], 1 - picture.opacity[:, 0], atol=1e-5)
-    assert torch.allclose(other.rgb[:, 1:], picture.rgb[:, 1:])
+    assert torch.allclose(other.rgb[:, 0] - image.rgb[:, 0], 1 - image.opacity[:, 0], atol=1e-5)
+    assert torch.allclose(other.rgb[:, 1:], image.rgb[:, 1:])

@@ -1,4 +1,4 @@
-"""Distances between sets of pictures, against closed forms."""
+"""Distances between sets of images, compared with closed forms."""
 
 import torch
 
@@ -22,7 +22,7 @@ def test_frechet_of_degenerate_sets_is_finite():
     assert 0 <= frechet_distance(x, x + 1) < 16.1
 
 
-def test_nearest_distances_whatever_the_chunks():
+def test_nearest_distances_do_not_depend_on_the_chunk_size():
     g = torch.Generator().manual_seed(2)
     a, b = torch.randn(20, 3, generator=g), torch.randn(50, 3, generator=g)
     brute = (a[:, None] - b[None]).norm(dim=-1).amin(1)

@@ -1,4 +1,4 @@
-"""The hash encoding: its layout, its values and its gradients, native against reference."""
+"""Layout, values and gradients of the hash encoding, compared between the backends and the reference."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from prolific_core.render import backends
 from prolific_core.render.hash_grid.encoding import HashEncoding, encode_reference
 from prolific_core.render.hash_grid.levels import layout
 
-NATIVE = [
+COMPARED = [
     pytest.param("warp", marks=pytest.mark.skipif(not backends.importable("warp"), reason="warp is not installed")),
     pytest.param(
         "tinycudann",
@@ -25,7 +25,7 @@ def generator(seed=0):
 
 
 def encoding(interpolation="smoothstep", features=2, backend="warp", levels=4):
-    """Levels dense and hashed: 5^3 = 125 rows up to 40^3 in a table of 1024."""
+    """Build an encoding with dense and hashed levels: from 5^3 = 125 corners to 40^3 in tables of 1024 rows."""
     made = HashEncoding(levels, features, 10, 5, 40, interpolation, backend, generator())
     made.table.data.normal_(generator=generator(1))
     return made
@@ -34,7 +34,9 @@ def encoding(interpolation="smoothstep", features=2, backend="warp", levels=4):
 def points(kind):
     if kind == "random":
         return torch.rand(500, 3, generator=generator(2))
-    if kind == "borders":  # corners of the box, and points exactly on cell borders of level 0: x * 4 + 0.5 whole
+    if (
+        kind == "borders"
+    ):  # corners of the box, and points on the cell borders of level 0, where x * 4 + 0.5 is an integer
         side = torch.tensor([0.0, 0.125, 0.375, 0.625, 0.875, 1.0])
         return torch.cartesian_prod(side, side, side)
     return torch.tensor([[-0.5, 0.5, 1.5], [2.0, -1.0, 0.25], [1e9, -1e9, 0.5]])  # outside
@@ -46,14 +48,14 @@ def test_layout_matches_the_published_size_of_the_paper_s_grid():
     # Resolutions of tiny-cuda-nn's grid: ceil(16 * 1.38191^l - 1) + 1.
     assert [level.resolution for level in levels[:6]] == [16, 23, 31, 43, 59, 81]
     assert levels[-1].resolution == 2048
-    # 12196240 numbers in tiny-cuda-nn's checkpoints (nerfstudio's issue 2241 prints them).
+    # tiny-cuda-nn's checkpoints contain 12196240 numbers (printed in nerfstudio's issue 2241).
     assert (levels[-1].offset + levels[-1].entries) * 2 == 12196240
 
 
-@pytest.mark.parametrize("backend", NATIVE)
+@pytest.mark.parametrize("backend", COMPARED)
 @pytest.mark.parametrize("kind", ["random", "borders", "outside"])
 @pytest.mark.parametrize("interpolation", ["smoothstep", "linear"])
-def test_native_values_and_gradients_equal_the_references(backend, kind, interpolation):
+def test_values_and_gradients_equal_the_reference(backend, kind, interpolation):
     made, x = encoding(interpolation, backend=backend), points(kind)
     out_gradient = torch.randn(len(x), made.width, generator=generator(3))
     results = []
@@ -74,13 +76,13 @@ def test_native_values_and_gradients_equal_the_references(backend, kind, interpo
 @pytest.mark.parametrize("features", [1, 4])
 def test_other_row_widths(features):
     made, x = encoding(features=features, levels=2), points("random")
-    native = made(x)
-    assert native.shape == (500, 2 * features)
-    assert torch.allclose(native, encode_reference(x, made.table, made.levels, True), atol=1e-5)
+    features_by_warp = made(x)
+    assert features_by_warp.shape == (500, 2 * features)
+    assert torch.allclose(features_by_warp, encode_reference(x, made.table, made.levels, True), atol=1e-5)
 
 
 def test_a_linear_dense_level_reproduces_a_linear_function():
-    """Corner values a.x + b come back exactly between the corners."""
+    """Check that a linear function stored at the corners is reproduced between them."""
     made = HashEncoding(1, 1, 12, 9, 9, "linear", "warp", generator())
     (level,) = made.levels
     corner = torch.cartesian_prod(*[torch.arange(9.0)] * 3).flip(-1)  # x runs fastest in the table
@@ -93,7 +95,7 @@ def test_a_linear_dense_level_reproduces_a_linear_function():
 
 @pytest.mark.parametrize("smooth", [True, False])
 def test_gradcheck_of_the_reference(smooth):
-    levels = layout(2, 5, 3, 6)  # 27 corners of their own, then 32 hashed rows
+    levels = layout(2, 5, 3, 6)  # a dense level with 27 corners, then one with 32 hashed rows
     rows = levels[-1].offset + levels[-1].entries
     assert [level.dense for level in levels] == [True, False]
     table = torch.randn(rows, 2, dtype=torch.float64, generator=generator()).requires_grad_()
@@ -108,11 +110,11 @@ def test_no_points():
     assert out.shape == (0, 8) and made.table.grad.abs().sum() == 0
 
 
-def test_nan_reads_inside_the_table():
+def test_nan_does_not_read_outside_the_table():
     assert torch.isfinite(encoding()(torch.full((4, 3), float("nan")))).all()
 
 
-def test_same_seed_same_bytes_whatever_the_threads():
+def test_results_do_not_depend_on_the_number_of_threads():
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
@@ -127,7 +129,7 @@ def test_same_seed_same_bytes_whatever_the_threads():
     assert results[0] == results[1] == results[2]
 
 
-def test_the_table_starts_small_and_by_the_generator_alone():
+def test_the_initial_table_is_small_and_depends_only_on_the_generator():
     torch.manual_seed(0)
     first = HashEncoding(2, 2, 8, 4, 8, generator=generator(7)).table
     torch.manual_seed(1)
@@ -137,7 +139,7 @@ def test_the_table_starts_small_and_by_the_generator_alone():
     assert 0.9e-4 < first.abs().max() <= 1e-4
 
 
-def test_bad_requests_are_named():
+def test_errors_name_the_invalid_value():
     with pytest.raises(InputError, match="max_resolution"):
         HashEncoding(2, 2, 8, 16, 8, generator=generator())
     with pytest.raises(InputError, match="cubic"):
@@ -146,7 +148,7 @@ def test_bad_requests_are_named():
         encoding()(torch.zeros(1, 3, dtype=torch.float64))
 
 
-def test_backends_are_chosen_and_missing_ones_named(monkeypatch):
+def test_choice_of_backends_and_errors_for_missing_ones(monkeypatch):
     present = {"warp"}
     monkeypatch.setattr(backends, "importable", lambda name: name in present)
     assert backends.choose("hash_encoding", "auto", "cpu").name == "warp"
@@ -156,7 +158,7 @@ def test_backends_are_chosen_and_missing_ones_named(monkeypatch):
     assert backends.choose("hash_encoding", "auto", "cpu").name == "warp"  # installed, but no GPU
     with pytest.raises(backends.BackendMissing, match="needs a CUDA device; available here: auto, warp, torch"):
         backends.choose("hash_encoding", "cuda", "cpu")
-    present.add("nerfacc")  # its Python half installs everywhere, so only by name
+    present.add("nerfacc")  # used only by name, because its Python half installs everywhere
     assert backends.choose("compositing", "auto", "cuda").name == "warp"
     assert backends.choose("compositing", "nerfacc", "cuda").name == "nerfacc"
     present.clear()

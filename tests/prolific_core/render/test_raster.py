@@ -1,4 +1,4 @@
-"""Mesh visibility, interpolation and antialiased silhouettes against geometry that is known."""
+"""Mesh visibility, interpolation and antialiased silhouettes, compared with known geometry."""
 
 import math
 
@@ -15,7 +15,6 @@ from prolific_core.render.mesh.raster import (
     interpolate,
     trace,
     vertex_normals,
-    visible_faces,
 )
 from prolific_core.render.mesh.shading import render_mesh
 
@@ -29,13 +28,17 @@ def sphere(subdivisions=3, radius=0.5):
 
 
 def square(half=0.4, x=0.0):
-    """Two triangles in the plane of x, facing the camera on +x."""
+    """Return two triangles in a plane of constant x that face the camera on +x."""
     corners = torch.tensor([[x, -half, -half], [x, half, -half], [x, half, half], [x, -half, half]])
     return corners, torch.tensor([[0, 1, 2], [0, 2, 3]])
 
 
 def front(views=1, distance=2.0, fov=45.0):
     return orbit(views, elevation=0.0, distance=distance, fov=fov)
+
+
+def visible_faces(vertices, faces, origins, directions, backend="auto"):
+    return Visibility(vertices, faces, backend)(origins, directions)
 
 
 def coverage(vertices, faces, cameras, resolution):
@@ -46,19 +49,19 @@ def coverage(vertices, faces, cameras, resolution):
 
 
 def exact_coverage(vertices, faces, cameras, resolution, factor=16):
-    """Supersampled coverage without antialiasing, (B, 1, H, W)."""
+    """Return the supersampled coverage (B, 1, H, W) without antialiasing."""
     seen = visible_faces(vertices, faces, *cameras.rays(resolution * factor)) >= 0
     return torch.nn.functional.avg_pool2d(seen[:, None].float(), factor)
 
 
 @pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "torch"])
-def test_native_visibility_equals_the_reference(backend):
+def test_visibility_equals_the_reference(backend):
     vertices, faces = sphere(3)
     rays = orbit(2, elevation=20.0, distance=1.5, fov=45.0).rays(24)
     ours, reference = (visible_faces(vertices, faces, *rays, backend=name) for name in (backend, "torch"))
     assert torch.equal(ours >= 0, reference >= 0)
     assert 0.1 < (reference >= 0).float().mean() < 0.9
-    # On a shared edge either face is right; the point is the same.
+    # On an edge of two faces either is right, and the point is the same.
     assert (ours != reference).sum() <= 4
     distances = [
         trace(Visibility(vertices, faces, name), vertices, faces, *rays).distance for name in (backend, "torch")
@@ -75,11 +78,11 @@ def test_a_face_seen_from_behind_and_one_behind_the_camera():
         assert (visible_faces(behind, faces, *rays, backend=backend) == -1).all()
 
 
-def test_no_faces_is_an_empty_picture():
+def test_no_faces_give_an_empty_image():
     vertices, faces = torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64)
-    picture = render_mesh(Visibility(vertices, faces), vertices, faces, front(2), 8, None)
-    assert torch.equal(picture.rgb, torch.full((2, 3, 8, 8), 0.5))
-    assert picture.opacity.abs().max() == 0 and picture.depth.abs().max() == 0
+    image = render_mesh(Visibility(vertices, faces), vertices, faces, front(2), 8, None)
+    assert torch.equal(image.rgb, torch.full((2, 3, 8, 8), 0.5))
+    assert image.opacity.abs().max() == 0 and image.depth.abs().max() == 0
 
 
 def test_hits_match_the_sphere():
@@ -94,7 +97,7 @@ def test_hits_match_the_sphere():
     # The middle ray meets the sphere at distance minus radius.
     depth = hits.image(hits.distance[:, None])
     assert depth[0, 0, 16, 16].item() == pytest.approx(1.1, abs=1e-3)
-    # The sphere is centred, so a picture from the front has z up: n_z > 0 above.
+    # The sphere is centred and z is up in an image from the front, so n_z > 0 in its upper half.
     shown = hits.image((normals + 1) / 2, 0.5)
     assert shown[0, 2, 12, 16] > 0.6 and shown[0, 2, 20, 16] < 0.4
     assert shown[0, 1, 16, 20] > 0.6, "from +x with z up, +y is on the right"
@@ -131,7 +134,7 @@ def test_projection_inverts_the_rays():
     centres = torch.arange(10) + 0.5
     assert torch.allclose(screen[..., 0], centres.expand(10, 10), atol=1e-4)
     assert torch.allclose(screen[..., 1], centres[:, None].expand(10, 10), atol=1e-4)
-    # What nvdiffrast is given: within -1..1 after division, row 0 at y = -1.
+    # nvdiffrast receives coordinates within -1..1 after the division, with row 0 at y = -1.
     clip = clip_coordinates(screen.view(1, -1, 3), 10, 10)[0]
     ndc = clip[:, :3] / clip[:, 3:]
     assert ndc.abs().max() < 1
@@ -140,7 +143,7 @@ def test_projection_inverts_the_rays():
         Pinhole.from_rays(*cameras.rays(1))
 
 
-def test_antialiasing_touches_only_silhouettes_and_stays_in_range():
+def test_antialiasing_changes_only_silhouettes_and_keeps_the_range():
     vertices, faces = sphere(3)
     smooth, sharp = coverage(vertices, faces, front(2), 32)
     assert smooth.min() >= 0 and smooth.max() <= 1
@@ -181,13 +184,13 @@ def test_gradient_of_area_with_scale(name, resolution):
     assert scale.grad.item() == pytest.approx(((high - low) / 0.1).item(), rel=0.1)
 
 
-def test_gradient_of_a_weighted_picture_with_translation():
-    """A weight that grows across the picture: the derivative of its integral over the shape."""
+def test_gradient_of_a_weighted_image_with_translation():
+    """Check the derivative of the integral over the shape of a weight that grows across the image."""
     vertices, faces = sphere(3, radius=0.4)
     cameras = front()
     weight = torch.linspace(0, 1, 32).expand(1, 1, 32, 32)
-    for axis, picture_axis in ((1, 3), (2, 2)):
-        ramp = weight if picture_axis == 3 else weight.transpose(2, 3).flip(2)
+    for axis, image_axis in ((1, 3), (2, 2)):
+        ramp = weight if image_axis == 3 else weight.transpose(2, 3).flip(2)
         shift = torch.zeros(3)
         shift[axis] = 0.05
         move = torch.zeros(3, requires_grad=True)
@@ -199,8 +202,8 @@ def test_gradient_of_a_weighted_picture_with_translation():
         assert move.grad[axis] > 0
 
 
-def test_only_the_visible_silhouette_moves():
-    """A small square in front of a large one: its outline counts, what it hides does not."""
+def test_only_the_visible_silhouette_has_a_gradient():
+    """Check that the outline of a square in front of a larger one has a gradient, and a hidden square has none."""
     near, faces = square(0.2, x=0.3)
     far, _ = square(0.15, x=-0.3)
     wall, _ = square(0.6, x=-0.6)
@@ -214,7 +217,7 @@ def test_only_the_visible_silhouette_moves():
     image.sum().backward()
     assert near.grad[:, 1:].abs().max() > 1
     assert far.grad.abs().max() == 0
-    # Moving the right edge of the near square outwards trades wall for square.
+    # Moving the right edge of the near square outwards replaces wall by square.
     assert near.grad[1, 1] > 0 and near.grad[0, 1] < 0 and near.grad[2, 2] > 0
 
 
@@ -230,7 +233,7 @@ def test_translation_converges_to_a_target_silhouette():
         smooth, _ = coverage(triangle + move, faces, cameras, 24)
         optimizer.zero_grad()
         (smooth - target).square().sum().backward()
-        move.grad[0] = 0  # along the view only the size would change
+        move.grad[0] = 0  # motion along the viewing axis changes only the size
         optimizer.step()
         optimizer.param_groups[0]["lr"] *= 0.92
     assert (move - wanted)[1:].abs().max() < 0.01
@@ -241,9 +244,9 @@ def test_gradients_are_repeatable_to_the_bit():
 
     def once():
         moving = vertices.clone().requires_grad_()
-        picture = render_mesh(Visibility(moving, faces), moving, faces, front(2), 32, None)
-        (picture.rgb.square().sum() + picture.opacity.sum()).backward()
-        return picture.rgb.detach(), moving.grad
+        image = render_mesh(Visibility(moving, faces), moving, faces, front(2), 32, None)
+        (image.rgb.square().sum() + image.opacity.sum()).backward()
+        return image.rgb.detach(), moving.grad
 
     for first, second in zip(once(), once()):
         assert torch.equal(first, second)
@@ -262,7 +265,7 @@ def test_supersampling_and_backgrounds():
     vertices, faces = square()
     colour = torch.tensor([0.2, 0.4, 0.6])
     backdrop = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-    picture = render_mesh(
+    image = render_mesh(
         Visibility(vertices, faces),
         vertices,
         faces,
@@ -272,15 +275,15 @@ def test_supersampling_and_backgrounds():
         background=backdrop,
         supersampling=2,
     )
-    assert torch.allclose(picture.rgb[:, :, 0, 0], backdrop)
-    assert torch.allclose(picture.rgb[:, :, 8, 8], colour.expand(2, 3))
-    assert picture.depth[0, 0, 8, 8].item() == pytest.approx(2.0, abs=0.02)
-    assert picture.rgb.shape == (2, 3, 16, 16) and picture.depth[0, 0, 0, 0] == 0
-    blend = picture.opacity * colour.view(3, 1, 1) + (1 - picture.opacity) * backdrop[:, :, None, None]
-    assert torch.allclose(picture.rgb, blend, atol=1e-5)
+    assert torch.allclose(image.rgb[:, :, 0, 0], backdrop)
+    assert torch.allclose(image.rgb[:, :, 8, 8], colour.expand(2, 3))
+    assert image.depth[0, 0, 8, 8].item() == pytest.approx(2.0, abs=0.02)
+    assert image.rgb.shape == (2, 3, 16, 16) and image.depth[0, 0, 0, 0] == 0
+    blend = image.opacity * colour.view(3, 1, 1) + (1 - image.opacity) * backdrop[:, :, None, None]
+    assert torch.allclose(image.rgb, blend, atol=1e-5)
 
 
-def test_looking_straight_down_works():
+def test_rendering_from_straight_above():
     cameras = from_angles(torch.zeros(1), torch.tensor([math.pi / 2]), torch.tensor([1.5]), torch.tensor([0.8]))
     vertices, faces = sphere(2, 0.3)
     smooth, _ = coverage(vertices, faces, cameras, 16)
@@ -288,8 +291,8 @@ def test_looking_straight_down_works():
     assert smooth.sum().item() == pytest.approx(exact.sum().item(), rel=0.02)
 
 
-def test_what_nvdiffrast_is_given(monkeypatch):
-    """Its adapter against a stand-in that rasterises clip coordinates as its manual says."""
+def test_calls_to_nvdiffrast_follow_its_manual(monkeypatch):
+    """Compare the adapter with a substitute that rasterises clip coordinates as nvdiffrast's manual specifies."""
     import sys
     import types
 
@@ -329,6 +332,6 @@ def test_what_nvdiffrast_is_given(monkeypatch):
     expected = visibility(*rays)
     visibility.backend = "nvdiffrast"
     found = visibility(*rays)
-    # Two faces of a square share a diagonal, on which either is right.
+    # On the diagonal of a square either of its two faces is right.
     assert torch.equal(found // 2, expected // 2)
     assert set((expected // 2).unique().tolist()) == {-1, 0, 1}

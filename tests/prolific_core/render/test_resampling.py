@@ -1,4 +1,4 @@
-"""Importance resampling: cuts where the weight is, the same stretch of the ray, nerfacc's own positions."""
+"""Importance resampling: positions follow the weights, the covered part of the ray stays, positions equal nerfacc's."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from prolific_core.scenes.radiance_field import RadianceField
 
 
 def packed(sizes, gap=0.0, seed=0) -> Samples:
-    """Rays with so many steps each, of random lengths, with gaps as occupancy leaves them."""
+    """Return rays with the given numbers of steps, of random lengths, with gaps as after skipping empty cells."""
     g = torch.Generator().manual_seed(seed)
     start, end, index = [], [], []
     for ray, size in enumerate(sizes):
@@ -26,7 +26,7 @@ def packed(sizes, gap=0.0, seed=0) -> Samples:
 
 
 @pytest.mark.parametrize("generator", [None, 7])
-def test_coarse_and_fine_cover_what_the_coarse_did(generator):
+def test_fine_steps_cover_the_same_part_of_the_ray_as_the_coarse_ones(generator):
     samples = packed([3, 0, 5, 1, 0, 40])
     weights = torch.rand(len(samples), generator=torch.Generator().manual_seed(1))
     generator = None if generator is None else torch.Generator().manual_seed(generator)
@@ -45,7 +45,7 @@ def test_coarse_and_fine_cover_what_the_coarse_did(generator):
         assert inside.any(1).all()
 
 
-def test_cuts_go_where_the_weight_is():
+def test_positions_follow_the_weights():
     samples = packed([4, 4])
     weights = torch.tensor([0.0, 1.0, 0.0, 3.0, 0.0, 0.0, 0.0, 0.0])
     fine = resample(samples, weights, 400)
@@ -54,10 +54,10 @@ def test_cuts_go_where_the_weight_is():
         for ray, a, b in zip(samples.ray_index, samples.start, samples.end, strict=True)
     ]
     assert pieces[:4] == [1, 101, 1, 301]
-    assert pieces[4:] == [101] * 4  # nothing seen: evenly
+    assert pieces[4:] == [101] * 4  # zero weights give even steps
 
 
-def test_positions_are_nerfaccs():
+def test_positions_equal_those_of_nerfacc():
     from nerfacc.pdf import _sample_from_weighted
 
     g = torch.Generator().manual_seed(3)
@@ -98,8 +98,8 @@ def rays(side=16):
 
 
 @torch.no_grad()
-def test_64_and_32_are_nearer_to_a_fine_march_than_96():
-    """An opaque shell, thinner than a step: what a ray shows is in one or two of its samples."""
+def test_64_and_32_samples_are_closer_to_a_fine_march_than_96():
+    """Compare errors on an opaque shell thinner than a step, so that one or two samples determine a ray's colour."""
 
     def shell(x):
         radius = x.norm(dim=-1)
@@ -125,18 +125,17 @@ def test_64_and_32_are_nearer_to_a_fine_march_than_96():
 
     truth = render(4096)
     error = {
-        name: (picture - truth).square().mean()
-        for name, picture in {"96": render(96), "64 + 32": render(64, 32)}.items()
+        name: (image - truth).square().mean() for name, image in {"96": render(96), "64 + 32": render(64, 32)}.items()
     }
     assert error["64 + 32"] < error["96"] / 4
 
 
-def test_a_patched_render_is_the_whole_one():
+def test_a_render_in_patches_equals_a_render_at_once():
     def gradient(patch):
         made = field(samples_per_ray=64, importance_samples=32)
-        picture = made.render_rays(*rays(), generator=torch.Generator().manual_seed(2), background="white", patch=patch)
-        (picture.rgb * torch.linspace(0, 1, picture.rgb.numel()).view_as(picture.rgb)).sum().backward()
-        return picture.rgb.detach(), next(made.encoding.parameters()).grad
+        image = made.render_rays(*rays(), generator=torch.Generator().manual_seed(2), background="white", patch=patch)
+        (image.rgb * torch.linspace(0, 1, image.rgb.numel()).view_as(image.rgb)).sum().backward()
+        return image.rgb.detach(), next(made.encoding.parameters()).grad
 
     (whole, a), (parts, b) = gradient(None), gradient(100)
     assert torch.equal(whole, parts) and a.abs().max() > 0

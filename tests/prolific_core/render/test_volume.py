@@ -1,4 +1,4 @@
-"""Marching, occupancy and compositing, against closed forms, the references and nerfacc."""
+"""Marching, occupancy and compositing, compared with closed forms, the references and nerfacc."""
 
 import inspect
 import math
@@ -14,7 +14,7 @@ from prolific_core.render.volume.compositing import (
 )
 from prolific_core.render.volume.marching import Samples, TooManySamples, march
 from prolific_core.render.volume.occupancy import OccupancyGrid
-from prolific_core.render.volume.render import render_volume
+from prolific_core.render.volume.render import shade
 
 needs_warp = pytest.mark.skipif(not backends.importable("warp"), reason="warp is not installed")
 BACKENDS = [pytest.param("warp", marks=needs_warp), "torch"]
@@ -25,7 +25,7 @@ def generator(seed=0):
 
 
 def random_rays(count, seed=0):
-    """Rays from a sphere of radius 2 towards points of the box; the last ones miss it or start inside."""
+    """Return rays from a sphere of radius 2 towards points in the box; the last ones miss it or start inside."""
     origins = 2 * torch.nn.functional.normalize(torch.randn(count, 3, generator=generator(seed)), dim=-1)
     targets = torch.rand(count, 3, generator=generator(seed + 1)) * 1.6 - 0.8
     directions = torch.nn.functional.normalize(targets - origins, dim=-1)
@@ -36,12 +36,18 @@ def random_rays(count, seed=0):
     return origins, directions
 
 
-def random_grid(share, resolution=8, seed=2):
-    return torch.rand(resolution, resolution, resolution, generator=generator(seed)) < share
+def render_volume(field, origins, directions, occupied, *, backend, **options):
+    """March rays through a field and shade the samples."""
+    samples = march(origins, directions, occupied, backend=backend, **options)
+    return shade(field, origins, directions, samples, backend)
+
+
+def random_grid(fraction, resolution=8, seed=2):
+    return torch.rand(resolution, resolution, resolution, generator=generator(seed)) < fraction
 
 
 def packed(counts, seed=0, dtype=torch.float32):
-    """Samples with the given number per ray, contiguous along each ray, of random lengths."""
+    """Return samples with the given number per ray, contiguous along each ray, of random lengths."""
     counts = torch.tensor(counts, dtype=torch.long)
     offsets = torch.zeros(len(counts) + 1, dtype=torch.int32)
     offsets[1:] = counts.cumsum(0)
@@ -58,7 +64,7 @@ def packed(counts, seed=0, dtype=torch.float32):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_full_grid_is_covered_exactly(backend):
-    """Steps of each ray are contiguous from entrance to exit, with and without jitter."""
+    """Check that the steps of each ray are contiguous from entrance to exit, with and without jitter."""
     full = torch.ones(4, 4, 4, dtype=torch.bool)
     origins = torch.tensor([[0.0, 0.0, 3.0], [0.3, -0.2, 0.5], [3.0, 3.0, 3.0], [0.0, 5.0, 0.0]])
     directions = torch.tensor([[0, 0, -1.0], [0, 0, 1.0], [-1 / math.sqrt(3)] * 3, [1.0, 0, 0]])
@@ -79,25 +85,25 @@ def test_a_full_grid_is_covered_exactly(backend):
 
 
 @needs_warp
-@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("fraction", [0.0, 0.2, 1.0])
 @pytest.mark.parametrize("jitter", [False, True])
-def test_native_samples_equal_the_references(share, jitter):
-    rays, grid = random_rays(300), random_grid(share)
-    native, reference = (
+def test_samples_equal_the_references(fraction, jitter):
+    rays, grid = random_rays(300), random_grid(fraction)
+    found, reference = (
         march(*rays, grid, bound=1.0, step=0.07, generator=generator(5) if jitter else None, backend=name)
         for name in ("warp", "torch")
     )
-    if share == 0:
-        assert len(native) == len(reference) == 0 and native.offsets.tolist() == [0] * 301
+    if fraction == 0:
+        assert len(found) == len(reference) == 0 and found.offsets.tolist() == [0] * 301
         return
-    # A midpoint within rounding of a cell border may fall on either side: at most one in a thousand.
-    common = set(zip(native.ray_index.tolist(), (native.start / 1e-4).round().tolist()))
+    # A midpoint within rounding error of a cell border may be on either side: at most one in a thousand.
+    common = set(zip(found.ray_index.tolist(), (found.start / 1e-4).round().tolist()))
     other = set(zip(reference.ray_index.tolist(), (reference.start / 1e-4).round().tolist()))
     assert len(common ^ other) <= len(reference) / 1000
-    if len(native) == len(reference):
-        assert torch.allclose(native.start, reference.start, atol=1e-5)
-        assert torch.allclose(native.end, reference.end, atol=1e-5)
-        assert torch.equal(native.offsets, reference.offsets)
+    if len(found) == len(reference):
+        assert torch.allclose(found.start, reference.start, atol=1e-5)
+        assert torch.allclose(found.end, reference.end, atol=1e-5)
+        assert torch.equal(found.offsets, reference.offsets)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -106,11 +112,11 @@ def test_every_sample_is_in_an_occupied_cell(backend):
     samples = march(origins, directions, grid, bound=1.5, step=0.05, generator=generator(), backend=backend)
     cell = ((samples.positions(origins, directions) / 1.5 + 1) * 4).floor().long().clamp(0, 7)
     assert len(samples) > 1000
-    assert grid[cell.unbind(-1)].float().mean() > 0.999  # the rest: rounding at borders
+    assert grid[cell.unbind(-1)].float().mean() > 0.999  # the others are rounding errors at borders
     full = march(
         origins, directions, torch.ones_like(grid), bound=1.5, step=0.05, generator=generator(), backend=backend
     )
-    assert 0.2 < len(samples) / len(full) < 0.4  # as many as the grid's share
+    assert 0.2 < len(samples) / len(full) < 0.4  # about the occupied fraction of the grid
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -131,8 +137,8 @@ def test_no_rays_and_too_many_samples(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_broken_rays_end(backend):
-    """Zero, infinite and undefined rays neither hang nor leave the grid."""
+def test_invalid_rays_terminate(backend):
+    """Check that zero, infinite and NaN rays neither hang nor leave the grid."""
     nan, inf = float("nan"), float("inf")
     origins = torch.tensor([[0.0, 0, 0], [nan, 0, 0], [0, inf, 0], [1e30, 0, 0]])
     directions = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, -1, 0], [-1, 0, 0]])
@@ -147,7 +153,7 @@ def test_broken_rays_end(backend):
 
 @needs_warp
 @pytest.mark.parametrize("counts", [[5, 0, 1, 30, 0], [0, 0], [], [3] * 50])
-def test_native_compositing_equals_the_reference_in_values_and_gradients(counts):
+def test_compositing_equals_the_reference_in_values_and_gradients(counts):
     samples = packed(counts)
     rays, total = len(counts), sum(counts)
     density = torch.rand(total, generator=generator(1)) * 20
@@ -160,8 +166,8 @@ def test_native_compositing_equals_the_reference_in_values_and_gradients(counts)
         out = composite(*inputs, samples, backend=name)
         torch.autograd.backward(list(out), out_gradients)
         results.append([*out, *(i.grad for i in inputs)])
-    for native, reference in zip(*results):
-        assert torch.allclose(native, reference, rtol=1e-4, atol=2e-6)
+    for found, reference in zip(*results):
+        assert torch.allclose(found, reference, rtol=1e-4, atol=2e-6)
     if total:
         assert results[1][4].abs().max() > 0.01
 
@@ -185,8 +191,8 @@ def test_gradcheck_of_the_reference():
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_nerfacc_agrees(backend):
-    """nerfacc 0.5.3's batched functions run on the CPU: the same quadrature by other people."""
+def test_compositing_equals_nerfacc(backend):
+    """Compare with nerfacc 0.5.3's batched functions, an independent implementation that runs on the CPU."""
     nerfacc = pytest.importorskip("nerfacc")
     rays, steps = 40, 25
     samples = packed([steps] * rays, seed=3)
@@ -210,7 +216,7 @@ def test_nerfacc_agrees(backend):
 
 
 def test_calls_to_nerfacc_s_packed_functions_fit_its_signatures(monkeypatch):
-    """Its CUDA half does not run here: stand-ins with its real signatures take the calls and answer by the reference."""
+    """Replace nerfacc's CUDA functions by the reference, and check the calls against their real signatures."""
     nerfacc = pytest.importorskip("nerfacc")
     samples = packed([4, 0, 6])
     density, colour = torch.rand(10, generator=generator()) * 5, torch.rand(10, 3, generator=generator(1))
@@ -239,7 +245,7 @@ def test_calls_to_nerfacc_s_packed_functions_fit_its_signatures(monkeypatch):
 
 
 def ball(radius, density):
-    """A field: `density` inside the ball, nothing outside; red."""
+    """Return a red field with the given density inside a ball and 0 outside."""
 
     def field(x):
         inside = (x.norm(dim=-1) < radius).float() * density
@@ -250,7 +256,7 @@ def ball(radius, density):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_solid_ball_matches_its_closed_form(backend):
-    """Through a chord of length c: opacity 1 - exp(-s c), mean distance t0 + 1/s - c / (exp(s c) - 1)."""
+    """Check the opacity 1 - exp(-s c) and the mean distance t0 + 1/s - c / (exp(s c) - 1) for a chord of length c."""
     radius, s = 0.6, 3.0
     offset = torch.linspace(0, 0.75, 40)
     origins = torch.stack([torch.full_like(offset, 3.0), offset, torch.zeros_like(offset)], dim=-1)
@@ -270,7 +276,7 @@ def test_a_solid_ball_matches_its_closed_form(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_jittered_renders_average_to_the_closed_form(backend):
-    """Coarse steps, many jittered renders: unbiased where the field is smooth."""
+    """Check that many jittered renders with coarse steps are unbiased for a smooth field."""
     origins, directions = (
         torch.tensor([[0.0, 0.0, 3.0]]).expand(4000, 3),
         torch.tensor([[0.0, 0.0, -1.0]]).expand(4000, 3),
@@ -283,14 +289,14 @@ def test_jittered_renders_average_to_the_closed_form(backend):
     out = render_volume(linear, origins, directions, full, bound=1.0, step=0.45, generator=generator(), backend=backend)
     # The integral of 1 + z over [-1, 1] is 2, and the midpoint rule is exact for it.
     assert torch.allclose(out.opacity, torch.full((4000,), 1 - math.exp(-2)), atol=1e-5)
-    assert len(out.samples.length.unique()) > 1000  # the steps did move
+    assert len(out.samples.length.unique()) > 1000  # the steps were shifted
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_skipping_gives_the_same_picture_with_fewer_samples(backend):
+def test_skipping_gives_the_same_image_with_fewer_samples(backend):
     field, rays = ball(0.3, 8.0), random_rays(500)
     grid = OccupancyGrid(16, 1.0, 0.02)
-    for seed in range(16):  # one random point a cell each time: the ball's edge takes a few to be found
+    for seed in range(16):  # one random point per cell each time: finding the ball's edge takes several updates
         grid.update(lambda x: field(x)[0], generator(seed))
     skipped = render_volume(field, *rays, grid.occupied, bound=1.0, step=0.02, backend=backend)
     full = render_volume(field, *rays, torch.ones_like(grid.occupied), bound=1.0, step=0.02, backend=backend)
@@ -305,22 +311,22 @@ def test_skipping_gives_the_same_picture_with_fewer_samples(backend):
 
 def test_occupancy_follows_the_density():
     grid = OccupancyGrid(8, 1.0, 0.1, threshold=0.01)
-    assert grid.occupied.all()  # before any update nothing is skipped
+    assert grid.occupied.all()  # nothing is skipped before the first update
     grid.update(lambda x: (x[:, 0] > 0).float() * 5)
     assert grid.occupied[4:].all() and not grid.occupied[:4].any()
-    assert grid.share() == 0.5
-    # The object leaves: a cell fades until 1 - exp(-5 * 0.95^n * 0.1) <= 0.01, at n = 78.
+    assert grid.occupied.float().mean() == 0.5
+    # The object disappears: a cell's density decays until 1 - exp(-5 * 0.95^n * 0.1) <= 0.01, at n = 78.
     for _ in range(77):
         grid.update(lambda x: torch.zeros(len(x)))
     grid.density[0, 0, 0] = 100.0  # keeps the mean above the threshold
-    grid.update(lambda x: torch.full((len(x),), 0.2))  # alpha 0.0198: everything is back
+    grid.update(lambda x: torch.full((len(x),), 0.2))  # alpha 0.0198: all cells are occupied again
     assert grid.occupied.all()
 
 
-def test_occupancy_keeps_something_in_thin_fog():
+def test_occupancy_keeps_some_cells_of_a_thin_field():
     grid = OccupancyGrid(8, 1.0, 0.1, threshold=0.01)
     grid.update(lambda x: (x[:, 2] > 0.5).float() * 1e-4)
-    assert grid.share() == pytest.approx(0.25)
+    assert grid.occupied.float().mean().item() == pytest.approx(0.25)
 
 
 def test_occupancy_points_are_one_in_each_cell_and_repeatable():
