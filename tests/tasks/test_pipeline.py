@@ -138,7 +138,7 @@ def test_pictures_are_previews_and_records(project):
 
     def body(stage):
         stage.progress(3, 10, loss=1.0)
-        stage.picture("view", np.full((3, 4, 5), 0.5, np.float32))
+        stage.image("view", np.full((3, 4, 5), 0.5, np.float32))
 
     stage = Stage(project, "initialise", "a-red-mug")
     stage.run(body)

@@ -40,7 +40,7 @@ def project(project, empty_database, monkeypatch):
 def body(stage):
     for step in range(1, 21):
         stage.progress(step, 20, loss=1 / step)
-    stage.picture("views", np.zeros((3, 8, 8), np.float32), 20)
+    stage.image("views", np.zeros((3, 8, 8), np.float32), 20)
     (stage.output / "contact.png").write_bytes(b"picture")
     return {"quality": 0.5}
 
