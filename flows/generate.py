@@ -6,8 +6,9 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from prefect import flow, runtime, task
+from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 
 from flows.orchestration import artifacts, dvc_runner, preflight, run_status
 from flows.orchestration.dvc_runner import StageResult
@@ -41,13 +42,14 @@ class Result:
     page: str | None  # URL of the run in MLflow's UI
 
     def json(self) -> str:
-        values = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items() if k != "page"}
+        values = asdict(self)
+        del values["page"]
         values["stages"] = {done.pop("stage"): done for done in values["stages"]}
-        return json.dumps(values)
+        return json.dumps(values, default=str)
 
 
 def _run_name() -> str:
-    parameters = runtime.flow_run.parameters
+    parameters = flow_run.parameters
     return (parameters.get("id") or parameters.get("text") or "generate")[:60]
 
 
@@ -135,8 +137,9 @@ def _make(prompt: ResolvedPrompt, sweep: list[str] | None, began: float) -> Resu
     if address:
         artifacts.link(f"mlflow-{prompt.id}", address, f"{prompt.id} in MLflow (prolific ui)")
     peaks = [stage.peak_memory_mb for stage in stages if stage.peak_memory_mb]
-    seconds = _seconds_since(began)
-    return Result(prompt.id, seconds, max(peaks, default=None), stages, *runs.files[:2], page, metrics, address)
+    glb, turntable, _ = runs.files
+    peak = max(peaks, default=None)
+    return Result(prompt.id, _seconds_since(began), peak, stages, glb, turntable, page, metrics, address)
 
 
 def _seconds_since(began: float) -> float:

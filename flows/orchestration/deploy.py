@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from datetime import timedelta
+from typing import cast
 
 import psutil
 
@@ -69,9 +70,9 @@ def deploy(project: Project, pool: str = "gpu") -> None:
 def _automation() -> None:
     """Create or update the automation for lost runs, without which a run whose machine died stays "running"."""
     from prefect.automations import Automation
+    from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
     from prefect.events.schemas.automations import EventTrigger, Posture
-    from prefect.states import StateType
 
     name, heartbeat = "prolific: lost runs", "prefect.flow-run.heartbeat"
     automation = Automation(
@@ -86,10 +87,12 @@ def _automation() -> None:
             threshold=1,
             within=timedelta(seconds=SILENCE),
         ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"no heartbeat for {SILENCE} s")],
+        actions=[
+            ChangeFlowRunState(name=None, state=StateType.CRASHED, message=f"no heartbeat for {SILENCE} s", force=False)
+        ],
     )
     try:
-        automation.id = Automation.read(name=name).id
+        automation.id = cast(Automation, Automation.read(name=name)).id  # not a coroutine outside of a loop
     except ValueError:  # there is none yet
         automation.create()
     else:

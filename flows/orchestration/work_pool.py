@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from typing import cast
 
 from flows.orchestration import dvc_runner, prefect_runtime, run_status
 from flows.reporting.sweep_progress import Board
@@ -40,10 +41,12 @@ def runner(project: Project, pool: str, names: list[str]) -> Callable[[str, Boar
 
 
 def _run(project: Project, pool: str, names: list[str], id: str, board: Board) -> None:
+    from prefect.client.schemas.objects import FlowRun
     from prefect.deployments import run_deployment
 
     for submission in range(1 + RESUBMIT):
-        run = run_deployment(f"generate/{pool}", parameters={"id": id, "sweep": names}, flow_run_name=id, timeout=0)
+        parameters = {"id": id, "sweep": names}
+        run = cast(FlowRun, run_deployment(f"generate/{pool}", parameters=parameters, flow_run_name=id, timeout=0))
         state = _until_it_ends(project, run.id, id, board)
         if state.is_completed():
             return
@@ -79,7 +82,7 @@ def _until_it_ends(project: Project, run_id, id: str, board: Board):
             if state is not None and state.is_final():
                 return state
             if state is not None:
-                board.show(id, *(_where(project, id, began) if state.is_running() else (state.name.lower(),)))
+                board.show(id, *(_where(project, id, began) if state.is_running() else ((state.name or "").lower(),)))
             # A worker that dies between taking a run and starting it leaves no heartbeat that could be missed.
             claimed = (claimed or time.monotonic()) if state is not None and state.is_pending() else None
             if claimed and time.monotonic() - claimed > CLAIMED:

@@ -26,9 +26,10 @@ def read_only(pipeline: str) -> None:
     """
     from dvc.repo.index import Index
 
-    Index.from_repo = classmethod(
-        lambda cls, repo, onerror=None: cls.from_file(repo, repo.fs.join(repo.root_dir, pipeline))
-    )
+    def from_repo(repo, onerror=None) -> Index:
+        return Index.from_file(repo, repo.fs.join(repo.root_dir, pipeline))
+
+    Index.from_repo = staticmethod(from_repo)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _one_prompt(targets: list[str]) -> str | None:
