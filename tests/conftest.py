@@ -13,8 +13,8 @@ from jaxtyping import install_import_hook
 # The types and tensor shapes in the signatures of the core are checked at every call; this precedes its first import.
 install_import_hook("prolific_core", "typecheck.checked")
 
-from flows.benchmarks import scratch_project
-from tasks.runtime import machine
+from flows.benchmarks import scratch_project  # noqa: E402
+from tasks.runtime import machine  # noqa: E402
 
 machine.threads(1)  # before torch is imported: tensors here are small, and two threads wait for each other
 

@@ -71,7 +71,7 @@ def _automation() -> None:
     from prefect.automations import Automation
     from prefect.events.actions import ChangeFlowRunState
     from prefect.events.schemas.automations import EventTrigger, Posture
-    from prefect.states import StateType
+    from prefect.client.schemas.objects import StateType
 
     name, heartbeat = "prolific: lost runs", "prefect.flow-run.heartbeat"
     automation = Automation(
@@ -86,10 +86,12 @@ def _automation() -> None:
             threshold=1,
             within=timedelta(seconds=SILENCE),
         ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"no heartbeat for {SILENCE} s")],
+        actions=[
+            ChangeFlowRunState(name=None, state=StateType.CRASHED, message=f"no heartbeat for {SILENCE} s", force=False)
+        ],
     )
     try:
-        automation.id = Automation.read(name=name).id
+        automation.id = Automation.read(name=name).id  # pyright: ignore[reportAttributeAccessIssue]
     except ValueError:  # there is none yet
         automation.create()
     else:

@@ -26,8 +26,8 @@ def read_only(pipeline: str) -> None:
     """
     from dvc.repo.index import Index
 
-    Index.from_repo = classmethod(
-        lambda cls, repo, onerror=None: cls.from_file(repo, repo.fs.join(repo.root_dir, pipeline))
+    Index.from_repo = classmethod(  # pyright: ignore[reportAttributeAccessIssue]
+        lambda cls, repo, onerror=None: Index.from_file(repo, repo.fs.join(repo.root_dir, pipeline))
     )
 
 

@@ -54,7 +54,7 @@ def set_up_torch(count: int, device: str):
     # On a GPU some operations have no deterministic implementation; torch then only warns.
     torch.use_deterministic_algorithms(True, warn_only=chosen == "cuda")
     # The deterministic mode also fills every new tensor with NaN, which takes time and changes no result.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 (a property of the module)
     keep_freed_memory()
     return torch.device(chosen)
 
