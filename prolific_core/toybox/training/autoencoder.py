@@ -1,8 +1,8 @@
 """Training of the autoencoder, which encodes 64 x 64 pixels as 16 x 16 latents of mean 0 and standard deviation 1.
 
-Training starts from a linear codec (`codec_init`) and decodes the mean of the posterior, because decoding its samples
-does not exceed 18 dB. Afterwards, the normalisation of the latents is folded into the 1 x 1 convolutions, and every
-training image is encoded once.
+Training starts from a linear codec (`codec_init`) and decodes the mean of the posterior, because reconstructions from
+its samples do not exceed 18 dB. Afterwards, the normalisation of the latents is folded into the 1 x 1 convolutions, and
+every training image is encoded once.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Training:
         torch.nn.utils.clip_grad_norm_(trained, self.clip, foreach=True)
         self.optimizer.step()
         if self.average is not None:
-            # The decay is smaller at first, so that the initial weights do not dominate the average of a short training.
+            # The decay is smaller at first, so that the initial weights do not dominate the average in short trainings.
             decay = min(self.ema, (1 + step) / (10 + step))
             averaged: list[Tensor] = list(self.average.parameters())
             weights: list[Tensor] = list(self.model.parameters())
