@@ -186,7 +186,7 @@ def frechet_ratio(
     truth: Float[Tensor, "images 3 64 64"],
     labels: list[dict],
 ) -> float:
-    """Compute the Frechet distance of images to true renders, relative to the distance of unrelated true renders.
+    """Compute the Frechet distance from images to true renders, relative to that between unrelated true renders.
 
     Both distances are computed on the classifier's features. The families are divided into two halves, and the distance
     between the true renders of the two halves is the reference.
@@ -211,7 +211,7 @@ def nearest_neighbour_ratio(
     truth: Float[Tensor, "truth 3 64 64"],
     references: Float[Tensor, "references 3 64 64"],
 ) -> float:
-    """Compute the mean distance of samples to the nearest training render, relative to that of unseen true renders.
+    """Compute the mean distance from samples to their nearest training renders, relative to that of unseen renders.
 
     Args:
         made: Generated images in [0, 1].

@@ -26,7 +26,7 @@ CHANNELS = (16, 32, 32)  # `codec_init` requires these channels.
 
 
 def build(latent: int, channels: tuple[int, ...]) -> Any:
-    """Build a small AutoencoderKL from 64 x 64 x 3 to 16 x 16 x latent.
+    """Build a small AutoencoderKL that encodes 64 x 64 pixels as 16 x 16 latents.
 
     Args:
         latent: Channels of the latents.

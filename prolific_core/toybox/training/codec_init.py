@@ -102,7 +102,7 @@ def silence(module: nn.Module) -> None:
 
 
 def linear_path(vae: Any, z: Float[Tensor, "batch latent h w"]) -> Float[Tensor, "batch 16 height width"]:
-    """Decode latents up to the last norm and skip the residual blocks.
+    """Decode latents up to the last norm without the residual branches.
 
     Args:
         vae: AutoencoderKL.
