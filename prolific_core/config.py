@@ -337,7 +337,7 @@ def resolve(*layers: tuple[str, Any]) -> Config:
     Each layer is first validated alone, so that the error message names the file that contains the mistake.
 
     Args:
-        *layers: Pairs (name, values); later ones override earlier ones.
+        *layers: Pairs of a name and values as read from its file; later ones override earlier ones.
 
     Returns:
         The validated configuration.

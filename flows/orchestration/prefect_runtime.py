@@ -3,7 +3,6 @@
 import functools
 import os
 import sys
-from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -96,8 +95,19 @@ def run_flow(flow: "Flow[P, R]", *args: P.args, **kwargs: P.kwargs) -> R:
     if is_offline():
         return flow.fn(*args, **kwargs)
     outcome: Future[R] = Future()
+
+    @functools.wraps(flow.fn)
+    def record(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            outcome.set_result(flow.fn(*args, **kwargs))
+        except Exception as error:
+            if not is_server_error(error):
+                outcome.set_exception(error)
+            raise
+        return outcome.result()
+
     recorded = flow.with_options()
-    recorded.fn = functools.wraps(flow.fn)(functools.partial(_record, outcome, flow.fn))
+    recorded.fn = record
     try:
         return recorded(*args, **kwargs)
     except Exception as error:
@@ -111,13 +121,3 @@ def run_flow(flow: "Flow[P, R]", *args: P.args, **kwargs: P.kwargs) -> R:
 def run_task(task: "Task[P, R]", *args: P.args, **kwargs: P.kwargs) -> R:
     """Run a task of a flow, or only its function where the flow runs without a server."""
     return task.fn(*args, **kwargs) if is_offline() else task(*args, **kwargs)
-
-
-def _record(outcome: "Future[R]", work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    try:
-        outcome.set_result(work(*args, **kwargs))
-    except Exception as error:
-        if not is_server_error(error):
-            outcome.set_exception(error)
-        raise
-    return outcome.result()

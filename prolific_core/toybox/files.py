@@ -1,24 +1,12 @@
-"""JSON and array files that are written completely or not at all."""
+"""Array files that are written completely or not at all."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from prolific_core.files import atomically, write_atomically
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON with sorted keys, so that equal values give equal bytes.
-
-    Args:
-        path: File to write.
-        value: Dicts, lists, strings, numbers, booleans and None, nested.
-    """
-    write_atomically(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+from prolific_core.files import atomically
 
 
 def save_array(path: Path, array: np.ndarray) -> None:

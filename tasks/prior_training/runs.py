@@ -56,8 +56,8 @@ class PriorRuns:
 
     def missing_sections(self) -> list[str]:
         """Return the sections that params.yaml leaves out, whose defaults hold."""
-        given = self._read()
-        return [section for section in type(self.config).model_fields if section not in given]
+        sections, given = type(self.config).model_fields, self._read()
+        return [section for section in sections if section not in given]
 
     def stage_tags(self, stage: str) -> dict:
         """Return the tags of one stage's run."""

@@ -55,7 +55,7 @@ _RENDERS = (
 )
 _TRAINING = (*_RENDERS, "prolific_core/checkpoint.py", "prolific_core/toybox/training/loop.py")
 _TEXT = "prolific_core/toybox/training/text.py"
-_PUBLISH = ("prolific_core/toybox/files.py", "prolific_core/toybox/training/publish.py", _TEXT)
+_PUBLISH = ("prolific_core/toybox/training/publish.py", _TEXT)
 _VOCABULARY = ("prolific_core/toybox/vocabulary",)
 
 STAGES: dict[str, PriorStageSpec] = {
@@ -77,6 +77,7 @@ STAGES: dict[str, PriorStageSpec] = {
             _TEXT,
             "prolific_core/prior/latent_diffusion.py",
             "prolific_core/prior/location.py",
+            "prolific_core/prior/noise_schedule.py",
             "prolific_core/toybox/training/diffusion.py",
         ),
         "diffusion",

@@ -1,7 +1,7 @@
-"""The distillation's formulas written out from the papers, in float64, on the tiny random pipeline.
+"""Formulas of the guidance methods as in the papers, in float64, on the tiny random pipeline.
 
-Nothing of prolific_core/guidance is used here: the U-Net is called one row at a time, and the score
-model's is a whole copy with B A added to its weights.
+The formulas use nothing of prolific_core/guidance: the U-Net is called one row at a time, and that of the score
+network is a whole copy with B A added to its weights.
 """
 
 import copy
@@ -26,7 +26,7 @@ def estimator(prior, **options):
 
 
 def draws(batch=2, dtype=torch.float64):
-    """Latents, noise, times and cameras (front, side, back and overhead are among them)."""
+    """Return latents, noise, time steps and cameras, among which are front, side, back and overhead views."""
     g = generator(1, "draws")
     latents = torch.randn(batch, 4, 8, 8, generator=g, dtype=dtype)
     noise = torch.randn(latents.shape, generator=g, dtype=dtype)
@@ -45,7 +45,7 @@ def noised(prior, latents, noise, t):
 
 @torch.no_grad()
 def eps(prior, noisy, t, text, unet=None, shift=None):
-    """eps of a U-Net, one row at a time; `shift` (B, W) is added to the time embedding."""
+    """Predict eps with a U-Net, one row at a time; `shift` (B, W) is added to the time embedding."""
     unet = unet or prior.unet
     rows = []
     for i in range(len(noisy)):
@@ -61,7 +61,7 @@ def eps(prior, noisy, t, text, unet=None, shift=None):
 
 
 def guided(prior, noisy, t, views, scale):
-    """uncond + s (cond - uncond), cond with the paper's view words."""
+    """Return uncond + s (cond - uncond), where cond has view-dependent prompting as in the paper."""
     texts = [f"{PROMPT}, {words}" for words in cameras.view_prompts(views)]
     cond = eps(prior, noisy, t, prior.embed(texts))
     uncond = eps(prior, noisy, t, prior.embed([""] * len(t)))
@@ -70,7 +70,7 @@ def guided(prior, noisy, t, views, scale):
 
 @torch.no_grad()
 def score(prior, state, noisy, t, views):
-    """eps_q from a score model's saved state: W + B A, and the camera's two layers."""
+    """Predict eps_q from a score network's saved state: W + B A, and the two layers of the camera embedding."""
     unet = copy.deepcopy(prior.unet)
     for name in {key.rsplit(".", 1)[0] for key in state if not key.startswith("camera.")}:
         weight = unet.get_submodule(name).weight

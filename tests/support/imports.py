@@ -1,6 +1,7 @@
 """Static imports between the project's own modules, read with `ast` and without importing anything."""
 
 import ast
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
@@ -14,13 +15,10 @@ def module_file(module: str, root: Path) -> Path | None:
     return found[0] if found else None
 
 
-@cache
-def direct_imports(module: str, root: Path) -> frozenset[str]:
-    """Return the project's modules that a module names in an import statement, at any depth of its code."""
-    file = module_file(module, root)
-    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+def named_imports(tree: ast.AST, package: str, root: Path) -> frozenset[str]:
+    """Return the project's modules that code of a package names in an import statement, at any depth."""
     found = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -33,11 +31,26 @@ def direct_imports(module: str, root: Path) -> frozenset[str]:
     return frozenset(name for name in found if name.split(".")[0] in PACKAGES and module_file(name, root))
 
 
-def imported_modules(module: str, root: Path) -> set[str]:
-    """Return a module and everything of the project that it imports, directly or not."""
+@cache
+def direct_imports(module: str, root: Path) -> frozenset[str]:
+    """Return the project's modules that a module names in an import statement, at any depth of its code."""
+    file = module_file(module, root)
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    return named_imports(ast.parse(file.read_text(encoding="utf-8")), package, root)
+
+
+def function_imports(module: str, function: str, root: Path) -> frozenset[str]:
+    """Return what a module imports outside of its functions and in one of them."""
+    tree = ast.parse(module_file(module, root).read_text(encoding="utf-8"))
+    tree.body = [node for node in tree.body if not isinstance(node, ast.FunctionDef) or node.name == function]
+    return named_imports(tree, module.rpartition(".")[0], root)
+
+
+def imported_modules(module: str, root: Path, without: Collection[str] = ()) -> set[str]:
+    """Return a module and everything of the project that it imports, directly or not, except through some modules."""
     found, waiting = set(), [module]
     while waiting:
-        if (name := waiting.pop()) not in found:
+        if (name := waiting.pop()) not in found and name not in without:
             found.add(name)
             waiting += direct_imports(name, root)
     return found

@@ -1,11 +1,29 @@
-"""A tiny random model in the StableDiffusionPipeline layout, for tests that need no trained weights."""
+"""Tiny random model in the StableDiffusionPipeline layout, for tests that need no trained weights."""
 
 import json
 from pathlib import Path
 
 import torch
 
-WORDS = "a red blue green mug chair mushroom of normal map front side back overhead view , photo".split()
+WORDS = [
+    "a",
+    "red",
+    "blue",
+    "green",
+    "mug",
+    "chair",
+    "mushroom",
+    "of",
+    "normal",
+    "map",
+    "front",
+    "side",
+    "back",
+    "overhead",
+    "view",
+    ",",
+    "photo",
+]
 
 
 def make(
@@ -18,7 +36,7 @@ def make(
     width: int = 32,
     dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """Write unet, vae, text_encoder, tokenizer, scheduler and a scorer; returns the folder."""
+    """Write unet, vae, text_encoder, tokenizer, scheduler and a scorer, and return the folder."""
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
 
@@ -47,26 +65,26 @@ def make(
             sample_size=sample_size * 4,
         )
         vocabulary = _tokenizer(folder / "tokenizer")
-        text = dict(
-            vocab_size=vocabulary,
-            hidden_size=width,
-            intermediate_size=width * 2,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=20,
-            bos_token_id=0,
-            eos_token_id=1,
-            pad_token_id=1,
-        )
+        text = {
+            "vocab_size": vocabulary,
+            "hidden_size": width,
+            "intermediate_size": width * 2,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 20,
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+            "pad_token_id": 1,
+        }
         encoder = CLIPTextModel(CLIPTextConfig(**text))
-        vision = dict(
-            hidden_size=width,
-            intermediate_size=width * 2,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            image_size=32,
-            patch_size=8,
-        )
+        vision = {
+            "hidden_size": width,
+            "intermediate_size": width * 2,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 32,
+            "patch_size": 8,
+        }
         scorer = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=width))
     scheduler = DDIMScheduler(
         num_train_timesteps=1000,
@@ -106,7 +124,7 @@ def make(
 
 
 def _tokenizer(folder: Path) -> int:
-    """A CLIP tokenizer that knows letters only; returns its vocabulary's size."""
+    """Write a CLIP tokenizer whose vocabulary is single characters, and return the size of the vocabulary."""
     folder.mkdir(parents=True, exist_ok=True)
     letters = sorted({letter for word in WORDS for letter in word} | set("abcdefghijklmnopqrstuvwxyz0123456789"))
     tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]

@@ -1,5 +1,6 @@
-"""A prior of one's own: its training is a DVC pipeline, resumes to the step, and its model is one like any other."""
+"""Training of a prior: it is a DVC pipeline, resumes from its last step, and gives a model like any other."""
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT, Clone, copy_project
+from tests.support.imports import function_imports, imported_modules, module_file
 
 TINY = {
     "render": {"images": 48, "heldout": 16, "shard": 16},
@@ -63,6 +65,49 @@ def test_the_committed_pipeline_is_what_the_stages_say():
         assert all((ROOT / path).exists() for path in spec.dependencies)
 
 
+# Modules that report, find files or check parameters: no result depends on them.
+NO_RESULT = {
+    "prolific_core.discovery",
+    "prolific_core.errors",
+    "prolific_core.prompts",
+    "prolific_core.visualisation",
+    "tasks.prior_training.runs",
+    "tasks.prior_training.specs",
+    "tasks.runtime.console",
+    "tasks.runtime.locks",
+    "tasks.runtime.project",
+    "tasks.runtime.records",
+    "tasks.runtime.revision",
+    "tasks.runtime.usage",
+    "tasks.tracking.prompt_runs",
+}
+
+
+@pytest.mark.parametrize("stage", ["render", "autoencoder", "diffusion", "scorer", "classifier", "model"])
+def test_the_code_of_a_stage_is_what_it_imports(stage):
+    from tasks.prior_training.specs import STAGES
+
+    listed = STAGES[stage].dependencies
+    imported = {"tasks.prior_training.stages"}
+    for module in function_imports("tasks.prior_training.stages", stage, ROOT):
+        imported |= imported_modules(module, ROOT, without=NO_RESULT)
+    files = {module_file(module, ROOT).relative_to(ROOT).as_posix() for module in imported}
+    files = {file for file in files if not file.endswith("__init__.py")}
+
+    def covers(path: str, file: str) -> bool:
+        return file == path or file.startswith(f"{path}/")
+
+    assert not {file for file in files if not any(covers(path, file) for path in listed)}
+    assert not {path for path in STAGES[stage].code if not any(covers(path, file) for file in files)}
+
+
+def test_every_stage_has_a_body():
+    from tasks.prior_training import stages
+    from tasks.prior_training.specs import STAGES
+
+    assert all(callable(getattr(stages, name)) for name in STAGES)
+
+
 def test_the_committed_numbers_are_known():
     from tasks.prior_training.runs import PriorRuns
     from tasks.runtime.project import Project
@@ -110,7 +155,8 @@ def test_a_killed_training_ends_in_the_same_bytes(trained, stage, file, tmp_path
     # A checkpoint at every step, instead of every 250.
     code = (
         "import sys\nfrom prolific_core.toybox.training import loop\n"
-        "loop.run.__kwdefaults__['checkpoint_every'] = 1\nfrom tasks.prior_training.__main__ import main\nsys.exit(main(sys.argv[1:]))"
+        "loop.run.__kwdefaults__['checkpoint_every'] = 1\n"
+        "from tasks.prior_training.__main__ import main\nsys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, stage, "tiny"]
     state = root / ".state/priors/tiny" / stage / "checkpoints"
@@ -127,6 +173,78 @@ def test_a_killed_training_ends_in_the_same_bytes(trained, stage, file, tmp_path
     records = (root / ".state/priors/tiny" / stage / "records.jsonl").read_text()
     assert records.count('"kind": "start"') == 2
     assert sha(root / "priors/tiny" / stage / file) == whole
+
+
+def test_a_checkpoint_outlives_changes_of_code_but_not_of_what_is_learned(trained, tmp_path, monkeypatch):
+    from tasks.prior_training import specs
+    from tasks.prior_training.job import PriorStage
+    from tasks.runtime.project import Project
+
+    root = tmp_path / "clone"
+    shutil.copytree(trained.root, root, symlinks=True)
+
+    def key(stage: str) -> str:
+        return PriorStage(Project(root), stage, "tiny").key
+
+    keys = {stage: key(stage) for stage in specs.STAGES}
+    checkpoint = PriorStage(Project(root), "scorer", "tiny").checkpoint
+    (checkpoint / "state.safetensors").write_bytes(b"half a training")
+    for stage, spec in specs.STAGES.items():  # the files have other names, and other contents
+        changed = dataclasses.replace(spec, code=("tasks/prior_training/specs.py",))
+        monkeypatch.setitem(specs.STAGES, stage, changed)
+    loop = root / "prolific_core/toybox/training/loop.py"
+    loop.write_text(loop.read_text() + "\n# A comment.\n")
+    assert {stage: key(stage) for stage in specs.STAGES} == keys
+    again = PriorStage(Project(root), "scorer", "tiny").checkpoint
+    assert again == checkpoint and (again / "state.safetensors").read_bytes() == b"half a training"
+
+    vocabulary = root / "prolific_core/toybox/vocabulary/vocab.json"
+    vocabulary.write_text(vocabulary.read_text() + "\n")
+    assert {stage for stage in keys if key(stage) != keys[stage]} == {"diffusion", "scorer", "model"}
+    params = root / "priors/tiny/params.yaml"
+    params.write_text(yaml.safe_dump({**TINY, "system": {}, "classifier": {**TINY["classifier"], "steps": 41}}))
+    assert key("classifier") != keys["classifier"] and key("autoencoder") == keys["autoencoder"]
+    manifest = root / "priors/tiny/render/manifest.json"
+    manifest.write_text(manifest.read_text() + "\n")
+    assert key("autoencoder") != keys["autoencoder"]
+
+
+def test_dvc_commit_accepts_a_change_of_code_that_changes_no_result(trained, tmp_path):
+    root = tmp_path / "clone"
+    shutil.copytree(trained.root, root, symlinks=True)
+    clone = Clone(root)
+
+    def dvc(*command: str) -> str:
+        done = clone.run("tasks.dvc_pipeline.cli", *command, PROLIFIC_TRACKER="off")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    for module in ("prolific_core/toybox/training/loop.py", "tasks/prior_training/stages.py"):
+        path = root / module
+        path.write_text(path.read_text() + "\n# A comment.\n")
+    changed = json.loads(dvc("status", "--json", "priors/tiny/dvc.yaml"))
+    assert len(changed) == 6
+    dvc("commit", "--force", "priors/tiny/dvc.yaml")
+    assert json.loads(dvc("status", "--json", "priors/tiny/dvc.yaml")) == {}
+    written = {path: path.stat().st_mtime_ns for path in (root / "priors/tiny").glob("*/manifest.json")}
+    dvc("repro", "priors/tiny/dvc.yaml")
+    assert {path: path.stat().st_mtime_ns for path in (root / "priors/tiny").glob("*/manifest.json")} == written
+    assert len(written) == 6
+
+
+def test_the_model_card_names_the_revision_that_trained_each_part(trained, tmp_path):
+    parts = ("autoencoder", "diffusion", "scorer", "classifier")
+    card = (trained.root / "priors/tiny/model/MODEL_CARD.md").read_text()
+    assert all(f"| {part} | unknown |" in card for part in parts)  # the copy of the project has no history
+    root = tmp_path / "clone"
+    shutil.copytree(trained.root, root, symlinks=True)
+    records = root / ".state/priors/tiny/diffusion/records.jsonl"
+    start, *rest = records.read_text().splitlines()
+    records.write_text("\n".join([json.dumps({**json.loads(start), "revision": "14eb0a3c2d11"}), *rest]) + "\n")
+    done = Clone(root).run("tasks.prior_training", "model", "tiny", PROLIFIC_TRACKER="off")
+    assert done.returncode == 0, done.stderr
+    card = (root / "priors/tiny/model/MODEL_CARD.md").read_text()
+    assert "| diffusion | 14eb0a3c2d11 |" in card and "| scorer | unknown |" in card
 
 
 def test_finished_shards_outlive_a_kill(trained, tmp_path):

@@ -12,9 +12,8 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
-from prolific_core.files import write_atomically
+from prolific_core.files import write_atomically, write_json
 from prolific_core.toybox.evaluation.classifier import HEADS, ClassifierNetwork
-from prolific_core.toybox.files import write_json
 from prolific_core.toybox.params import ClassifierConfig
 from prolific_core.toybox.training.loop import Training, run, warm_up_and_fall
 from prolific_core.toybox.training.shards import Shards, heldout_images, to_float
@@ -194,6 +193,7 @@ def publish(network: ClassifierNetwork, config: ClassifierConfig, folder: Path) 
             "image_size": 64,
             "input": "sRGB in [0, 1]",
         },
+        indent=1,
     )
     weights = {name: v.half() if v.is_floating_point() else v for name, v in network.state_dict().items()}
     write_atomically(folder / "model.safetensors", save({name: v.contiguous() for name, v in weights.items()}))

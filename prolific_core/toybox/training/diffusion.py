@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -208,7 +208,7 @@ def train(
     data = Latents(shards, latents, tok, config)
     models, average = build(config, channels, tok), build(config, channels, tok)
     average.load_state_dict(models.state_dict())
-    prior = LatentDiffusion(average["unet"], vae, average["text_encoder"], tok, build_scheduler())
+    prior = LatentDiffusion(cast(Any, average["unet"]), vae, average["text_encoder"], tok, build_scheduler())
     empty = text.encode(tok, [""])[0]
 
     def loss(step: int) -> Tensor:

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prolific_core.files import write_atomically
-from prolific_core.toybox.files import write_json
+from prolific_core.files import write_atomically, write_json
 from prolific_core.toybox.training import text
 
 CLASSES = {
@@ -47,6 +46,7 @@ def publish(folder: Path, *, vae: Any, unet: Any, text_encoder: Any, scheduler: 
             **CLASSES,
             "requires_safety_checker": False,
         },
+        indent=1,
     )
 
 
@@ -64,7 +64,7 @@ def save_half(model: Any, folder: Path) -> None:
         if isinstance(part, dict):
             part.pop("torch_dtype", None)
             part["dtype"] = "float32"
-    write_json(folder / "config.json", config)
+    write_json(folder / "config.json", config, indent=1)
 
 
 def write_model_card(folder: Path, name: str, revisions: dict[str, str | None]) -> None:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from prolific_core.toybox.files import write_json
+from prolific_core.files import write_json
 from prolific_core.toybox.params import SIZE, ScorerConfig
 from prolific_core.toybox.training import text
 from prolific_core.toybox.training.loop import Training, run, warm_up_and_fall
@@ -223,4 +223,5 @@ def publish(model: Any, folder: Path) -> None:
             "resample": 2,
             "do_convert_rgb": True,
         },
+        indent=1,
     )

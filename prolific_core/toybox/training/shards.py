@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from prolific_core.toybox.files import save_array, write_json
+from prolific_core.files import write_json
+from prolific_core.toybox.files import save_array
 from prolific_core.toybox.params import HELD_OUT_SEED, SIZE, MixConfig, RenderConfig
 
 SPLITS = ("train", "heldout")
@@ -53,7 +54,7 @@ def render_shard(folder: Path, data: RenderConfig, split: str, start: int, count
     seed = data.seed + SPLITS.index(split)
     examples = [world.draw(seed, start + k, data, split=split) for k in range(count)]
     save_array(stem.with_suffix(".npy"), np.stack([e.image for e in examples]))
-    write_json(stem.with_suffix(".json"), [e.label() for e in examples])
+    write_json(stem.with_suffix(".json"), [e.label() for e in examples], indent=1)
 
 
 class Shards:

@@ -25,7 +25,7 @@ def prior(folder):
 
 @pytest.fixture(scope="module", params=[True, False], ids=["camera", "no camera"])
 def trained(request, prior):
-    """A VSD estimator whose score model has moved, with a camera it has learned from or never seen."""
+    """A VSD estimator with a trained score network, with and without camera."""
     dropout = 0.1 if request.param else 1.0
     guide = estimator(prior, score=ScoreConfig(learning_rate=1e-2, targets="all", camera_dropout=dropout))
     latents, _, _, views = draws(4)
@@ -49,7 +49,9 @@ def test_vsd_gradient_is_its_formula(prior, trained, scale, batch):
     w = 1 - by_formula.alpha_bar(prior, t)
     expected = w * (by_formula.guided(prior, noisy, t, views, scale) - own)
     torch.testing.assert_close(at_scale(trained, scale).gradient(latents, views, t, noise), expected, **EXACT)
-    assert (own - by_formula.eps(prior, noisy, t, prior.embed([PROMPT] * batch))).abs().max() > 1e-2  # q did move
+    assert (
+        own - by_formula.eps(prior, noisy, t, prior.embed([PROMPT] * batch))
+    ).abs().max() > 1e-2  # q has been trained
 
 
 @pytest.mark.parametrize("batch", [1, 4])
@@ -70,7 +72,7 @@ def test_sds_is_vsd_with_the_noise_in_place_of_the_score(prior):
 
 
 @pytest.mark.parametrize("targets", ["attention", "all"])
-def test_first_vsd_gradient_is_exactly_zero_without_guidance_and_view_words(folder, targets):
+def test_first_vsd_gradient_is_exactly_zero_without_guidance_and_view_prompts(folder, targets):
     prior = LatentDiffusion.load(str(folder))
     latents, noise, t, views = draws(4, torch.float32)
     guide = estimator(prior, scale=1.0, view_prompts=False, score=ScoreConfig(targets=targets))
@@ -80,7 +82,7 @@ def test_first_vsd_gradient_is_exactly_zero_without_guidance_and_view_words(fold
 
 
 @pytest.mark.parametrize("share", [False, True])
-def test_the_prior_never_moves_and_its_answers_know_nothing_of_the_score(folder, share):
+def test_the_prior_and_its_predictions_never_change(folder, share):
     prior = LatentDiffusion.load(str(folder))
     latents, noise, t, views = draws(2, torch.float32)
     before = {name: p.clone() for name, p in prior.state_dict().items()}

@@ -1,4 +1,4 @@
-"""CSD, Perp-Neg, CFG rescale, the guidance interval, view words, schedules: each against its formula."""
+"""CSD, Perp-Neg, rescaled CFG, guidance interval, view-dependent prompting and schedules against their formulas."""
 
 import math
 
@@ -23,7 +23,7 @@ def prior(request, tmp_path_factory):
 
 
 def looking(azimuth, elevation):
-    """Cameras at angles in degrees."""
+    """Return cameras at angles in degrees."""
     a, e = (torch.tensor([math.radians(x) for x in values]) for values in (azimuth, elevation))
     return cameras.from_angles(a, e, torch.ones(len(a)), torch.ones(len(a)))
 
@@ -33,7 +33,7 @@ def of(prior, text, noisy, t):
 
 
 def gradient(prior, guide, latents, t, noise, views):
-    """The guide's, with the weight taken out: the bracket."""
+    """Return the gradient of the guidance without its weight w(t)."""
     return guide.gradient(latents, views, t, noise) / (1 - by_formula.alpha_bar(prior, t))
 
 
@@ -97,8 +97,8 @@ def test_a_perpendicular_part_is_perpendicular():
     assert (part * to).sum((1, 2, 3)).abs().max() < 1e-3 and torch.equal(perp_neg.perpendicular(x, 0 * to), x)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.7, 1.0])
-def test_rescale_is_that_of_diffusers_on_the_networks_output(prior, share):
+@pytest.mark.parametrize("phi", [0.0, 0.7, 1.0])
+def test_rescale_is_that_of_diffusers_on_the_networks_output(prior, phi):
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
         rescale_noise_cfg,
     )
@@ -113,21 +113,23 @@ def test_rescale_is_that_of_diffusers_on_the_networks_output(prior, share):
             return torch.cat([prior.unet(x[None], s, encoder_hidden_states=e[None]).sample for x, s, e in rows])
 
     positive, none = raw(f"{PROMPT}, front view"), raw("")
-    out = rescale_noise_cfg(none + 7.5 * (positive - none), positive, share)
+    out = rescale_noise_cfg(none + 7.5 * (positive - none), positive, phi)
     eps = out if prior.scheduler.config.prediction_type == "epsilon" else a.sqrt() * out + (1 - a).sqrt() * noisy
-    guide = estimator(prior, method="sds", combine="rescale", rescale=share)
+    guide = estimator(prior, method="sds", combine="rescale", rescale=phi)
     torch.testing.assert_close(gradient(prior, guide, latents, t, noise, eyes), eps - noise, **EXACT)
 
 
-def test_outside_of_the_interval_only_the_conditional_is_asked(prior, monkeypatch):
+def test_outside_of_the_interval_only_the_conditional_is_evaluated(prior, monkeypatch):
     latents, noise, t, eyes = draws(4)  # t = 100, 900, 20, 500
     guide, full, plain = (
         estimator(prior, method="sds", scale=scale, interval=interval)
         for scale, interval in ((7.5, (0.1, 0.5)), (7.5, None), (1.0, None))
     )
     rows = []
-    ask = type(prior).predict_noise
-    monkeypatch.setattr(type(prior), "predict_noise", lambda self, x, *rest: rows.append(len(x)) or ask(self, x, *rest))
+    predict = type(prior).predict_noise
+    monkeypatch.setattr(
+        type(prior), "predict_noise", lambda self, x, *rest: rows.append(len(x)) or predict(self, x, *rest)
+    )
     got = guide.gradient(latents, eyes, t, noise)
     assert sum(rows) == 6  # two rows for 100 and 500, one for 900 and 20
     everywhere, nowhere = full.gradient(latents, eyes, t, noise), plain.gradient(latents, eyes, t, noise)
@@ -135,7 +137,7 @@ def test_outside_of_the_interval_only_the_conditional_is_asked(prior, monkeypatc
     torch.testing.assert_close(got[[1, 2]], nowhere[[1, 2]], **EXACT)
 
 
-def test_interpolated_view_words_mix_embeddings_by_azimuth(prior):
+def test_interpolated_view_prompts_mix_embeddings_by_azimuth(prior):
     eyes = looking([0, 45, -90, 150, 10], [0, 0, 59, 0, 61])
     mixed = view_prompts.interpolated(prior, PROMPT, eyes)
     front, side, back, overhead = (
@@ -161,7 +163,7 @@ def test_options_that_do_not_go_together_are_refused(prior, options, said):
 
 
 @pytest.mark.parametrize(("key", "known"), [("method", "csd, sds, vsd"), ("combine", "cfg, perp_neg, rescale")])
-def test_names_of_files_that_are_not_there_are_told_with_those_that_are(key, known):
+def test_unknown_names_of_files_are_refused_with_the_known_ones(key, known):
     with pytest.raises(InputError) as caught:
         config.resolve(("params.yaml", {"nerf": {"guidance": {key: "nfsd"}}}))
     assert str(caught.value) == f"params.yaml: nerf.guidance.{key} = 'nfsd': there is no such file; known: {known}"

@@ -1,4 +1,4 @@
-"""The score model: LoRA merged or through peft, a user's own LoRA, a U-Net of its own, eps or v, warm-up."""
+"""The score network: merged LoRA and peft's own, a user's own LoRA, the small U-Net, eps or v, warm-up."""
 
 import copy
 import warnings
@@ -24,7 +24,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture
 def folder(folders):
-    """The prior whose output needs converting."""
+    """The prior whose output needs a conversion."""
     return folders["v_prediction"]
 
 
@@ -98,7 +98,7 @@ def test_a_users_own_lora_stays_on_in_the_prior_and_in_q(prior, dtype):
     assert torch.equal(prior.predict_noise(latents, t, text), with_user)
     assert torch.equal(guide.score.frozen(latents, t, text), guide.score.schedule.output_from(with_user, latents, t))
     assert (guide.predict_eps_q(latents, t, noise, views) - bare).abs().max() > 1e-3
-    # Ours is beside it: trained and in full precision, the user's as it was.
+    # Our adapter is trained in full precision, and the user's adapter is unchanged.
     layer = next(m for m in guide.score._network.adapted.modules() if hasattr(m, "lora_A") and len(m.lora_A) == 2)
     assert list(layer.active_adapters) == ["user", ADAPTER] and layer.lora_A[ADAPTER].weight.dtype == torch.float32
     assert not any("user" in name for name in guide.score.trainable_state())
@@ -198,7 +198,7 @@ def test_a_shared_pass_changes_no_gradient_and_trains_as_its_formula(folder):
     for guide in (shared, plain):
         guide.train_step(latents, views.c2w.double(), generator(5, "start"))
     assert torch.equal(shared.gradient(latents, views, t, noise), plain.gradient(latents, views, t, noise))
-    # Its step is the denoising loss at the gradient's own t and noise, every camera seen.
+    # The training step uses the denoising loss at the gradient's t and noise, without camera dropout.
     drawn = []
     shared.train_score_network(latents, views, lambda purpose: drawn.append(purpose) or start)
     assert drawn == []
@@ -211,7 +211,7 @@ def test_a_shared_pass_changes_no_gradient_and_trains_as_its_formula(folder):
         torch.testing.assert_close(shared.score.trainable_state()[name], value, rtol=1e-9, atol=1e-12)
     shared.train_score_network(
         latents, views, lambda purpose: drawn.append(purpose) or start
-    )  # nothing to share: its own draws
+    )  # without a pass to share, it draws its own t and noise
     assert drawn == ["score 0"]
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from prolific_core.toybox.files import save_array, write_json
+from prolific_core.files import write_json
+from prolific_core.toybox.files import save_array
 from prolific_core.toybox.params import DiffusionConfig
 from prolific_core.toybox.training import text
 from prolific_core.toybox.training.diffusion import Latents, towards_noise
