@@ -5,7 +5,6 @@ import sys
 import torch
 
 from prolific_core import cameras
-from prolific_core.cameras import Cameras
 from prolific_core.mesh.export import load_glb
 from prolific_core.mesh.textured_view import TexturedView
 from prolific_core.metrics.alignment import alignment
@@ -47,7 +46,7 @@ def run(stage: Stage) -> dict:
     return {name: sum(result[name] for result in results) / len(results) for name in results[0]}
 
 
-def _render(stage: Stage, mesh: TexturedView, views: Cameras) -> Views:
+def _render(stage: Stage, mesh: TexturedView, views: cameras.Cameras) -> Views:
     """Render the views over white, one at a time, which needs less memory."""
     side = stage.config.evaluate.resolution
     with torch.no_grad():

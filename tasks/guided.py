@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from prolific_core import cameras, memory
-from prolific_core.cameras import Cameras
 from prolific_core.config import GuidanceConfig, StageConfig
 from prolific_core.guidance import base
 from prolific_core.guidance.score_network.gain import ScoreGainMonitor
@@ -80,11 +79,11 @@ def preview_side(config: StageConfig) -> int:
     return max(64, min(256, max(side for _, side in config.resolution)))
 
 
-def _colours(scene: Scene, views: Cameras, side: int) -> Tensor:
-    return scene.render(views, side).rgb
-
-
-def four_views(stage: Stage, config: StageConfig, show: Callable[[Any, Cameras, int], Tensor] = _colours) -> Strip:
+def four_views(
+    stage: Stage,
+    config: StageConfig,
+    show: Callable[[Any, cameras.Cameras, int], Tensor] = lambda scene, views, side: scene.render(views, side).rgb,
+) -> Strip:
     """Show four views (B, 3, H, W) of a scene side by side, from the middle of the configured camera ranges."""
     middle = {key: sum(getattr(config.cameras, key)) / 2 for key in ("distance", "fov")}
     views = cameras.orbit(4, elevation=20, **middle).to(stage.device)

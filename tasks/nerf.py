@@ -3,7 +3,6 @@
 import torch
 
 from prolific_core import cameras, memory
-from prolific_core.cameras import Cameras
 from prolific_core.render.result import Render
 from prolific_core.scenes import store
 from prolific_core.scenes.radiance_field import RadianceField
@@ -37,7 +36,7 @@ def _strip(stage: Stage, scene: str) -> Strip:
     return lambda field: layers(field.render_rays(*rays, normals=True))[0]
 
 
-def _render(field: RadianceField, views: Cameras, side: int, normals: bool = False) -> Render:
+def _render(field: RadianceField, views: cameras.Cameras, side: int, normals: bool = False) -> Render:
     """Render a field over white, or over its own background if the cameras are inside the scene."""
     background = None if field.config.scene == "scene" else "white"
     return field.render(views, side, background=background, normals=normals)
