@@ -56,7 +56,7 @@ def distil_stage(
         name=stage.name,
         state_file=stage.checkpoint / "state.safetensors",
         observe=observe,
-        preview=lambda step: stage.picture("views", preview(scenes, strip), step),
+        preview=lambda step: stage.image("views", preview(scenes, strip), step),
     )
     stage.fractions(timer.fractions())
 

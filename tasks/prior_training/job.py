@@ -63,7 +63,7 @@ class PriorStage(Job):
         """Save a preview of images (N, 3, S, S) in [0, 1], eight in a row."""
         from prolific_core.visualisation import contact_sheet
 
-        self.picture("samples", contact_sheet(images, columns=8), step)
+        self.image("samples", contact_sheet(images, columns=8), step)
 
     def observe(self, step: int, values: dict) -> None:
         """Record the metrics of a training step."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from prolific_core.config import LoggingConfig, SystemConfig
 from prolific_core.errors import InputError
-from prolific_core.files import atomically, write_atomically
+from prolific_core.files import atomically, write_json
 from tasks.runtime import locks, machine, records
 from tasks.runtime.console import Console
 
@@ -139,14 +139,14 @@ class Job:
         """Record fractions of the run time by name, which are not part of the result."""
         self._fractions = fractions
 
-    def picture(self, name: str, image, step: int | None = None) -> Path:
+    def image(self, name: str, image, step: int | None = None) -> Path:
         """Save an image, (3, H, W) or (H, W, 3) in [0, 1], as a preview; preview.png is a copy of the newest one."""
         step = self._step if step is None else step
         path = self.state / "preview" / f"{name}-{step:06d}.png"
         save_png(path, image)
         with atomically(self.state / "preview.png") as temporary:
             shutil.copyfile(path, temporary)
-        self._record("picture", name=name, step=step, file=f"preview/{path.name}")
+        self._record("image", name=name, step=step, file=f"preview/{path.name}")
         return path
 
     def video(self, name: str, frames) -> Path:
@@ -266,11 +266,6 @@ def save_png(path: Path, image) -> None:
         array = array[:, :, 0]
     with atomically(path) as temporary:
         Image.fromarray(array).save(temporary, format="PNG")
-
-
-def write_json(path: Path, value: dict) -> None:
-    """Write a value as sorted and indented JSON, so that equal values give equal bytes."""
-    write_atomically(path, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
 
 
 def digest(path: Path) -> str:

@@ -5,7 +5,7 @@ Each line is an event with the time at which it was written:
     {"kind": "start", "attempt": "...", "key": "...", "revision": "14eb0a3c2d11", "time": ...}
     {"kind": "progress", "step": 40, "steps": 600, "left": 93.1, "time": ...}          the progress bar
     {"kind": "metrics", "step": 40, "values": {"loss": 0.31}, "usage": {...}, "time": ...}  the curves
-    {"kind": "picture", "name": "view", "step": 50, "file": "preview/view-000050.png", "time": ...}
+    {"kind": "image", "name": "view", "step": 50, "file": "preview/view-000050.png", "time": ...}
     {"kind": "file", "file": "preview/turntable.mp4", "time": ...}
     {"kind": "note", "text": "expects about 0.7 GB on cpu", "time": ...}                 a line for the console
     {"kind": "end", "seconds": 61.0, "peak_memory_mb": 900.0, "metrics": {...},

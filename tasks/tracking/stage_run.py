@@ -89,7 +89,7 @@ class StageRun:
             if record["kind"] == "metrics":
                 values = {**record["values"], **record.get("usage", {})}
                 points += [(name, value, record["step"], time) for name, value in values.items()]
-            elif record["kind"] == "picture":
+            elif record["kind"] == "image":
                 self._image(record, time)
             elif record["kind"] == "file" and (self.state / record["file"]).is_file():
                 self.tracker.client.log_artifact(self.run, str(self.state / record["file"]))
