@@ -77,7 +77,7 @@ def test_a_missing_or_damaged_input_is_named_with_the_command_that_makes_it(proj
     output = project.output("a-red-mug", "initialise")
     assert Stage(project, "nerf", "a-red-mug").input("initialise") == output
     (output / "file.txt").write_text("changed")
-    with pytest.raises(InputError, match="initialise/file.txt is not the file its stage wrote"):
+    with pytest.raises(InputError, match="initialise/file.txt is missing or has been modified"):
         Stage(project, "nerf", "a-red-mug").input("initialise")
     (output / "manifest.json").unlink()
     with pytest.raises(InputError, match="is incomplete"):
@@ -101,7 +101,7 @@ def test_a_checkpoint_is_of_these_parameters_inputs_and_code(clone, project):
     clone.edit("params.yaml", "initialise: {}", "initialise: {particles: 2}")
     second = folder()
     assert second != first and not first.exists()  # the old one is of no use any more
-    clone.edit("tasks/initialise.py", "quality", "Quality")
+    clone.edit("tasks/initialise.py", '"""', '"""(Changed.) ')
     third = folder()
     assert third not in (first, second)
 
@@ -196,7 +196,7 @@ def test_dvc_runs_only_what_changed(clone):
     assert clone.repro() == list(STAGES)
     clone.edit("params.yaml", "preview_every: 50", "preview_every: 10")  # logging: no result depends on it
     (clone.root / "flows" / "report.py").write_text("# another report\n")
-    clone.edit("tasks/tracking/tracker.py", "MLflow remembers", "MLflow recalls")
+    clone.edit("tasks/tracking/tracker.py", '"""', '"""(Changed.) ')
     assert clone.repro() == []
     clone.edit("presets/demo.yaml", "export: {faces: 20000", "export: {faces: 20001")
     assert clone.repro() == ["export", "evaluate"]
