@@ -25,7 +25,7 @@ def run(project: Project, name: str, prior: str) -> dict:
     job.key  # noqa: B018 (reports a missing input before torch is loaded)
     os.chdir(project.root)
     machine.threads(job.system.threads)
-    job.device  # noqa: B018 (sets threads and determinism before anything computes)
+    job.device  # noqa: B018 (sets threads and determinism before the computation starts)
     body = getattr(stages, name)
     return job.run(body, Console(f"{prior} {name}"))
 

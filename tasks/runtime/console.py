@@ -1,4 +1,4 @@
-"""Progress display of a stage on stderr: a bar in a terminal, and lines at intervals elsewhere."""
+"""Progress display of a stage on stderr: a bar in a terminal, and a line every few seconds elsewhere."""
 
 import sys
 import time

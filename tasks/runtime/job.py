@@ -1,4 +1,4 @@
-"""Base class of jobs: computations that read and write files, and whose output appears only once it is complete.
+"""Base class of jobs: computations on files, whose output appears only once it is complete.
 
 A job runs a function `run(job) -> dict[str, float]` that reads the outputs of earlier jobs, writes to `job.output` and
 returns metrics. The result must depend only on parameters, inputs and code. Everything that may differ between two
@@ -26,7 +26,7 @@ METRICS = "metrics.json"
 
 
 class Job:
-    """Base class of jobs, with the methods that the function of a job calls and the code that runs this function.
+    """Base class of jobs, which runs the function of a job and provides its inputs, output, checkpoints and reporting.
 
     Subclasses define everything that determines the result. `final` is the final folder of the output; records,
     previews and checkpoints are written to the folder `state`.
@@ -136,7 +136,7 @@ class Job:
             self._console.note(text)
 
     def fractions(self, fractions: dict[str, float]) -> None:
-        """Record the fraction of the run time by activity, which is not part of the result."""
+        """Record the fraction of the run time spent on each activity, which is not part of the result."""
         self._fractions = fractions
 
     def picture(self, name: str, image, step: int | None = None) -> Path:
@@ -182,7 +182,7 @@ class Job:
             self._console = console
             try:
                 if "torch" in sys.modules:
-                    self.device  # noqa: B018 (sets threads and determinism before the body computes)
+                    self.device  # noqa: B018 (sets threads and determinism before the computation starts)
                 self.measure(**(body(self) or {}))
                 self._finish()
             except BaseException:

@@ -59,7 +59,7 @@ class Records:
 
 
 class EtaEstimator:
-    """Estimator of the remaining seconds, based on the latest steps only, because the first ones load and compile."""
+    """Estimator of the remaining seconds from the latest steps, because loading and compiling slow the first steps."""
 
     def __init__(self, window: int = 40):
         self._seen: deque[tuple[float, int]] = deque(maxlen=window)

@@ -15,14 +15,8 @@ from tasks.runtime import locks, records
 from tasks.runtime.project import Project
 from tasks.tracking.stage_run import FILES, manifest_digest
 
-_PLAIN = (
-    "experiment",
-    "name",
-    "identity",
-    "tags",
-    "parameters",
-    "prompts",
-)  # attributes of the subject that are copied
+# Attributes of the subject that are copied.
+_PLAIN = ("experiment", "name", "identity", "tags", "parameters", "prompts")
 
 
 class PendingRun:
@@ -33,10 +27,9 @@ class PendingRun:
         content = json.loads((folder / "subject.json").read_text())
         for name in _PLAIN:
             setattr(self, name, content["subject"][name])
-        self.stages: dict[str, dict] = content["stages"]  # tags, parameters, cached and failed of each stage
-        self.finished: dict | None = content[
-            "finished"
-        ]  # metrics and origin, or None if `Tracker.finish` was not called
+        self.stages: dict[str, dict] = content["stages"]  # tags, parameters and flags by stage
+        # Metrics and origin of the run, or None if `Tracker.finish` was not called.
+        self.finished: dict | None = content["finished"]
         self.failed: bool = content["failed"]
 
     def delete(self) -> None:

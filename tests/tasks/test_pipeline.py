@@ -101,7 +101,7 @@ def test_a_checkpoint_is_of_these_parameters_inputs_and_code(clone, project):
     clone.edit("params.yaml", "initialise: {}", "initialise: {particles: 2}")
     second = folder()
     assert second != first and not first.exists()  # the old one is of no use any more
-    clone.edit("tasks/initialise.py", '"""', '"""(Changed.) ')
+    clone.edit("tasks/initialise.py", "quality", "Quality")
     third = folder()
     assert third not in (first, second)
 
