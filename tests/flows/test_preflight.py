@@ -37,7 +37,7 @@ def test_a_lock_file_that_was_cut_anywhere_is_made_again_and_nothing_runs(made, 
         assert said == (
             ""
             if lock.exists()
-            else f"prolific: prompts/{ID}/dvc.lock was damaged: removed; DVC makes it again, and finished stages do not run\n"
+            else f"prolific: removed the damaged file prompts/{ID}/dvc.lock; DVC recreates it without running finished stages\n"
         )
         removed += not lock.exists()
     assert removed > 20
@@ -69,7 +69,7 @@ def test_a_lost_cache_object_is_told_and_its_stage_runs_again(made, capsys):
     before = lost.read_bytes()
     lost.unlink()
     assert told(project, capsys).startswith(
-        f"prolific: DVC's cache has lost runs/{ID}/export, so that stage runs again"
+        f"prolific: runs/{ID}/export is missing from DVC's cache; its stage runs again"
     )
     assert made.repro() == ["export"] and lost.read_bytes() == before and told(project, capsys) == ""
 
@@ -79,7 +79,7 @@ def test_a_broken_rwlock_is_removed(made, capsys, content):
     project = Project(made.root)
     path = project.root / ".dvc/tmp/rwlock"
     path.write_text(content)
-    assert told(project, capsys) == "prolific: .dvc/tmp/rwlock was damaged: removed\n" and not path.exists()
+    assert told(project, capsys) == "prolific: removed the damaged file .dvc/tmp/rwlock\n" and not path.exists()
 
 
 def test_of_an_rwlock_only_what_a_living_dvc_holds_stays(made, capsys):
@@ -117,7 +117,7 @@ def test_a_truncated_checkpoint_is_removed_and_a_whole_one_stays(made, capsys):
         path.write_bytes(whole[:end])
         shown = path.relative_to(project.root)
         assert (
-            told(project, capsys) == f"prolific: {shown} was damaged: removed; the stage starts again\n"
+            told(project, capsys) == f"prolific: removed the damaged file {shown}; the stage starts again\n"
             and not path.exists()
         )
     path.write_bytes(whole + b"x")
