@@ -37,7 +37,8 @@ def test_a_lock_file_that_was_cut_anywhere_is_made_again_and_nothing_runs(made, 
         assert said == (
             ""
             if lock.exists()
-            else f"prolific: removed the damaged file prompts/{ID}/dvc.lock; DVC recreates it without running finished stages\n"
+            else f"prolific: removed the damaged file prompts/{ID}/dvc.lock; "
+            "DVC recreates it without running finished stages\n"
         )
         removed += not lock.exists()
     assert removed > 20

@@ -69,7 +69,7 @@ def test_a_prompt_is_added_once_and_edited_after_that(prolific, project):
         (["--preset", "../demo"], "no preset '../demo'"),
         (["--seed", "-1"], "seed = -1"),
         (["--id", "../x"], "not usable"),
-        (["--id", "a-red-mug"], "prompts/a-red-mug is 'a red mug' already"),
+        (["--id", "a-red-mug"], "prompts/a-red-mug already exists with the text 'a red mug'"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(prolific, project, arguments, said):
@@ -125,7 +125,7 @@ def test_a_file_becomes_prompts_and_a_set(prolific, project, name, id, steps):
         ),
         ("x.yaml", "a: {", "not valid YAML"),
         ("x.json", "[]", "must be a .txt, .csv or .yaml file"),
-        ("a-red-mug.txt", "a green mug\n", "give the set another name with --name"),
+        ("a-red-mug.txt", "a green mug\n", "choose another name for the set with --name"),
         ("x.txt", "\n", "x.txt has no prompts"),
     ],
 )
