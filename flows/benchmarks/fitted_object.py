@@ -51,7 +51,7 @@ class Truth:
         # Winding numbers are expensive, so they are computed once on a grid over [-EXTENT, EXTENT]^3 and interpolated.
         side = torch.linspace(-EXTENT, EXTENT, GRID)
         grid = winding(torch.cartesian_prod(side, side, side), self.corners)
-        self.grid = (grid > 0.5).float().view(1, 1, GRID, GRID, GRID).transpose(2, 4)  # [z, y, x] for grid_sample
+        self.grid = (grid > 0.5).float().view(1, 1, GRID, GRID, GRID).transpose(2, 4)  # grid_sample expects [z, y, x]
         self.anchors = self.surface(1000, draw)
 
     def surface(self, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -95,6 +95,6 @@ def fitted(config: FieldConfig, steps: int, points: int = 2**14, seed: int = 0) 
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-    for update in range(16):  # each update samples another point in each cell, which also detects thin walls
+    for update in range(16):  # repeated because each update samples only one point per cell
         field.occupancy.update(field.density, generator(seed, "bench", "occupancy", update))
     return field

@@ -48,11 +48,14 @@ class Row:
     overhead_ratio: float
     frozen_ratio: float
     peft_ratio: float
-    speed_up: dict[str, float]  # by option
+    speed_up: dict[str, float]  # by name of the option
 
 
 def bench(project: Project, repetitions: int) -> list[Row]:
-    """Run the benchmark for the score networks of the paper (rank 4, attention) and the demo preset, at batch sizes 1 and 4."""
+    """Run the benchmark for the score networks of the paper and the demo preset, at batch sizes 1 and 4.
+
+    The paper's score network has LoRA of rank 4 on the attention layers.
+    """
     from prolific_core import config, prompts
 
     system = project.shared_config().system
@@ -108,7 +111,7 @@ def _iteration(prior: LatentDiffusion, config: GuidanceConfig, batch: int) -> Ca
 
 
 def _bare(prior: LatentDiffusion, config: GuidanceConfig, batch: int) -> dict[str, Callable[[], None]]:
-    """Return the bare calls by name. They use the same inputs as `_iteration`."""
+    """Return the bare calls by name, with the same inputs as `_iteration`."""
     latents, _, t, _ = _inputs(prior, batch)
     text = prior.embed([PROMPT] * batch)
     one, two = (latents, t, text), (torch.cat([latents] * 2), torch.cat([t] * 2), torch.cat([text] * 2))

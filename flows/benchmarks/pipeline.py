@@ -103,7 +103,7 @@ def noop(project: Project, count: int) -> float:
         ids = _add(root, [f"a red mug {number}" for number in range(count)])
         subprocess.run([sys.executable, "-c", MAKE, *ids], cwd=root, env=_quiet(), check=True, capture_output=True)
         _run(root, "tasks.dvc_pipeline.cli", "commit", "--force", *(f"prompts/{id}/dvc.yaml" for id in ids))
-        _run(root, "tasks.dvc_pipeline.cli", "repro")  # makes the gallery
+        _run(root, "tasks.dvc_pipeline.cli", "repro")  # creates the gallery
         return min(_seconds(lambda: _run(root, "tasks.dvc_pipeline.cli", "repro")) for _ in range(2))
 
 
@@ -145,7 +145,7 @@ def _scratch(project: Project, weights: bool = False, sleep: float | None = None
                 (root / "tasks" / f"{name}.py").write_text(SLEEPER.format(seconds=sleep))
             toybox = root / "prolific_core" / "toybox" / "weights"
             toybox.mkdir()
-            (toybox / "model_index.json").write_text("{}")  # must exist, but is not read
+            (toybox / "model_index.json").write_text("{}")  # the file must exist but is not read
         yield root
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,6 @@
 """Quality benchmark on fixed prompts and seeds (`prolific bench quality`).
 
-Every model is evaluated with a classifier that was trained only on true renders. Each run has an ordinary prompt, so
+Every model is evaluated with a classifier that was trained only on true renders. Each run uses an ordinary prompt, so
 finished runs are not repeated and an interrupted benchmark continues where it stopped.
 """
 

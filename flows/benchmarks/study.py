@@ -53,7 +53,10 @@ FORMS = {  # (number of prompts, settings) by name
 
 
 class Study:
-    """Study whose cells are stored in .state/study/<key>/, with a hash of everything that they depend on as the key."""
+    """Study whose cells are stored in .state/study/<key>/.
+
+    The key is a hash of everything that the cells depend on.
+    """
 
     def __init__(self, project: Project, texts: list[str], methods: list[study.Method], settings: study.Settings):
         os.chdir(project.root)
@@ -120,7 +123,7 @@ class Study:
 
 
 def true_renders(text: str, count: int) -> Tensor:
-    """Render `count` true images of a prompt that are not in the training data, (count, 3, 64, 64) in [0, 1]."""
+    """Return true renders of a prompt that are not in the training data, (count, 3, 64, 64) in [0, 1]."""
     import numpy as np
 
     images = [world.draw(90_017, k, kind="colour", words=world.parse(text)).image for k in range(count)]

@@ -37,7 +37,7 @@ $ prolific ui                               # browse all runs in MLflow""",
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command and return its exit status: 2 for unusable input, 1 for any other failure."""
+    """Run the command and return its exit status: 2 for invalid input, 1 for any other failure."""
     machine.disable_telemetry()
     # The handler calls sys.exit so that Python's exit handlers stop the Prefect server, which SIGTERM alone would not.
     signal.signal(signal.SIGTERM, _stop)

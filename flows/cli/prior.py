@@ -59,7 +59,7 @@ def check(
     samples: Annotated[int, typer.Option(metavar="N", min=40, help="The number of images to sample.")] = 1000,
     json: Json = False,
 ) -> None:
-    """Measure a prior of the Toybox's world against its goals. This takes about seven minutes.
+    """Compare the metrics of a prior of the Toybox's world with their goals. This takes about seven minutes.
 
     Examples:
     $ prolific prior check

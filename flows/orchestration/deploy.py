@@ -72,7 +72,7 @@ def deploy(project: Project, pool: str = "gpu") -> None:
 def _automation() -> None:
     """Create or update the automation that marks lost runs as crashed.
 
-    Without it, the state of a run whose machine died would stay "running".
+    Without it, the state of a run whose machine died would remain "running".
     """
     from prefect.automations import Automation
     from prefect.events.actions import ChangeFlowRunState

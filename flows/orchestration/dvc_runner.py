@@ -61,7 +61,10 @@ class StageResult:
 
 
 def finished(project: Project, subject, names: list[str]) -> set[str]:
-    """Return the stages before the first one that is out of date, using a single call of `dvc status`."""
+    """Return the stages before the first one that is out of date.
+
+    This requires a single call of `dvc status`, of about one second.
+    """
     if not (project.root / subject.pipeline).with_name("dvc.lock").is_file():
         return set()
     done = subprocess.run(
@@ -80,7 +83,7 @@ def finished(project: Project, subject, names: list[str]) -> set[str]:
 
 
 def run(project: Project, stage: str, tracker: Tracker, console: Console, upstream: bool = True) -> StageResult:
-    """Bring a stage of the tracker's subject up to date.
+    """Bring a stage of the tracker's subject up to date and return its result.
 
     If `upstream` is true, the earlier stages are checked and brought up to date as well. The check takes up to 0.3 s.
     """

@@ -31,7 +31,7 @@ def start(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    environment.pop("PREFECT_API_URL", None)  # it is the URL of another server
+    environment.pop("PREFECT_API_URL", None)  # this is the URL of another server
     if home:
         environment["PREFECT_HOME"] = str(home)
     # The server inherits the socket, so that no other process can take the port in the meantime.
@@ -65,7 +65,7 @@ def start(
 
 
 def answers(url: str, seconds: float = 3.0) -> bool:
-    """Return whether a Prefect server answers at an API URL."""
+    """Return whether a Prefect server responds at the given API URL."""
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=seconds):
             return True

@@ -34,7 +34,8 @@ def choose(project: Project, names: list[str], only_failed: bool = False) -> lis
 def check(project: Project, id: str) -> ResolvedPrompt:
     """Load a prompt, check everything that its run depends on, and repair damaged files.
 
-    This takes milliseconds. It also changes to the project root, to which paths in the parameters are relative.
+    This takes milliseconds. The working directory becomes the project root, to which paths in the parameters are
+    relative.
     """
     os.chdir(project.root)
     prompt = project.resolve(id)
@@ -131,7 +132,10 @@ def _holders(entries: dict) -> list[dict]:
 
 
 def _is_dvc(pid: int) -> bool:
-    """Return whether a process exists and runs DVC, because another program may have reused the process id."""
+    """Return whether a process exists and runs DVC.
+
+    After a restart of the machine, the process id may belong to another program.
+    """
     import psutil
 
     try:
@@ -159,7 +163,10 @@ def _cached(project: Project, out: str, stage: dict) -> None:
 
 
 def _objects(cache: Path, md5: str) -> list[str]:
-    """Return the hashes of the cache objects of an output: the file, or the folder and, if readable, its files."""
+    """Return the hashes of all cache objects of an output.
+
+    If the list of files in an output folder cannot be read, only the hash of the list is returned.
+    """
     if not md5.endswith(".dir"):
         return [md5]
     try:

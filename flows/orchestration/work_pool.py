@@ -19,7 +19,7 @@ PATIENCE = 600.0  # seconds without an answer from the server before a run count
 
 
 def runner(project: Project, pool: str, names: list[str]) -> Callable[[str, Board], None]:
-    """Return a function that brings one prompt of a sweep over `names` up to date on the pool.
+    """Return a function that runs one prompt of a sweep over `names` on the work pool.
 
     Raises an InputError if the server has no deployment for the pool.
     """
@@ -52,7 +52,7 @@ def _run(project: Project, pool: str, names: list[str], id: str, board: Board) -
         if submission < RESUBMIT:
             board.say(f"{id}: the run crashed; restarting it ({submission + 1} of {RESUBMIT})")
     status = run_status.read(project, id)
-    if state.is_failed() and status and status.state == "failed":  # if the worker is on this machine
+    if state.is_failed() and status and status.state == "failed":  # only a worker on this machine writes it
         raise ProlificError(status.message)
     raise ProlificError(
         f"the run on pool '{pool}' ended with state {state.name}: {' '.join((state.message or 'no message').split())}"
@@ -85,7 +85,7 @@ def _until_it_ends(project: Project, run_id, id: str, board: Board):
                 return state
             if state is not None:
                 board.show(id, *(_where(project, id, began) if state.is_running() else (state.name.lower(),)))
-            # The automation cannot detect a worker that died before it started a claimed run, which has no heartbeat.
+            # The automation does not detect a worker that dies before it starts a claimed run, which sends no heartbeat.
             claimed = (claimed or time.monotonic()) if state is not None and state.is_pending() else None
             if claimed and time.monotonic() - claimed > CLAIMED:
                 client.set_flow_run_state(
@@ -99,7 +99,7 @@ def _until_it_ends(project: Project, run_id, id: str, board: Board):
 def _where(project: Project, id: str, since: float) -> tuple[str, str, str]:
     """Return the stage, steps and remaining time from the newest records.
 
-    The records of a worker on another machine are not available, so the result is then only "running".
+    The records of a worker on another machine are not available. In this case, only "running" is returned.
     """
     files = [
         (path.stat().st_mtime, name)

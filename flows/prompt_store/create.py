@@ -22,10 +22,10 @@ _SDS = {"guidance": {"method": "sds", "scale": 100.0}}
 
 @dataclass(frozen=True)
 class PromptRequest:
-    """Request of a user to create or change a prompt.
+    """Request to create or change a prompt.
 
     If `seed` or `preset` is None, the value of an existing prompt is kept. `suffix` is appended to an id derived from
-    the text. Error messages start with `where`, for example the line of a file.
+    the text. `where` is the prefix of error messages, for example the file and line of the request.
     """
 
     text: str
@@ -93,8 +93,8 @@ def file_prompt(
 ) -> Prompt:
     """Return the prompt with these options, and create it if it does not exist.
 
-    The file of an existing prompt may set further parameters. Raises an InputError if its values of these options
-    differ.
+    The file of an existing prompt may set further parameters. Raises an InputError if the values of the given
+    options differ.
     """
     suffix = (f"-p{particles}" if particles != 1 else "") + (f"-{method}" if method != "vsd" else "")
     prompt = plan(project, PromptRequest(text, id, seed, preset, sections_of(particles, method), suffix))
@@ -116,13 +116,11 @@ def settings(pairs: list[str], where: str = "--set") -> dict:
         key, equals, text = pair.partition("=")
         path = key.strip().split(".")
         if not equals or not all(path):
-            raise InputError(f"{where} {pair}: write KEY=VALUE, for example {where} nerf.steps=200")
+            raise InputError(f"{where} {pair}: a setting must be KEY=VALUE, for example nerf.steps=200")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
-            raise InputError(
-                f"{where} {pair}: the value is not YAML; write for example {where} nerf.steps=200"
-            ) from None
+            raise InputError(f"{where} {pair}: the value must be YAML, for example nerf.steps=200") from None
         for name in reversed(path):
             value = {name: value}
         checked = config.check(where, value).model_dump(mode="json")
@@ -160,8 +158,7 @@ def warn_of_unknown_words(project: Project, prompt: Prompt) -> None:
     if unknown:
         words = ", ".join(f"'{word}'" for word in unknown[:5])
         print(
-            f"prolific: warning: the Toybox was not trained on {words}; "
-            f"use words that it was trained on, such as: {', '.join(known[:8])}",
+            f"prolific: warning: the Toybox was not trained on {words}; known words include {', '.join(known[:8])}",
             file=sys.stderr,
         )
 
@@ -178,7 +175,7 @@ def _make_id(project: Project, request: PromptRequest, text: str, seed: int, pre
 
 
 def _edit(project: Project, old: Prompt, new: Prompt) -> None:
-    """Update only the changed values in a prompt's file, which keeps the user's comments and layout."""
+    """Update only the changed values in a prompt's file, to keep the user's comments and layout."""
     from ruamel.yaml import YAML
 
     path = project.prompt_folder(new.id) / "prompt.yaml"

@@ -161,7 +161,7 @@ def _table(path: Path) -> list[tuple[str, dict]]:
             where = f"{path.name}, line {rows.line_num}"
             if None in row or None in row.values():
                 raise InputError(
-                    f"{where}: the numbers of cells and columns must be equal; quote a text that contains a comma"
+                    f"{where}: the line must have as many cells as the header; quote a text that contains a comma"
                 )
             values = {key: row[key] for key in ("text", "id", "preset") if row.get(key)}
             if row.get("seed"):
@@ -175,7 +175,7 @@ def _entries(path: Path) -> list[tuple[str, dict]]:
     entries = prompts.read_yaml(path, path.name)
     if not isinstance(entries, list):
         raise InputError(
-            f"{path.name} must be a list of texts, or of entries with 'text:' and any keys that prompt.yaml may have"
+            f"{path.name} must be a list of texts, or of entries with 'text:' and optionally keys of prompt.yaml"
         )
     found = []
     for number, entry in enumerate(entries, 1):

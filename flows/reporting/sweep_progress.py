@@ -1,4 +1,4 @@
-"""Progress display of a sweep: a live table of the running prompts in a terminal, or lines of text in a log."""
+"""Progress display of a sweep: a live table of the running prompts in a terminal, and lines of text elsewhere."""
 
 import sys
 import threading
