@@ -1,4 +1,4 @@
-"""Stage 1: initialise the particles' radiance fields, and show them before any guidance."""
+"""Stage 1: initialise the particles' radiance fields and save a preview of the first one."""
 
 import torch
 

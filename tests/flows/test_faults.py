@@ -75,7 +75,7 @@ def test_the_prompt_of_a_lost_machine_is_made_by_another_worker(clone, project, 
     (id,) = add(project, "a blue chair")
     environment = {**whole_server, "PREFECT_LOGGING_LEVEL": "ERROR"}
     without = clone.prolific("sweep", "--pool", "gpu", **environment)
-    assert without.returncode == 2 and "has no deployment generate/gpu; make it: prolific deploy" in without.stderr
+    assert without.returncode == 2 and "has no deployment generate/gpu; run `prolific deploy`" in without.stderr
     for _ in range(2):
         assert clone.prolific("deploy", **environment).returncode == 0
     assert len(ask(whole_server, "automations/filter")) == 1 and len(ask(whole_server, "deployments/filter")) == 2
@@ -95,7 +95,7 @@ def test_the_prompt_of_a_lost_machine_is_made_by_another_worker(clone, project, 
     other = clone.start("flows.cli.main", "worker", **environment)
     try:
         out, err = sweeping.communicate(timeout=400)
-        assert sweeping.returncode == 0 and "its run crashed; started again (1 of 2)" in err, out + err
+        assert sweeping.returncode == 0 and "the run crashed; restarting it (1 of 2)" in err, out + err
         assert clone.ran() == ["initialise", "nerf", *list(STAGES)[1:]]
         states = [
             run["state_name"]
@@ -133,7 +133,7 @@ def test_a_pool_makes_prompts_and_a_crashed_run_is_started_again(clone, project,
         engine = next(process for process in stage.parents() if "prefect.engine" in process.cmdline())
         engine.kill()
         out, err = sweeping.communicate(timeout=120)
-        assert sweeping.returncode == 0 and "its run crashed; started again (1 of 2)" in err, out + err
+        assert sweeping.returncode == 0 and "the run crashed; restarting it (1 of 2)" in err, out + err
         assert clone.ran() == ["initialise", "nerf", *list(STAGES)[1:]]
         started = psutil.Process(worker.pid).children(recursive=True)
         worker.send_signal(signal.SIGTERM)

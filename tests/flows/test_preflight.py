@@ -33,10 +33,8 @@ def test_a_truncated_lock_file_is_made_again_and_nothing_runs(made, capsys):
     removed = 0
     for end in [0, 1, *(chance.randrange(len(whole)) for _ in range(60))]:
         lock.write_bytes(whole[:end])
-        message = (
-            f"prolific: prompts/{ID}/dvc.lock was damaged: removed; DVC makes it again, and finished stages do not"
-        )
-        assert repair(project, capsys) == ("" if lock.exists() else f"{message} run\n")
+        message = f"prolific: removed the damaged file prompts/{ID}/dvc.lock; DVC recreates it without running finished stages\n"
+        assert repair(project, capsys) == ("" if lock.exists() else message)
         removed += not lock.exists()
     assert removed > 20
     lock.unlink(missing_ok=True)
@@ -67,7 +65,7 @@ def test_a_lost_cache_object_is_reported_and_its_stage_runs_again(made, capsys):
     before = lost.read_bytes()
     lost.unlink()
     assert repair(project, capsys).startswith(
-        f"prolific: DVC's cache has lost runs/{ID}/export, so that stage runs again"
+        f"prolific: runs/{ID}/export is missing from DVC's cache; its stage runs again"
     )
     assert made.repro() == ["export"] and lost.read_bytes() == before and repair(project, capsys) == ""
 
@@ -77,7 +75,7 @@ def test_a_broken_rwlock_is_removed(made, capsys, content):
     project = Project(made.root)
     path = project.root / ".dvc/tmp/rwlock"
     path.write_text(content)
-    assert repair(project, capsys) == "prolific: .dvc/tmp/rwlock was damaged: removed\n" and not path.exists()
+    assert repair(project, capsys) == "prolific: removed the damaged file .dvc/tmp/rwlock\n" and not path.exists()
 
 
 def test_entries_of_ended_processes_are_removed_from_the_rwlock(made, capsys):
@@ -115,7 +113,7 @@ def test_a_truncated_checkpoint_is_removed_and_a_whole_one_stays(made, capsys):
         path.write_bytes(whole[:end])
         shown = path.relative_to(project.root)
         assert (
-            repair(project, capsys) == f"prolific: {shown} was damaged: removed; the stage starts again\n"
+            repair(project, capsys) == f"prolific: removed the damaged file {shown}; the stage starts again\n"
             and not path.exists()
         )
     path.write_bytes(whole + b"x")

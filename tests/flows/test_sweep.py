@@ -74,7 +74,7 @@ def test_a_failure_stops_no_other_and_only_it_runs_again(clone, project, prefect
     lines = done.stdout.splitlines()
     assert lines[0].split()[:2] == ["chair", "done"] and lines[1].split()[:2] == ["car", "failed"]
     assert "car: stage 'nerf' of 'car' failed: out of memory" in done.stdout and "    last words" in lines
-    assert lines[-1] == "2 prompts: 1 done, 1 failed; to go on: prolific sweep --only-failed"
+    assert lines[-1] == "2 prompts: 1 done, 1 failed; to continue, run: prolific sweep --only-failed"
     assert all(len(line) <= 80 for line in done.stderr.splitlines()), done.stderr
     assert sorted(clone.ran()) == sorted([*STAGES, "initialise", "nerf"])
 
@@ -167,7 +167,7 @@ def test_a_lost_server_stops_nothing_and_a_signal_stops_everything_quietly(clone
     out, err = running.communicate(timeout=120)
     assert running.returncode == 0 and clone.ran() == list(STAGES), err
     said = [line for line in err.splitlines() if line.startswith("prolific: ")]
-    assert len(said) == 1 and said[0].endswith("is gone; the work goes on without it")
+    assert len(said) == 1 and said[0].endswith("no longer answers; continuing without it")
     assert "Event" not in err and "Traceback" not in err
 
     clone.edit("prompts/a-red-mug/prompt.yaml", "seed: 0", "seed: 1")
@@ -286,7 +286,7 @@ def test_a_terminal_shows_a_line_per_running_prompt_in_80_columns():
         (["sweep", "--workers", "0"], "'--workers': Input should be greater than or equal to 1"),
         (["sweep", "--max-failures", "0"], "'--max-failures': Input should be greater than or equal to 1"),
         (["sweep", "nothing-*"], "no prompt matches 'nothing-*'"),
-        (["worker", "--gpus", "0,x"], "--gpus 0,x: numbers of GPUs"),
+        (["worker", "--gpus", "0,x"], "--gpus must be GPU numbers such as 0,1, got 0,x"),
         (["worker"], "PREFECT_API_URL is not set"),
         (["deploy"], "PREFECT_API_URL is not set; start one with `prefect server start`"),
     ],
@@ -326,7 +326,7 @@ def test_a_worker_per_gpu_sees_that_one_only_and_sweeps_see_none(project, prefec
 
     monkeypatch.setenv("PREFECT_API_URL", prefect_server["PREFECT_API_URL"])
     monkeypatch.setattr(deploy.subprocess, "Popen", start)
-    with pytest.raises(ProlificError, match="worker gpu3 ended with status 1; the others are stopped too"):
+    with pytest.raises(ProlificError, match="worker gpu3 exited with status 1; stopping the other workers"):
         deploy.work(project, "gpu", [0, 3], 1)
     assert started == {"gpu0": ("0", "default", "1"), "gpu3": ("3", "default", "1"), "head": ("", "head", "4")}
 
