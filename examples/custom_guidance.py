@@ -1,4 +1,4 @@
-"""Noise-free score distillation (Katzir et al., 2310.17590), a guidance method of your own in one file."""
+"""Define a custom guidance method: noise-free score distillation (Katzir et al., arXiv 2310.17590)."""
 
 import argparse
 
@@ -8,7 +8,7 @@ from prolific_core import Guidance, LatentDiffusion, LatentScene, config, distil
 
 
 class NFSD(Guidance):
-    """Estimate the gradient without the added noise: domain correction + scale * condition direction."""
+    """Noise-free score distillation, whose gradient is domain correction + scale * condition direction."""
 
     def score_difference(self, noisy, t, noise, cameras):
         empty = self.prior.embed([""] * len(noisy))

@@ -1,6 +1,6 @@
 """Text-to-3D by variational score distillation, as a plain PyTorch library."""
 
-# ruff: noqa: F401 (type checkers read the imports below; `__getattr__` does them at run time)
+# ruff: noqa: F401 (the imports below are for type checkers; `__getattr__` performs them at run time)
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from prolific_core.scenes.textured_mesh import TexturedMesh
     from prolific_core.visualisation import save_image
 
-# The public names by module, imported at their first use so that `import prolific_core` does not load torch.
+# Public names by module. They are imported on first use, so that `import prolific_core` does not load torch.
 _MODULES = {
     "cameras": ("Cameras", "orbit"),
     "config": ("FieldConfig", "GuidanceConfig", "StageConfig"),

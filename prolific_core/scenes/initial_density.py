@@ -6,7 +6,7 @@ from torch import Tensor
 
 from prolific_core.errors import InputError
 
-#: Radius of the hollow of a 360-degree scene's initial density (ProlificDreamer, 2305.16213, appendix).
+#: Radius of the empty region in the initial density of a 360-degree scene (ProlificDreamer, 2305.16213, appendix).
 SCENE_RADIUS = 2.5
 
 
@@ -16,14 +16,14 @@ def object_bias(x: Float[Tensor, "n 3"], scale: float, radius: float) -> Float[T
 
 
 def scene_bias(x: Float[Tensor, "n 3"], scale: float, radius: float = SCENE_RADIUS) -> Float[Tensor, " n"]:
-    """Return the bias of a hollow for cameras inside, with walls beyond `radius`: -scale * (1 - |x| / radius)."""
+    """Return the bias of an empty ball with walls beyond `radius`, -scale * (1 - |x| / radius)."""
     return -object_bias(x, scale, radius)
 
 
 def object_in_scene_bias(
     x: Float[Tensor, "n 3"], scale: float, radius: float, scene_radius: float = SCENE_RADIUS
 ) -> Float[Tensor, " n"]:
-    """Return the bias of a ball at the centre of a hollow.
+    """Return the bias of a soft ball at the centre of an empty region with walls.
 
     The two biases are equal, and the result is continuous, at |x| = 2 / (1 / radius + 1 / scene_radius), which
     is 5/6 for the paper's radii 0.5 and 2.5.
@@ -40,13 +40,13 @@ def initial_bias(x: Float[Tensor, "n 3"], scene: str, scale: float, radius: floa
         x: World positions (N, 3).
         scene: "object", "scene" or "object-in-scene".
         scale: The paper's lambda. Its sign is ignored, because it depends on `scene`.
-        radius: Radius of the object; that of the scene is SCENE_RADIUS.
+        radius: Radius of the object; the radius of the scene is SCENE_RADIUS.
 
     Returns:
         The bias (N,).
 
     Raises:
-        InputError: There is no such scene mode.
+        InputError: The scene mode is unknown.
     """
     if scene == "object":
         return object_bias(x, abs(scale), radius)
@@ -54,4 +54,4 @@ def initial_bias(x: Float[Tensor, "n 3"], scene: str, scale: float, radius: floa
         return scene_bias(x, abs(scale))
     if scene == "object-in-scene":
         return object_in_scene_bias(x, abs(scale), radius)
-    raise InputError(f"scene {scene!r}: expected object, scene or object-in-scene")
+    raise InputError(f"scene must be 'object', 'scene' or 'object-in-scene', got {scene!r}")
