@@ -1,7 +1,7 @@
 """Cameras on a sphere, their rays, and the words for view-dependent prompting.
 
-The world is right-handed with z up. A camera at azimuth 0 is at +x and sees the front of the object; the
-azimuth grows counter-clockwise when seen from above. Camera-to-world matrices use OpenGL axes (x right, y up,
+The world is right-handed with z up. A camera at azimuth 0 is at +x and faces the front of the object. The
+azimuth increases counter-clockwise when seen from above. Camera-to-world matrices use OpenGL axes (x right, y up,
 viewing direction -z) and have determinant +1. Images are square and row 0 is at the top.
 """
 
@@ -41,10 +41,10 @@ class Cameras:
         return Cameras(self.c2w[rows], self.fov[rows], self.azimuth[rows], self.elevation[rows])
 
     def to(self, device: torch.device | str) -> "Cameras":
-        """Return the cameras on a device.
+        """Move the cameras to a device.
 
         Args:
-            device: The device.
+            device: The target device.
 
         Returns:
             Cameras whose tensors are on `device`.
@@ -52,7 +52,7 @@ class Cameras:
         return Cameras(*(x.to(device) for x in (self.c2w, self.fov, self.azimuth, self.elevation)))
 
     def angles(self) -> list[tuple[float, float]]:
-        """Return the angles as Python numbers.
+        """Return the azimuth and elevation of each camera as Python floats.
 
         Returns:
             One pair (azimuth, elevation) per camera, in radians.
@@ -91,7 +91,7 @@ def look_at(position: Float[Tensor, "batch 3"], target: Float[Tensor, "batch 3"]
     """
     back = torch.nn.functional.normalize(position - target, dim=-1)
     up = torch.tensor([0.0, 0.0, 1.0]).to(position).expand_as(back)
-    # For a vertical viewing direction, -x takes the place of z as the up direction.
+    # If the viewing direction is vertical, use -x instead of z as the up direction.
     pole = back[:, 2:].abs() > 0.9999
     up = torch.where(pole, torch.tensor([-1.0, 0.0, 0.0]).to(position), up)
     right = torch.nn.functional.normalize(torch.cross(up, back, dim=-1), dim=-1)
@@ -116,7 +116,7 @@ def from_angles(
         fov: Vertical fields of view in radians.
 
     Returns:
-        One camera per element.
+        One camera per element of the arguments.
     """
     position = torch.stack(
         [
@@ -131,7 +131,7 @@ def from_angles(
 
 
 def orbit(views: int, *, elevation: float, distance: float, fov: float) -> Cameras:
-    """Return cameras that are evenly spaced on a circle around the object; the first one sees its front.
+    """Return cameras evenly spaced on a circle around the object, starting in front of it.
 
     Args:
         views: Number of cameras.
@@ -140,7 +140,7 @@ def orbit(views: int, *, elevation: float, distance: float, fov: float) -> Camer
         fov: Vertical field of view in degrees.
 
     Returns:
-        The cameras in the order of their azimuth.
+        The cameras in order of azimuth.
     """
     azimuth = torch.arange(views) * (2 * math.pi / views)
     full = torch.ones(views)
@@ -148,10 +148,10 @@ def orbit(views: int, *, elevation: float, distance: float, fov: float) -> Camer
 
 
 def around(views: int, *, fov: float) -> Cameras:
-    """Return evenly spaced cameras that look outwards from the origin, each further to the right than the last.
+    """Return evenly spaced cameras that look outwards from the origin, ordered clockwise as seen from above.
 
-    The cameras are at a distance of 0.001 from the origin and look across it, so that their azimuths have the same
-    meaning as elsewhere.
+    Each camera is placed 0.001 world units behind the origin and looks across it, so that its azimuth has the usual
+    meaning.
 
     Args:
         views: Number of cameras.
@@ -166,7 +166,7 @@ def around(views: int, *, fov: float) -> Cameras:
 def panorama(height: int, width: int) -> tuple[Float[Tensor, "1 height width 3"], Float[Tensor, "1 height width 3"]]:
     """Return the rays of a cylindrical 360-degree panorama seen from the origin.
 
-    The direction +x is in the middle, +y is to the left of it, and pixels are square at the horizon.
+    The direction +x is in the centre of the image, +y is to the left of it, and pixels are square at the horizon.
 
     Args:
         height: Height of the image in pixels.
@@ -186,7 +186,7 @@ def sample(views: int, config: CameraConfig, generator: torch.Generator) -> Came
     """Sample random training cameras.
 
     With probability `config.uniform_probability` a camera position is uniform on the upper hemisphere; otherwise its
-    elevation is uniform in the given range (ProlificDreamer, arXiv 2305.16213, appendix).
+    elevation is uniform in `config.elevation` (ProlificDreamer, arXiv 2305.16213, appendix).
 
     Args:
         views: Number of cameras.

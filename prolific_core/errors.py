@@ -8,6 +8,6 @@ class ProlificError(Exception):
 
 
 class InputError(ProlificError, ValueError):
-    """Unusable input from the user; the message names the input and how to correct it. Exit status 2."""
+    """Invalid user input. The message names the input and how to correct it. Exit status 2."""
 
     exit_status = 2

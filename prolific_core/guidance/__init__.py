@@ -1,1 +1,1 @@
-"""Guidance: gradients of rendered images by distillation of the prior, with one file per method."""
+"""Guidance methods, which distil the prior into gradients on rendered images, with one file per method."""

@@ -15,11 +15,11 @@ def _cosine(progress: float) -> float:
     return (1 - math.cos(math.pi * progress)) / 2
 
 
-#: Fraction of the way from `maximum` to `final` that the upper end of t has moved, by the progress in [0, 1].
+#: Functions from the progress of the run to the position of the upper bound, from 0 (`maximum`) to 1 (`final`).
 ANNEALING: dict[str, Callable[[float], float]] = {
     "none": lambda progress: 0.0,
     "linear": lambda progress: progress,
-    "sqrt": math.sqrt,  # moves fast at first (HiFA, arXiv 2305.18766)
+    "sqrt": math.sqrt,  # changes quickly at first (HiFA, arXiv 2305.18766)
     "cosine": _cosine,
 }
 
@@ -35,14 +35,14 @@ WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def upper_bound(config: TimeConfig, progress: float) -> float:
-    """Return the upper end of the range of t.
+    """Return the upper bound of the range of t.
 
     Args:
         config: The distribution of t.
         progress: Fraction of the run in [0, 1].
 
     Returns:
-        The upper end as a fraction of the number of time steps.
+        The upper bound as a fraction of the number of time steps.
     """
     if config.anneal == "step":
         return config.maximum if progress < config.switch_at else config.final
@@ -50,7 +50,7 @@ def upper_bound(config: TimeConfig, progress: float) -> float:
 
 
 def sample_times(batch: int, config: TimeConfig, progress: float, length: int, generator: torch.Generator) -> Times:
-    """Sample time steps uniformly between the lower and the upper end of the range.
+    """Sample time steps uniformly between the lower and the upper bound.
 
     Args:
         batch: Number of samples.

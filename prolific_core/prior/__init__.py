@@ -1,1 +1,1 @@
-"""The prior: a 2D latent diffusion model, and the scorer that compares its images with texts."""
+"""The prior, which is a 2D latent diffusion model, and a scorer that compares images with texts."""

@@ -1,4 +1,4 @@
-"""Similarity of images and texts by a model in the CLIPModel layout."""
+"""Similarity of images and texts, computed by a model in the CLIPModel layout."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ class Scorer:
     """Cosine similarity of image and text embeddings (CLIP, Radford et al., arXiv 2103.00020).
 
     Args:
-        model: A `transformers.CLIPModel`; it is frozen.
+        model: A `transformers.CLIPModel`, which is frozen in place.
         tokenizer: A `transformers.CLIPTokenizer`.
         mean: Mean of the image channels that the model was trained with.
         std: Standard deviation of these channels.

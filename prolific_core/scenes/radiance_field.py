@@ -36,18 +36,18 @@ EVALUATED_AT_ONCE = 2**18
 
 
 class RadianceField(nn.Module, Scene):
-    """Density and colour in [-bound, bound]^3, and a background.
+    """Radiance field in [-bound, bound]^3 with a background.
 
     The density is softplus(raw + initial bias [+ noise in training renders]). The colour is
     sigmoid(network) and, as in the paper, does not depend on the direction. `state_dict` holds the parameters
-    and the occupancy grid, that is, everything but the configuration that rendering and training need.
+    and the occupancy grid, but not the configuration.
 
     Args:
-        config: Shape of the field.
+        config: Configuration of the field.
         generator: Source of the initial parameters.
-        backend: Backend of all kernels, see `render.backends`.
-        max_samples: Limit of the number of samples, which guards against running out of memory, see
-            `render.volume.marching.march`. It holds for each patch of a render in patches.
+        backend: Backend of all kernels; see `render.backends`.
+        max_samples: Maximum number of samples, which guards against running out of memory; see
+            `render.volume.marching.march`. It applies to each patch if a render is divided into patches.
         train_config: Learning rates, weights of the regularisers and settings of training renders.
 
     Raises:
@@ -65,8 +65,8 @@ class RadianceField(nn.Module, Scene):
         super().__init__()
         if config.scene != "object" and config.bound <= SCENE_RADIUS:
             raise InputError(
-                f"field.bound = {config.bound:g}: a {config.scene!r} has walls at distance "
-                f"{SCENE_RADIUS:g}, so its bound must be larger (the paper: 5)"
+                f"field.bound = {config.bound:g}: must be larger than {SCENE_RADIUS:g}, the distance of the walls "
+                f"of a {config.scene!r} (the paper uses 5)"
             )
         self.config, self.backend, self.max_samples = config, backend, max_samples
         self.train_config = train_config or NerfConfig()
@@ -88,7 +88,7 @@ class RadianceField(nn.Module, Scene):
     def forward(
         self, x: Float[Tensor, "n 3"], noise: Float[Tensor, " n"] | None = None
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
-        """Return density and colour.
+        """Return density and colour at world positions.
 
         Args:
             x: World positions (N, 3).
@@ -113,13 +113,13 @@ class RadianceField(nn.Module, Scene):
         return self(x)[1]
 
     def normals(self, x: Float[Tensor, "n 3"], epsilon: float = 0.01) -> Float[Tensor, "n 3"]:
-        """Return unit normals: the negative gradient of the density, normalised.
+        """Return unit normals, which are the normalised negative gradient of the density.
 
-        The gradient is taken by central differences, so that the normals themselves are differentiable.
+        The gradient is computed by central differences, so that the normals are themselves differentiable.
 
         Args:
             x: World positions (N, 3).
-            epsilon: Half the distance of the differences, as a fraction of the bound.
+            epsilon: Half the step of the central differences, as a fraction of the bound.
 
         Returns:
             The normals (N, 3), which are zero where the density is constant.
@@ -142,7 +142,7 @@ class RadianceField(nn.Module, Scene):
         """Render one image for each camera; see `Scene.render` and `render_rays`.
 
         With a generator, this is a training render: the settings of `train_config` apply, and `Render.losses`
-        holds the orientation loss where it has a weight.
+        holds the orientation loss if its weight is positive.
         """
         origins, directions = cameras.rays(resolution)
         if generator is None:
@@ -178,20 +178,19 @@ class RadianceField(nn.Module, Scene):
         Args:
             origins: World positions (B, H, W, 3).
             directions: Unit vectors (B, H, W, 3).
-            generator: Source of the jitter of the steps, the density noise and the random backgrounds. Without
-                one, the render is deterministic and has none of them.
-            background: What is behind the object, see `background_colour`.
-            random_background_probability: Probability that an image gets a plain random colour as background,
-                if there is a generator.
-            normals: Also render normals, which takes six more evaluations per sample.
-            patch: Number of rays whose graph is held at once. The images are first rendered without a graph; the
-                backward pass renders one patch after another again and continues through it into the field. The
-                random draws are the same, and so is the result up to the order of float32 sums, but only one
-                patch is held in memory.
+            generator: Source of the step jitter, the density noise and the random backgrounds. If None, the render
+                is deterministic and uses none of them.
+            background: Background behind the object; see `background_colour`.
+            random_background_probability: Probability that an image has a plain random colour as background,
+                if a generator is given.
+            normals: Whether to render normals, which costs six additional evaluations per sample.
+            patch: Number of rays whose autograd graph is held in memory at once. The images are first rendered without
+                a graph, and the backward pass then renders each patch again and backpropagates through it. The
+                result is the same up to the order of float32 additions.
 
         Returns:
-            The render. Without gradients, rays are rendered in chunks, and samples, weights and sample_normals
-            are None.
+            The render. Without gradients, rays are rendered in chunks, and `samples`, `weights` and
+            `sample_normals` are None.
         """
         batch, height, width, _ = origins.shape
         behind = self.background_colour(directions, background)
@@ -222,7 +221,7 @@ class RadianceField(nn.Module, Scene):
     def _draw(
         self, origins: Tensor, directions: Tensor, generator: torch.Generator | None, patch: int | None = None
     ) -> tuple[Samples, Tensor | None]:
-        """Draw everything random: the samples of rays (R, 3), and the noise (M,) on their densities."""
+        """Draw the samples of rays (R, 3) and the noise (M,) on their densities."""
         patches = 1 if patch is None else max(1, -(-len(origins) // patch))
         samples = march(
             origins,
@@ -246,7 +245,7 @@ class RadianceField(nn.Module, Scene):
     def _resample(
         self, origins: Tensor, directions: Tensor, samples: Samples, generator: torch.Generator | None
     ) -> Samples:
-        """Add samples of rays (R, 3) where the first ones have weight; no gradient flows through their positions."""
+        """Add importance samples to rays (R, 3), without gradients through their positions."""
         positions = samples.positions(origins, directions)
         density = torch.cat([self.density(part) for part in positions.split(EVALUATED_AT_ONCE)] or [positions[:, 0]])
         weights = composite(density, torch.zeros_like(positions), samples, self.backend).weights
@@ -278,7 +277,7 @@ class RadianceField(nn.Module, Scene):
                 None if noise is None else noise[rows],
                 normals,
             )
-            # The state of the global generators is not kept, because shading draws no random numbers.
+            # The state of the global generators need not be restored, because shading draws no random numbers.
             parts.append(checkpoint(self._shade, *given, use_reentrant=False, preserve_rng_state=False))
         return parts
 
@@ -305,13 +304,13 @@ class RadianceField(nn.Module, Scene):
         Args:
             directions: Unit vectors (B, H, W, 3).
             background: A name in PLAIN, "network" or a colour in [0, 1] as a tensor (3,), (B, 3) or (B, 3, H, W).
-                The default is the configuration's.
+                None selects the configured background.
 
         Returns:
             Colours (B, 3, H, W) in [0, 1].
 
         Raises:
-            InputError: There is no such background, or the field has no background network.
+            InputError: The name is unknown, or the field has no background network.
         """
         background = self.config.background if background is None else background
         batch, height, width, _ = directions.shape
@@ -324,13 +323,13 @@ class RadianceField(nn.Module, Scene):
         if background == "network" and self.background is not None:
             return self.background(directions).permute(0, 3, 1, 2)
         known = [*PLAIN, *(["network"] if self.background is not None else [])]
-        raise InputError(f"background {background!r}: expected one of {', '.join(known)}, or a colour")
+        raise InputError(f"background must be a colour or one of {', '.join(known)}, got {background!r}")
 
     def update_occupancy(self, step: int, generator: torch.Generator) -> bool:
         """Update the occupancy grid at every 16th call and at step 0.
 
-        The field counts the calls itself, see `OccupancyGrid.due`, since of several particles only one is
-        trained at each step of a run.
+        Each field counts its own calls (see `OccupancyGrid.due`), because each step of a run trains only one of
+        the particles.
 
         Args:
             step: Step of the run.
@@ -345,11 +344,11 @@ class RadianceField(nn.Module, Scene):
         return due
 
     def before_step(self, step: int, generator: torch.Generator) -> None:
-        """Update the occupancy grid where it is due; see `Scene.before_step`."""
+        """Update the occupancy grid if an update is due; see `Scene.before_step`."""
         self.update_occupancy(step, generator)
 
     def losses(self, render: Render, progress: float) -> dict[str, Tensor]:
-        """Return the regularisers that have a weight in `train_config`; see `Scene.losses`."""
+        """Return the weighted regularisers that `train_config` enables; see `Scene.losses`."""
         config = self.train_config.losses
         weights = {"opacity": config.opacity_at(progress), "sparsity": config.sparsity, "entropy": config.entropy}
         losses = {name: weight * getattr(regularisers, name)(render) for name, weight in weights.items() if weight > 0}
@@ -360,7 +359,7 @@ class RadianceField(nn.Module, Scene):
 
         Args:
             learning_rates: Learning rates by group; those of `train_config` by default. Groups without one are
-                left out.
+                omitted.
         """
         config = self.train_config
         rates = learning_rates or {

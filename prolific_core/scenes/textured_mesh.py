@@ -1,4 +1,4 @@
-"""Fixed mesh with trained colours: the scene of the texture stage."""
+"""Fixed mesh with trained colours, the scene of the texture stage."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ from prolific_core.scenes.base import Scene
 
 
 class TexturedMesh(nn.Module, Scene):
-    """Mesh of fixed geometry, whose colour is a function of the world point.
+    """Mesh with fixed geometry and a colour that is a function of the world point.
 
     Args:
         vertices: World positions (V, 3).
@@ -27,7 +27,7 @@ class TexturedMesh(nn.Module, Scene):
             `parameter_groups`, such as `ColourField`.
         background: Default background of deterministic renders, sRGB in [0, 1]: a number or a tensor (3,), (B, 3)
             or (B, 3, H, W).
-        backend: Backend of the visibility, see `render.mesh.raster.Visibility`.
+        backend: Backend of the visibility; see `render.mesh.raster.Visibility`.
         train_config: Learning rates and settings of training renders.
 
     Raises:
@@ -48,7 +48,7 @@ class TexturedMesh(nn.Module, Scene):
     ):
         super().__init__()
         if len(faces) == 0:
-            raise EmptyMesh("the mesh has no faces, so there is nothing to texture")
+            raise EmptyMesh("the mesh has no faces; it must have at least one")
         self.register_buffer("vertices", vertices.detach().float().clone())
         self.register_buffer("faces", faces.detach().long().clone())
         self.colour: Any = colour
@@ -89,13 +89,13 @@ class TexturedMesh(nn.Module, Scene):
     ) -> Render:
         """Render one image for each camera, differentiable in the colours; see `Scene.render`.
 
-        With a generator, this is a training render: background and supersampling are those of `train_config`.
+        With a generator, this is a training render, which uses the background and supersampling of `train_config`.
 
         Args:
             cameras: Cameras on the scene's device.
             resolution: Height and width of the images in pixels.
             generator: Source of the random backgrounds of training renders.
-            background: Background of a deterministic render in place of the scene's own.
+            background: Background of a deterministic render; None selects that of the scene.
             supersampling: Rays per pixel and axis of a deterministic render.
         """
         if generator is not None:
