@@ -1,9 +1,9 @@
 """All parameters of a run, with units, defaults and bounds.
 
-params.yaml, presets and prompts are validated against these classes. Parameters are set by the
-defaults below, params.yaml, presets/<preset>.yaml and the sections of prompt.yaml, in order of
-increasing priority. Each stage has its own section, so that DVC re-runs a stage only if its own
-parameters change. The defaults follow the ProlificDreamer paper (arXiv 2305.16213) if it gives a value.
+params.yaml, presets and prompts are validated against these classes. Parameters are set by the defaults below,
+params.yaml, presets/<preset>.yaml and the sections of prompt.yaml, in order of increasing priority. Each stage has its
+own section, so that DVC re-runs a stage only if its own parameters change. The defaults follow the ProlificDreamer
+paper (arXiv 2305.16213) if it gives a value.
 """
 
 import difflib
