@@ -97,7 +97,7 @@ class TimeConfig(Section):
 
 
 class ScoreConfig(Section):
-    """The trained score network of VSD, which is either LoRA on the prior's U-Net or a small separate U-Net."""
+    """The trainable score network of VSD, which is either LoRA on the prior's U-Net or a small separate U-Net."""
 
     kind: Literal["lora", "unet"] = "lora"
     # Pipeline to use as the base instead of the prior; the paper uses Stable Diffusion 2.1 (v-prediction).
@@ -368,7 +368,7 @@ def check(name: str, values: Any, model: type[AnySection] = Config) -> AnySectio
     Raises:
         InputError: A key is unknown or has been renamed, or a value is not allowed.
     """
-    values = merge(model().model_dump(mode="json"), values)  # keep the defaults of partial sections
+    values = merge(model().model_dump(mode="json"), values)  # partial sections keep their own defaults
     try:
         return model.model_validate(values)
     except ValidationError as error:

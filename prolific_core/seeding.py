@@ -1,4 +1,4 @@
-"""Random number generators, one for each purpose, so that no draw depends on draws made elsewhere."""
+"""Separate random number generators for each purpose, so that draws do not depend on other draws."""
 
 import hashlib
 

@@ -185,7 +185,7 @@ class TetrahedralSurface(nn.Module, Scene):
         return render
 
     def losses(self, render: Render, progress: float) -> dict[str, Tensor]:
-        """Return the regularisers that have a weight in `train_config`; see `Scene.losses`."""
+        """Return the weighted regularisers that `train_config` enables; see `Scene.losses`."""
         config = self.train_config
         losses = {name: getattr(config, name) * value for name, value in render.losses.items()}
         return losses | ({"opacity": config.opacity * render.opacity.mean()} if config.opacity > 0 else {})

@@ -1,8 +1,8 @@
 """Trainable multiresolution hash grid encoding (Instant-NGP, arXiv 2201.05989, section 3).
 
-Space is covered by grids of growing resolution. Each grid corner owns a row of a table, and the features of a point at
+Space is covered by grids of increasing resolution. Each grid corner has a table row, and the features of a point at
 one level are the interpolated rows of the corners around it. Grids that fit into their part of the table are indexed
-densely, finer ones by a spatial hash.
+densely, and finer grids by a spatial hash.
 
 The table has the layout of tiny-cuda-nn's HashGrid, row by row, so that every backend reads the same checkpoint. This
 layout implies that positions are x * scale + 0.5 and that a dense index beyond the last corner wraps around.

@@ -1,4 +1,4 @@
-"""Grids of a multiresolution hash encoding: their resolutions and their rows of the table."""
+"""Resolutions and table rows of the grids of a multiresolution hash encoding."""
 
 import math
 from dataclasses import dataclass

@@ -110,7 +110,7 @@ def composite_reference(
 def composite_nerfacc(
     density: Float[Tensor, " samples"], colour: Float[Tensor, "samples 3"], samples: Samples
 ) -> Composite:
-    """Composite with the packed functions of nerfacc 0.5, which need CUDA and are untested in this project."""
+    """Composite with the packed functions of nerfacc 0.5, which need CUDA and have not been run in this project."""
     import nerfacc
 
     where = {"ray_indices": samples.ray_index.long(), "n_rays": samples.rays}
