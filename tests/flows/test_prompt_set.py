@@ -117,7 +117,7 @@ def test_a_file_becomes_prompts_and_a_set(prolific, project, name, id, steps):
             "- a green mug\n- {text: a red mug, nerf: {step: 5}}\n",
             "x.yaml, prompt 2: unknown key 'nerf.step'",
         ),
-        ("x.yaml", "- a green mug\n- 5\n", "x.yaml, prompt 2: the prompt must be text"),
+        ("x.yaml", "- a green mug\n- 5\n", "x.yaml, prompt 2: the prompt text must be a string"),
         ("x.yaml", "- {text: a green mug, id: g}\n- {text: a mug, id: g}\n", "x.yaml, prompt 2: 'g' was given before"),
         ("x.yaml", "a: {", "not valid YAML"),
         ("x.json", "[]", "ends in .txt, .csv or .yaml"),
