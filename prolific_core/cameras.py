@@ -1,8 +1,8 @@
 """Cameras on a sphere, their rays, and the words for view-dependent prompting.
 
-The world is right-handed with z up. A camera at azimuth 0 is at +x and faces the front of the object. The
-azimuth increases counter-clockwise when seen from above. Camera-to-world matrices use OpenGL axes (x right, y up,
-viewing direction -z) and have determinant +1. Images are square and row 0 is at the top.
+The world is right-handed with z up. A camera at azimuth 0 is at +x and faces the front of the object. The azimuth
+increases counter-clockwise when seen from above. Camera-to-world matrices use OpenGL axes (x right, y up, viewing
+direction -z) and have determinant +1. Images are square and row 0 is at the top.
 """
 
 import math

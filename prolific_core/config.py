@@ -1,9 +1,9 @@
 """All parameters of a run, with units, defaults and bounds.
 
-params.yaml, presets and prompts are validated against these classes. Parameters are set by the
-defaults below, params.yaml, presets/<preset>.yaml and the sections of prompt.yaml, in order of
-increasing priority. Each stage has its own section, so that DVC re-runs a stage only if its own
-parameters change. The defaults follow the ProlificDreamer paper (arXiv 2305.16213) if it gives a value.
+params.yaml, presets and prompts are validated against these classes. Parameters are set by the defaults below,
+params.yaml, presets/<preset>.yaml and the sections of prompt.yaml, in order of increasing priority. Each stage has its
+own section, so that DVC re-runs a stage only if its own parameters change. The defaults follow the ProlificDreamer
+paper (arXiv 2305.16213) if it gives a value.
 """
 
 import difflib
@@ -97,7 +97,7 @@ class TimeConfig(Section):
 
 
 class ScoreConfig(Section):
-    """The trained score network of VSD, which is either LoRA on the prior's U-Net or a small separate U-Net."""
+    """The trainable score network of VSD, which is either LoRA on the prior's U-Net or a small separate U-Net."""
 
     kind: Literal["lora", "unet"] = "lora"
     # Pipeline to use as the base instead of the prior; the paper uses Stable Diffusion 2.1 (v-prediction).
@@ -368,7 +368,7 @@ def check(name: str, values: Any, model: type[AnySection] = Config) -> AnySectio
     Raises:
         InputError: A key is unknown or has been renamed, or a value is not allowed.
     """
-    values = merge(model().model_dump(mode="json"), values)  # keep the defaults of partial sections
+    values = merge(model().model_dump(mode="json"), values)  # partial sections keep their own defaults
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -13,9 +13,8 @@ from typing import Any
 def atomically(path: Path) -> Iterator[Path]:
     """Provide a temporary file that replaces `path` when the block ends without an exception.
 
-    The temporary file is in the same folder and has a unique name, so that concurrent writers never
-    share one. It is flushed to disk before it is renamed, and is deleted if the block raises. The parent
-    folder is created if needed.
+    The temporary file is in the same folder and has a unique name, so that concurrent writers never share one. It is
+    flushed to disk before it is renamed, and is deleted if the block raises. The parent folder is created if needed.
 
     Args:
         path: The file to write.

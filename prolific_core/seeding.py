@@ -1,4 +1,4 @@
-"""Random number generators, one for each purpose, so that no draw depends on draws made elsewhere."""
+"""Separate random number generators for each purpose, so that draws do not depend on other draws."""
 
 import hashlib
 
@@ -8,8 +8,8 @@ import torch
 def generator(seed: int, *purpose: str | int) -> torch.Generator:
     """Return a new CPU generator that is seeded by the run's seed and the purpose of the draw.
 
-    Draw on the CPU and move the result to the device, so that the numbers are the same on every device.
-    Create a new generator for each step, so that a resumed run draws the same numbers as an uninterrupted one.
+    Draw on the CPU and move the result to the device, so that the numbers are the same on every device. Create a new
+    generator for each step, so that a resumed run draws the same numbers as an uninterrupted one.
 
     Args:
         seed: The seed of the run.

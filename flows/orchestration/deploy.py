@@ -75,9 +75,9 @@ def _automation() -> None:
     Without it, the state of a run whose machine died would remain "running".
     """
     from prefect.automations import Automation
+    from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
     from prefect.events.schemas.automations import EventTrigger, Posture
-    from prefect.client.schemas.objects import StateType
 
     name, heartbeat = "prolific: lost runs", "prefect.flow-run.heartbeat"
     automation = Automation(

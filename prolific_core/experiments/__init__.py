@@ -1,1 +1,1 @@
-"""Controlled experiments that compare methods."""
+"""Controlled experiments that compare guidance methods."""

@@ -234,7 +234,7 @@ def row(
     """
     pairs = [(features(made[prompt]), features(truth[prompt])) for prompt in made]
     ours, true = (torch.cat(rows) for rows in zip(*pairs))
-    scale = true.std(0).clamp(min=1e-6)  # the features have arbitrary scales
+    scale = true.std(0).clamp(min=1e-6)  # features have different scales
     ours, true = ours / scale, true / scale
     agreed = [agreement(images, prompt) for prompt, images in made.items()]
     distances = [(pairwise_distance(a), pairwise_distance(b)) for a, b in pairs]

@@ -2,9 +2,9 @@
 
     grad = w(t) ( eps_pretrained(x_t, t, y_view; CFG) - eps_q(x_t, t, c, y) )
 
-This is equation 9 of ProlificDreamer (arXiv 2305.16213). SDS (`sds.py`) and VSD (`vsd.py`) differ only in
-eps_q, and CSD (`csd.py`) replaces the whole difference. Each method is a file in this folder, and each way to
-compose eps_pretrained from several texts is a file in `combine/`. Both are selected by file name.
+This is equation 9 of ProlificDreamer (arXiv 2305.16213). SDS (`sds.py`) and VSD (`vsd.py`) differ only in eps_q, and
+CSD (`csd.py`) replaces the whole difference. Each method is a file in this folder, and each way to compose
+eps_pretrained from several texts is a file in `combine/`. Both are selected by file name.
 """
 
 import importlib

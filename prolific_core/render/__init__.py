@@ -1,4 +1,4 @@
-"""Differentiable rendering of volumes and triangle meshes, from one source for CPU and GPU.
+"""Differentiable rendering of volumes and triangle meshes, with the same source for CPU and GPU.
 
 - `result.py`: `Render`, the batch of images that every scene returns.
 - `backends.py`: choice of the implementation that runs each kernel.
@@ -9,7 +9,7 @@
 - `mesh/`: visibility, interpolation, antialiasing and shading of triangle meshes.
 
 Every Warp kernel has a reference in plain PyTorch named `*_reference`: `encode_reference`, `march_reference`,
-`composite_reference` and `first_hit_reference`. The tests compare values and gradients with it.
+`composite_reference` and `first_hit_reference`. The tests compare values and gradients with these references.
 """
 
 from prolific_core.render.result import Render

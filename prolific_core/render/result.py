@@ -13,8 +13,8 @@ class Render:
     """Batch of rendered images of one scene.
 
     Attributes:
-        rgb: Colour (B, 3, H, W), float32 in [0, 1], composited over the background; the latents (B, C, H, W) of scenes
-            with `renders_latents`.
+        rgb: Colour (B, 3, H, W), float32 in [0, 1], composited over the background. For scenes with
+            `renders_latents`, latents (B, C, H, W).
         opacity: Fraction (B, 1, H, W) in [0, 1] of each pixel that the object covers.
         depth: Distance (B, 1, H, W) to the surface along the unit ray, in world units; its expectation for a volume,
             and 0 where nothing was hit.

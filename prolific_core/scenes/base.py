@@ -12,7 +12,7 @@ from prolific_core.render.result import Render
 
 @runtime_checkable
 class Scene(Protocol):
-    """Protocol of a scene, a set of trained parameters that can be rendered.
+    """Protocol of a scene, a set of trainable parameters that can be rendered.
 
     A scene is one particle of variational score distillation. To add a new kind of scene, define a class that inherits
     from `torch.nn.Module` and this protocol, and that implements `render`:

@@ -10,7 +10,7 @@ from prolific_core.scenes.base import Scene
 
 
 class ImageScene(nn.Module, Scene):
-    """Batch of images with trained pixels, which are initialised to noise around grey.
+    """Batch of images with trainable pixels, which are initialised to noise around grey.
 
     A scene with several images renders one image per camera, so that all images are trained together. A scene with a
     single image renders it for every camera.

@@ -38,9 +38,9 @@ EVALUATED_AT_ONCE = 2**18
 class RadianceField(nn.Module, Scene):
     """Radiance field in [-bound, bound]^3 with a background.
 
-    The density is softplus(raw + initial bias [+ noise in training renders]). The colour is
-    sigmoid(network) and, as in the paper, does not depend on the direction. `state_dict` holds the parameters
-    and the occupancy grid, but not the configuration.
+    The density is softplus(raw + initial bias [+ noise in training renders]). The colour is sigmoid(network) and, as in
+    the paper, does not depend on the direction. `state_dict` holds the parameters and the occupancy grid, but not the
+    configuration.
 
     Args:
         config: Configuration of the field.

@@ -25,7 +25,7 @@ from prolific_core.scenes.base import Scene
 
 log = logging.getLogger(__name__)
 
-#: Lowest candidate of `matching_threshold`, per world unit, at which a ray through an object is half transparent.
+#: Lowest candidate of `matching_threshold` per world unit, at which rays through an object are half transparent.
 LOWEST_THRESHOLD = 0.5
 
 
@@ -34,8 +34,8 @@ class TetrahedralSurface(nn.Module, Scene):
 
     The parameters are `sdf` ((R+1)^3,), which is positive inside and initialised to a sphere, and `deformation`
     ((R+1)^3, 3). The latter moves each grid point by tanh(deformation) times half a cell (extent / R), so that
-    tetrahedra cannot turn inside out along an edge of the grid. The outermost grid points always count as outside, so that the
-    surface is closed.
+    tetrahedra cannot turn inside out along an edge of the grid. The outermost grid points always count as outside, so
+    that the surface is closed.
 
     Args:
         resolution: Number R of cubes per side.
@@ -92,9 +92,9 @@ class TetrahedralSurface(nn.Module, Scene):
     ) -> "TetrahedralSurface":
         """Return the surface at which the density equals the threshold.
 
-        The signed distance is density / threshold - 1, clamped to [-1, 1]. Division by the
-        threshold keeps values near the surface inside of the clamp. The plain difference would be clamped one
-        cell from the surface, which causes terraces.
+        The signed distance is density / threshold - 1, clamped to [-1, 1]. Division by the threshold keeps values near
+        the surface inside of the clamp. The plain difference would be clamped one cell from the surface, which causes
+        terraces.
 
         Args:
             density_fn: Function from world points (N, 3) to densities (N,) or (N, 1), at least 0.
@@ -164,9 +164,7 @@ class TetrahedralSurface(nn.Module, Scene):
         """
         vertices, faces = self.extract()
         if len(faces) == 0:
-            raise EmptyMesh(
-                "the surface has vanished; lower the learning rate or the guidance scale of the geometry stage"
-            )
+            raise EmptyMesh("the surface has vanished; lower the learning rate or the guidance scale of geometry")
         edges = Edges.of(faces)
         visibility = Visibility(vertices, faces, self.backend)
         render = render_mesh(
@@ -185,7 +183,7 @@ class TetrahedralSurface(nn.Module, Scene):
         return render
 
     def losses(self, render: Render, progress: float) -> dict[str, Tensor]:
-        """Return the regularisers that have a weight in `train_config`; see `Scene.losses`."""
+        """Return the weighted regularisers that `train_config` enables; see `Scene.losses`."""
         config = self.train_config
         losses = {name: getattr(config, name) * value for name, value in render.losses.items()}
         return losses | ({"opacity": config.opacity * render.opacity.mean()} if config.opacity > 0 else {})
@@ -251,7 +249,7 @@ def usable_threshold(density: Float[Tensor, " n"], threshold: float) -> float:
     low, high = float(density.min()), float(density.max())
     if high <= 0:
         raise EmptyMesh(
-            "no surface: the density is 0 everywhere in the grid; raise the extent, or train the field again if it collapsed"
+            "no surface: the density is 0 everywhere in the grid; raise the extent, or retrain a collapsed field"
         )
     if high - low <= 1e-6 * high:
         raise EmptyMesh(f"no surface: the density is {high:g} everywhere in the grid; train the field first")

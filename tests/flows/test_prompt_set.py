@@ -107,7 +107,7 @@ def test_a_file_becomes_prompts_and_a_set(prolific, project, name, id, steps):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("x.txt", "a green mug\na\tred mug\n", "x.txt, line 2: the prompt has a control character"),
+        ("x.txt", "a green mug\na\tred mug\n", "x.txt, line 2: the prompt contains a control character"),
         ("x.csv", "text,nerf.step\na green mug,5\n", "x.csv, line 2: unknown key 'nerf.step'"),
         ("x.csv", "text,seed\na green mug,-1\n", "x.csv, line 2: prompt: seed = -1"),
         ("x.csv", "text,seed\na green mug, small,1\n", "x.csv, line 2: the line must have as many cells as the header"),
@@ -117,7 +117,7 @@ def test_a_file_becomes_prompts_and_a_set(prolific, project, name, id, steps):
             "- a green mug\n- {text: a red mug, nerf: {step: 5}}\n",
             "x.yaml, prompt 2: unknown key 'nerf.step'",
         ),
-        ("x.yaml", "- a green mug\n- 5\n", "x.yaml, prompt 2: the prompt must be text"),
+        ("x.yaml", "- a green mug\n- 5\n", "x.yaml, prompt 2: the prompt text must be a string"),
         (
             "x.yaml",
             "- {text: a green mug, id: g}\n- {text: a mug, id: g}\n",

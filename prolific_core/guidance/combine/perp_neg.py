@@ -2,11 +2,11 @@
 
     eps = uncond + s ( d + sum_i w_i (d_i - proj_d d_i) ),   d = cond - uncond,  d_i = neg_i - uncond
 
-Only the part of each negative direction that is perpendicular to d contributes. The condition is the text
-interpolated by azimuth (section 4 of the paper). Between front and side, the negatives are front and side;
-between side and back, they are side and front. Their weights are w = -(a exp(-b r) + c), where r is the
-interpolation weight of the view nearer to the front. Overhead views have no negatives. The
-method needs four evaluations of the prior per image instead of two.
+Only the part of each negative direction that is perpendicular to d contributes. The condition is the text interpolated
+by azimuth (section 4 of the paper). Between front and side, the negatives are front and side; between side and back,
+they are side and front. Their weights are w = -(a exp(-b r) + c), where r is the interpolation weight of the view
+nearer to the front. Overhead views have no negatives. The method needs four evaluations of the prior per image instead
+of two.
 """
 
 import math

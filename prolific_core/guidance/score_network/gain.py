@@ -41,6 +41,6 @@ class ScoreGainMonitor:
         if mean < ENOUGH:
             return None
         return (
-            f"warning: score_gain is {mean:.2f} halfway through the run but should be below {ENOUGH}: the score network "
-            "does not adapt to the particles; raise learning_rate, rank, targets or steps in guidance.score"
+            f"warning: score_gain is {mean:.2f} halfway through the run but should be below {ENOUGH}: the score "
+            "network does not adapt to the particles; raise learning_rate, rank, targets or steps in guidance.score"
         )

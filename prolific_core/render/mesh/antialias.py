@@ -1,4 +1,4 @@
-"""Antialiasing of silhouettes by their analytic coverage, which gives them a gradient.
+"""Antialiasing of silhouettes by analytic coverage, which makes them differentiable.
 
 The method is that of Laine et al. 2020, "Modular primitives for high-performance differentiable rendering" (arXiv
 2011.03277), section 3.4. Where a silhouette edge crosses the segment between two neighbouring pixel centres, the
@@ -8,12 +8,12 @@ near colour to the far pixel, and one closer to the near pixel's centre does the
 
 There are two differences from the paper. Its loop runs over pixel pairs and considers only the edges of the triangle
 that was hit, so it misses silhouettes of triangles smaller than a pixel; here the loop runs over the mesh's silhouette
-edges and finds the pairs that they cross. In addition, weights that add up to more than one at a pixel (for an object
-smaller than a pixel) are scaled to one, so that colours stay in their range.
+edges and the pairs that they cross. In addition, weights that add up to more than one at a pixel (for an object smaller
+than a pixel) are scaled to one, so that colours stay in their range.
 
-An edge that is closer to vertical than to horizontal is used only for pairs of pixels side by side, the others only for
-pairs above one another. A piece of edge of length L that moves by d along its normal then changes the total coverage
-by L d, as it should; if both kinds of pairs were used, it would be counted twice.
+An edge that is closer to vertical than to horizontal is used only for horizontally adjacent pixels, and any other edge
+only for vertically adjacent pixels. An edge segment of length L that moves by d along its normal then changes the total
+coverage by the correct amount L d. With both kinds of pairs, it would be counted twice.
 """
 
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class Edges:
 
     @classmethod
     def of(cls, faces: Int[Tensor, "faces 3"]) -> "Edges":
-        """Find the edges of faces (F, 3)."""
+        """Compute the edges of faces (F, 3)."""
         pairs = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).sort(dim=1).values
         size = int(faces.max()) + 1 if len(faces) else 1
         key, edge = (pairs[:, 0] * size + pairs[:, 1]).unique(return_inverse=True)
@@ -67,8 +67,8 @@ def antialias(
     """Blend silhouettes by coverage, differentiably in `vertices` and `image`.
 
     Args:
-        image: Images (B, C, H, W) with one sample per pixel, already over their background; any channels, of which the
-            0/1 opacity may be one.
+        image: Images (B, C, H, W) with one sample per pixel, composited over their background. The channels
+            may include a binary opacity.
         hits: The result of `trace` for the same rays.
         vertices: Vertex positions (V, 3).
         faces: Vertex indices (F, 3).
@@ -144,13 +144,13 @@ def _crossings(screen, edges: Edges, silhouette, inner_high, depth, axis: int, s
     """Find the pixel pairs along `axis` (0: columns, 1: rows) that a visible silhouette crosses.
 
     Returns:
-        Flat indices (K,) of the pixel on the mesh's side (near) and of the one beyond (far), and the distance (K,) in
-        [0, 1] from the near pixel's centre to the edge, in pixels.
+        Flat indices (K,) of the near pixel, which is on the mesh's side of the edge, and of the far pixel on the other
+        side, and the distance (K,) in [0, 1] from the near pixel's centre to the edge, in pixels.
     """
     b, vertices = screen.shape[:2]
     h, w = size
     along, across = (0, 1) if axis == 0 else (1, 0)
-    pairs, lines = (w, h) if axis == 0 else (h, w)  # pixels along the axis, and scan lines
+    pairs, lines = (w, h) if axis == 0 else (h, w)  # numbers of pixels along the axis and of scan lines
     with torch.no_grad():
         run = (screen[:, edges.ends[:, 1]] - screen[:, edges.ends[:, 0]]).abs()
         steep = run[..., 1] >= run[..., 0]
@@ -181,13 +181,13 @@ def _crossings(screen, edges: Edges, silhouette, inner_high, depth, axis: int, s
         stride_along, stride_across = (1, w) if axis == 0 else (w, 1)
         near = first_pixel + line * stride_across + near * stride_along
         far = first_pixel + line * stride_across + far * stride_along
-        # The inverse of the depth is linear on the screen.
+        # The inverse of the depth is linear in screen space.
         z = 1 / (1 / start[:, 2] + (1 / end[:, 2] - 1 / start[:, 2]) * fraction)
         flat = depth.reshape(-1)
         keep = inside & (flat[near] < flat[far]) & (z < flat[far])
     reach = torch.where(high_side.bool(), pixel + 1 - position, position - pixel)
     with torch.no_grad():
-        # Several silhouettes may cross a pair; only the outermost is visible.
+        # Several silhouettes may cross a pair of pixels, but only the outermost one is visible.
         farthest = torch.full((b * h * w,), -1.0).to(reach)
         pair = near * 2 + high_side
         farthest = farthest.repeat(2).scatter_reduce(0, pair[keep], reach.detach()[keep], "amax")

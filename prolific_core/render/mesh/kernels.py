@@ -15,7 +15,7 @@ def first_hit(
     directions: wp.array(dtype=wp.vec3),
     faces: wp.array(dtype=wp.int32),
 ):
-    """Write the index of the first face along each ray, or -1 if there is none; one thread per ray."""
+    """Write the index of the first face along each ray, or -1 if the ray hits nothing."""
     ray = wp.tid()
     query = wp.mesh_query_ray(mesh, origins[ray], directions[ray], 1.0e6)
     if query.result:

@@ -16,7 +16,7 @@ from prolific_core.render.volume.marching import Samples
 #: Function from positions (M, 3) to density (M,) per world unit and colour (M, 3) in [0, 1].
 Field = Callable[[Tensor], tuple[Tensor, Tensor]]
 
-#: Opacity below which a ray counts as having hit nothing.
+#: Opacity below which a ray is considered to have hit nothing.
 NOTHING = 1e-6
 
 
@@ -59,7 +59,7 @@ def shade(
         tensor([0.8647])
 
     Args:
-        field: The density and colour at world points.
+        field: Function that returns density and colour at world points.
         origins: Origins (R, 3) of the rays.
         directions: Unit directions (R, 3).
         samples: The samples of the rays; see `marching.march`.
