@@ -35,7 +35,7 @@ def write(project: Project, id: str, status: RunStatus) -> None:
 
 
 def is_unfinished(project: Project, id: str) -> bool:
-    """Return whether a prompt's last run did not succeed or, if no run is recorded, whether a stage has not finished."""
+    """Return whether a prompt's last run did not succeed, or a stage has not finished if no run is recorded."""
     status = read(project, id)
     return status.state != "done" if status else project.finished_stages(id) < len(STAGES)
 

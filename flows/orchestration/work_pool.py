@@ -85,7 +85,7 @@ def _until_it_ends(project: Project, run_id, id: str, board: Board):
                 return state
             if state is not None:
                 board.show(id, *(_where(project, id, began) if state.is_running() else (state.name.lower(),)))
-            # The automation does not detect a worker that dies before it starts a claimed run, which sends no heartbeat.
+            # The automation cannot detect a worker that dies before it starts a claimed run, which has no heartbeat.
             claimed = (claimed or time.monotonic()) if state is not None and state.is_pending() else None
             if claimed and time.monotonic() - claimed > CLAIMED:
                 client.set_flow_run_state(
