@@ -6,8 +6,9 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from prefect import flow, runtime, task
+from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 
 from flows.orchestration import artifacts, dvc_runner, preflight, run_status
 from flows.orchestration.dvc_runner import StageResult
@@ -42,12 +43,12 @@ class Result:
 
     def json(self) -> str:
         values = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items() if k != "page"}
-        values["stages"] = {done.pop("stage"): done for done in values["stages"]}
-        return json.dumps(values)
+        stages = {done.stage: {k: v for k, v in asdict(done).items() if k != "stage"} for done in self.stages}
+        return json.dumps(values | {"stages": stages})
 
 
 def _run_name() -> str:
-    parameters = runtime.flow_run.parameters
+    parameters = flow_run.parameters
     return (parameters.get("id") or parameters.get("text") or "generate")[:60]
 
 
@@ -136,7 +137,8 @@ def _make(prompt: ResolvedPrompt, sweep: list[str] | None, began: float) -> Resu
         artifacts.link(f"mlflow-{prompt.id}", address, f"{prompt.id} in MLflow (prolific ui)")
     peaks = [stage.peak_memory_mb for stage in stages if stage.peak_memory_mb]
     seconds = _seconds_since(began)
-    return Result(prompt.id, seconds, max(peaks, default=None), stages, *runs.files[:2], page, metrics, address)
+    glb, turntable = runs.files[:2]
+    return Result(prompt.id, seconds, max(peaks, default=None), stages, glb, turntable, page, metrics, address)
 
 
 def _seconds_since(began: float) -> float:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from prefect import flow, runtime
+from prefect import flow
+from prefect.runtime import flow_run
 
 from flows.generate import Result, generate
 from flows.orchestration import artifacts, dvc_runner, preflight, run_status, work_pool
@@ -42,7 +43,7 @@ class Row:
 
 
 def _run_name() -> str:
-    return sets.title(runtime.flow_run.parameters.get("names") or [])[:60]
+    return sets.title(flow_run.parameters.get("names") or [])[:60]
 
 
 @flow(flow_run_name=_run_name, persist_result=False)

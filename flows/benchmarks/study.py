@@ -19,7 +19,7 @@ from flows.benchmarks import results
 from prolific_core import checkpoint, prompts
 from prolific_core.errors import InputError
 from prolific_core.experiments import study_2d as study
-from prolific_core.files import write_atomically
+from prolific_core.files import write_atomically, write_json
 from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.prior.location import locate
 from prolific_core.prior.scorer import Scorer
@@ -27,7 +27,7 @@ from prolific_core.toybox.evaluation.agreement import agreement
 from prolific_core.toybox.evaluation.classifier import load_classifier
 from prolific_core.toybox.world import draw as world
 from tasks.runtime.console import Console
-from tasks.runtime.job import digest, save_png, write_json
+from tasks.runtime.job import digest, save_png
 from tasks.runtime.machine import set_up_torch
 from tasks.runtime.project import Project
 from tasks.runtime.records import EtaEstimator

@@ -75,9 +75,9 @@ def _automation() -> None:
     Without it, the state of a run whose machine died would remain "running".
     """
     from prefect.automations import Automation
+    from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
     from prefect.events.schemas.automations import EventTrigger, Posture
-    from prefect.states import StateType
 
     name, heartbeat = "prolific: lost runs", "prefect.flow-run.heartbeat"
     automation = Automation(
@@ -92,10 +92,12 @@ def _automation() -> None:
             threshold=1,
             within=timedelta(seconds=SILENCE),
         ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"no heartbeat for {SILENCE} s")],
+        actions=[
+            ChangeFlowRunState(name=None, state=StateType.CRASHED, message=f"no heartbeat for {SILENCE} s", force=False)
+        ],
     )
     try:
-        automation.id = Automation.read(name=name).id
+        automation.id = Automation.read(name=name).id  # pyright: ignore[reportAttributeAccessIssue]
     except ValueError:  # the automation does not exist yet
         automation.create()
     else:

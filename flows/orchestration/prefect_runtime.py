@@ -14,7 +14,8 @@ from tasks.runtime.project import Project
 if TYPE_CHECKING:
     from prefect import Flow, Task
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _offline = False  # whether this process runs flows without a server
 

@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -84,9 +85,8 @@ def _lock_file(project: Project, path: Path) -> dict:
     from voluptuous import Invalid
 
     try:
-        stages = (
-            COMPILED_LOCKFILE_SCHEMA(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))).get("stages") or {}
-        )
+        lock: Any = COMPILED_LOCKFILE_SCHEMA(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        stages = lock.get("stages") or {}
         entries = [entry for stage in stages.values() for entry in (*stage.get("deps", []), *stage.get("outs", []))]
         if not all(re.fullmatch(r"[0-9a-f]{32}(\.dir)?", str(entry.get("md5"))) for entry in entries):
             raise Invalid("truncated within an entry")

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from prolific_core.files import write_atomically
+from prolific_core.files import write_json
 from tasks.runtime.project import STAGES, Project
 
 
@@ -31,7 +31,7 @@ def read(project: Project, id: str) -> RunStatus | None:
 
 def write(project: Project, id: str, status: RunStatus) -> None:
     """Record the status of a prompt's run."""
-    write_atomically(_path(project, id), json.dumps(asdict(status)).encode())
+    write_json(_path(project, id), asdict(status))
 
 
 def is_unfinished(project: Project, id: str) -> bool:

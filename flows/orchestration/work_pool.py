@@ -44,7 +44,7 @@ def _run(project: Project, pool: str, names: list[str], id: str, board: Board) -
 
     for submission in range(1 + RESUBMIT):
         run = run_deployment(f"generate/{pool}", parameters={"id": id, "sweep": names}, flow_run_name=id, timeout=0)
-        state = _until_it_ends(project, run.id, id, board)
+        state = _until_it_ends(project, run.id, id, board)  # pyright: ignore[reportAttributeAccessIssue]
         if state.is_completed():
             return
         if not state.is_crashed():
@@ -84,7 +84,7 @@ def _until_it_ends(project: Project, run_id, id: str, board: Board):
             if state is not None and state.is_final():
                 return state
             if state is not None:
-                board.show(id, *(_where(project, id, began) if state.is_running() else (state.name.lower(),)))
+                board.show(id, *(_where(project, id, began) if state.is_running() else (str(state.name).lower(),)))
             # The automation cannot detect a worker that dies before it starts a claimed run, which has no heartbeat.
             claimed = (claimed or time.monotonic()) if state is not None and state.is_pending() else None
             if claimed and time.monotonic() - claimed > CLAIMED:

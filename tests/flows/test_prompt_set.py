@@ -1,4 +1,4 @@
-"""The prompt set: what is added, imported, named and removed, and what a changed number re-runs."""
+"""Prompts on file: adding, importing, selecting and removing them, and the stages that a changed parameter runs."""
 
 import json
 
@@ -12,7 +12,7 @@ from tasks.runtime.project import Project
 
 @pytest.fixture
 def prolific(project, monkeypatch, capsys):
-    """The command in this process: its status, and what it printed."""
+    """Run the command in this process and return its status, stdout and stderr."""
     monkeypatch.chdir(project.root)
 
     def run(*arguments: str):
@@ -157,7 +157,7 @@ def test_names_are_ids_sets_and_patterns(project):
             sets.select(project, [name])
 
 
-def test_list_shows_what_is_made(prolific, project):
+def test_list_shows_finished_stages(prolific, project):
     output = project.output("a-red-mug", "initialise")
     output.mkdir(parents=True)
     (output / "manifest.json").write_text("{}")
@@ -174,7 +174,7 @@ def test_list_shows_what_is_made(prolific, project):
     assert found == {"id": "a-red-mug", "text": "a red mug", "seed": 0, "preset": "demo", "stages": 1}
 
 
-def test_a_number_reruns_what_reads_it_and_what_depends_on_that(made):
+def test_a_parameter_runs_its_stage_and_the_later_ones_again(made):
     project = Project(made.root)
     for setting, stages in {
         "logging.preview_every=3": [],
@@ -187,15 +187,17 @@ def test_a_number_reruns_what_reads_it_and_what_depends_on_that(made):
         assert made.repro() == stages, setting
 
 
-def test_a_prompt_costs_the_others_nothing(made):
-    """DVC reads no other pipeline, of which there may be hundreds, when one prompt is brought up to date."""
+def test_a_run_reads_no_other_prompt(made):
+    """Bringing one prompt up to date reads its pipeline only, since there may be hundreds of them."""
     other = made.root / "prompts" / "other" / "dvc.yaml"
     other.parent.mkdir()
     other.write_text("stages: [this is no pipeline]")
     try:
         assert made.repro() == [] and made.repro("prompts/a-red-mug/dvc.yaml:nerf") == []
         assert made.run("tasks.dvc_pipeline.cli", "status", "prompts/a-red-mug/dvc.yaml").returncode == 0
-        assert "other/dvc.yaml" in made.run("tasks.dvc_pipeline.cli", "repro").stderr  # in the root everything is read
+        assert (
+            "other/dvc.yaml" in made.run("tasks.dvc_pipeline.cli", "repro").stderr
+        )  # `dvc repro` in the root reads all of them
     finally:
         other.unlink()
         other.parent.rmdir()

@@ -1,7 +1,7 @@
-"""Families of objects, each a function that draws the proportions and returns the parts.
+"""Object families, each of which is a function that samples the proportions of an object and returns its parts.
 
-The front faces +x and z is up. The units are arbitrary, because `scene.finish` centres and scales the result.
-Proportions vary so that one prompt has many right answers.
+The front faces +x and z is up. The units are arbitrary, because `scene.finish` centres and scales the result. The
+proportions vary, so that many different objects match the same prompt.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from prolific_core.toybox.world.shapes import (
 
 
 def ball(g: np.random.Generator) -> list[Part]:
-    """Return the parts of a ball, slightly flattened or stretched.
+    """Return the parts of a slightly flattened or stretched ball.
 
     Args:
-        g: Source of the random numbers.
+        g: Random number generator.
 
     Returns:
-        Parts in arbitrary units.
+        The parts, in arbitrary units.
     """
     return [sphere(1.0).scale(1, 1, g.uniform(0.92, 1.06))]
 
@@ -36,10 +36,10 @@ def cube(g: np.random.Generator) -> list[Part]:
     """Return the parts of a box with nearly equal sides.
 
     Args:
-        g: Source of the random numbers.
+        g: Random number generator.
 
     Returns:
-        Parts in arbitrary units.
+        The parts, in arbitrary units.
     """
     return [box(g.uniform(0.9, 1.1), g.uniform(0.9, 1.1), g.uniform(0.9, 1.1))]
 
@@ -48,10 +48,10 @@ def cylinder_(g: np.random.Generator) -> list[Part]:
     """Return the parts of an upright cylinder.
 
     Args:
-        g: Source of the random numbers.
+        g: Random number generator.
 
     Returns:
-        Parts in arbitrary units.
+        The parts, in arbitrary units.
     """
     return [cylinder(1.0, g.uniform(1.7, 3.2))]
 
@@ -60,10 +60,10 @@ def cone(g: np.random.Generator) -> list[Part]:
     """Return the parts of an upright cone.
 
     Args:
-        g: Source of the random numbers.
+        g: Random number generator.
 
     Returns:
-        Parts in arbitrary units.
+        The parts, in arbitrary units.
     """
     return [cylinder(1.0, g.uniform(1.6, 2.8), top=0.0, segments=36)]
 
@@ -72,10 +72,10 @@ def ring(g: np.random.Generator) -> list[Part]:
     """Return the parts of an upright torus whose hole faces the front.
 
     Args:
-        g: Source of the random numbers.
+        g: Random number generator.
 
     Returns:
-        Parts in arbitrary units.
+        The parts, in arbitrary units.
     """
     return [torus(1.0, g.uniform(0.2, 0.42)).rotate("y", 90)]
 
@@ -84,10 +84,10 @@ def mug(g: np.random.Generator) -> list[Part]:
     """Return the parts of a mug with its handle at +y.
 
     Args:
-        g: Source of the random numbers.
+        g: Random number generator.
 
     Returns:
-        Parts in arbitrary units.
+        The parts, in arbitrary units.
     """
     height, wall, taper = g.uniform(1.9, 2.8), g.uniform(0.1, 0.16), g.uniform(0.85, 1.05)
     body = revolve([(0, 0), (taper, 0), (1, height), (1 - wall, height), (taper - wall, 0.18), (0, 0.18)], 32)
@@ -101,10 +101,10 @@ def chair(g: np.random.Generator) -> list[Part]:
     """Return the parts of a chair with four legs and a closed or slatted back.
 
     Args:
-        g: Source of the random numbers.
+        g: Random number generator.
 
     Returns:
-        Parts in arbitrary units.
+        The parts, in arbitrary units.
     """
     w, d = g.uniform(0.9, 1.15), g.uniform(0.9, 1.1)
     leg, seat, back = g.uniform(0.75, 1.05), g.uniform(0.1, 0.17), g.uniform(0.8, 1.25)
@@ -125,13 +125,13 @@ def chair(g: np.random.Generator) -> list[Part]:
 
 
 def table(g: np.random.Generator) -> list[Part]:
-    """Return the parts of a round table with one leg or a rectangular one with four.
+    """Return the parts of a round table with one leg or of a rectangular table with four legs.
 
     Args:
-        g: Source of the random numbers.
+        g: Random number generator.
 
     Returns:
-        Parts in arbitrary units.
+        The parts, in arbitrary units.
     """
     h, t = g.uniform(0.75, 1.1), g.uniform(0.08, 0.14)
     if g.random() < 0.3:
@@ -149,10 +149,10 @@ def house(g: np.random.Generator) -> list[Part]:
     """Return the parts of a house with its gable and door at the front.
 
     Args:
-        g: Source of the random numbers.
+        g: Random number generator.
 
     Returns:
-        Parts in arbitrary units.
+        The parts, in arbitrary units.
     """
     d, w, h = g.uniform(1.0, 1.4), g.uniform(1.1, 1.5), g.uniform(0.75, 1.05)
     roof, eave = g.uniform(0.45, 0.75), 0.1
@@ -173,13 +173,13 @@ def house(g: np.random.Generator) -> list[Part]:
 
 
 def tree(g: np.random.Generator) -> list[Part]:
-    """Return the parts of a conifer or a broad-leaved tree.
+    """Return the parts of a conifer or of a broad-leaved tree.
 
     Args:
-        g: Source of the random numbers.
+        g: Random number generator.
 
     Returns:
-        Parts in arbitrary units.
+        The parts, in arbitrary units.
     """
     trunk = g.uniform(0.5, 0.9)
     parts = [cylinder(g.uniform(0.13, 0.2), trunk + 0.3).paint("wood")]
@@ -204,10 +204,10 @@ def snowman(g: np.random.Generator) -> list[Part]:
     """Return the parts of a snowman of three balls, sometimes with a hat.
 
     Args:
-        g: Source of the random numbers.
+        g: Random number generator.
 
     Returns:
-        Parts in arbitrary units.
+        The parts, in arbitrary units.
     """
     a, b, c = 1.0, g.uniform(0.68, 0.8), g.uniform(0.48, 0.58)
     zb, zc = 0.8 * (a + b), 0.8 * (a + b) + 0.8 * (b + c)
@@ -229,10 +229,10 @@ def mushroom(g: np.random.Generator) -> list[Part]:
     """Return the parts of a mushroom, sometimes with dots.
 
     Args:
-        g: Source of the random numbers.
+        g: Random number generator.
 
     Returns:
-        Parts in arbitrary units.
+        The parts, in arbitrary units.
     """
     h, r = g.uniform(0.8, 1.2), g.uniform(0.26, 0.38)
     a = np.linspace(0, np.pi / 2, 9)
@@ -256,10 +256,10 @@ def rocket(g: np.random.Generator) -> list[Part]:
     """Return the parts of an upright rocket with four fins.
 
     Args:
-        g: Source of the random numbers.
+        g: Random number generator.
 
     Returns:
-        Parts in arbitrary units.
+        The parts, in arbitrary units.
     """
     r, h, n = g.uniform(0.36, 0.46), g.uniform(1.5, 2.0), g.uniform(0.6, 0.85)
     body = revolve([(0, 0), (r * 0.75, 0), (r, 0.4), (r, h), (0, h)])
@@ -279,10 +279,10 @@ def car(g: np.random.Generator) -> list[Part]:
     """Return the parts of a car with its headlights at the front.
 
     Args:
-        g: Source of the random numbers.
+        g: Random number generator.
 
     Returns:
-        Parts in arbitrary units.
+        The parts, in arbitrary units.
     """
     length, w, h = g.uniform(2.0, 2.4), g.uniform(0.95, 1.1), g.uniform(0.36, 0.46)
     lift, r = 0.2, g.uniform(0.25, 0.3)
@@ -308,10 +308,10 @@ def lamp(g: np.random.Generator) -> list[Part]:
     """Return the parts of a table lamp with a shade.
 
     Args:
-        g: Source of the random numbers.
+        g: Random number generator.
 
     Returns:
-        Parts in arbitrary units.
+        The parts, in arbitrary units.
     """
     h, r = g.uniform(1.0, 1.6), g.uniform(0.55, 0.75)
     shade = g.uniform(0.6, 0.85)
@@ -326,10 +326,10 @@ def teapot(g: np.random.Generator) -> list[Part]:
     """Return the parts of a teapot with its spout at the front.
 
     Args:
-        g: Source of the random numbers.
+        g: Random number generator.
 
     Returns:
-        Parts in arbitrary units.
+        The parts, in arbitrary units.
     """
     flat = g.uniform(0.75, 0.95)
     parts = [sphere(1.0).scale(1, 1, flat), cylinder(0.6, 0.15).move(z=-flat - 0.02)]
@@ -349,10 +349,10 @@ def boat(g: np.random.Generator) -> list[Part]:
     """Return the parts of a sailing boat with its bow at the front.
 
     Args:
-        g: Source of the random numbers.
+        g: Random number generator.
 
     Returns:
-        Parts in arbitrary units.
+        The parts, in arbitrary units.
     """
     length, w, h = g.uniform(2.0, 2.4), g.uniform(0.75, 0.95), g.uniform(0.4, 0.5)
     half = length / 2
@@ -378,10 +378,10 @@ def plane(g: np.random.Generator) -> list[Part]:
     """Return the parts of an aeroplane with its propeller at the front.
 
     Args:
-        g: Source of the random numbers.
+        g: Random number generator.
 
     Returns:
-        Parts in arbitrary units.
+        The parts, in arbitrary units.
     """
     r, length = g.uniform(0.2, 0.26), g.uniform(2.0, 2.4)
     body = revolve(
@@ -403,7 +403,8 @@ def plane(g: np.random.Generator) -> list[Part]:
     return parts
 
 
-#: Function of each family, by its name in captions. The classifier's classes have this order: append only.
+#: Functions of the families by their names in captions. New families must be appended, because the classifier's classes
+#: have the same order.
 FAMILIES = {
     "ball": ball,
     "cube": cube,
@@ -425,13 +426,13 @@ FAMILIES = {
     "plane": plane,
 }
 
-#: Families whose front cannot be mistaken for another side; the Janus count is defined for these.
+#: Families with an unmistakable front, for which the Janus count is defined.
 WITH_FRONT = ("mug", "chair", "house", "snowman", "car", "teapot", "boat", "plane", "rocket")
 
-#: Families simple enough to stack and stand side by side in images of two objects.
+#: Families that are used in images of two objects, because their shapes are simple enough to be stacked.
 STACKABLE = ("ball", "cube", "cylinder", "cone", "mug", "mushroom", "house", "tree")
 
-#: sRGB in [0, 1] of each colour, by its name in captions.
+#: sRGB values in [0, 1] of the colours by their names in captions.
 COLOURS = {
     "red": (0.85, 0.12, 0.12),
     "orange": (0.95, 0.52, 0.10),
@@ -446,7 +447,7 @@ COLOURS = {
     "gray": (0.52, 0.52, 0.53),
 }
 
-#: Colours of parts that the caption does not name, by role; one of the candidates is drawn per image.
+#: Candidate colours by role for parts whose colour the caption does not name; one of them is sampled per object.
 NATURAL = {
     "roof": [(0.50, 0.20, 0.14), (0.32, 0.30, 0.32), (0.42, 0.26, 0.16)],
     "door": [(0.36, 0.20, 0.10), (0.25, 0.14, 0.08)],

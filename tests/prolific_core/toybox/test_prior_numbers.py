@@ -1,4 +1,4 @@
-"""Numbers of a prior that no model can be built from are told before hours of work, and renders outlive any kill."""
+"""Parameters that no model can be built from are reported before hours of work, and renders survive any kill."""
 
 import pytest
 import yaml
@@ -18,7 +18,7 @@ def prior(root, numbers: dict):
 
 
 @pytest.mark.parametrize(
-    ("numbers", "told"),
+    ("numbers", "named"),
     [
         ({"autoencoder": {"latent": 13}}, "autoencoder.latent"),  # the linear start has three latents a norm group
         ({"autoencoder": {"channels": [32, 64, 64]}}, "unknown key 'autoencoder.channels'"),
@@ -32,10 +32,10 @@ def prior(root, numbers: dict):
         ({"autoencoder": {"initial": "priors"}}, "autoencoder.initial"),  # a folder, but not of a model
     ],
 )
-def test_unusable_numbers_are_named_at_once(tmp_path, numbers, told):
+def test_unusable_numbers_are_named_at_once(tmp_path, numbers, named):
     with pytest.raises(InputError) as error:
         prior(tmp_path, numbers).config  # noqa: B018
-    assert told in str(error.value) and "priors/mine/params.yaml" in str(error.value) and "\n" not in str(error.value)
+    assert named in str(error.value) and "priors/mine/params.yaml" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_published_model_is_found_from_the_project_wherever_one_is(tmp_path, monkeypatch):
@@ -46,7 +46,7 @@ def test_a_published_model_is_found_from_the_project_wherever_one_is(tmp_path, m
 
 
 def test_renders_outlive_a_failure_after_the_last_of_them(tmp_path, monkeypatch):
-    """Putting gigabytes in place takes a while, too: what ends it then must not cost the renders."""
+    """Putting gigabytes in place takes a while, and an interruption then must not lose the renders."""
     from tasks.prior_training import stages
     from tasks.prior_training.job import PriorStage
     from tasks.runtime.project import Project

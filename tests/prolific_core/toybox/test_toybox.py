@@ -1,4 +1,4 @@
-"""The Toybox's world: shapes, captions, pictures and tokens, against what is known of them."""
+"""The Toybox world: shapes, captions, images and tokens have the properties that are known of them."""
 
 import numpy as np
 import pytest
@@ -77,12 +77,12 @@ def test_views():
 
 
 def test_captions_tell_the_truth():
-    told = 0
+    named = 0
     for k in range(60):
         e = world.draw(5, k, size=8)
         assert e.view == view_of(e.azimuth, e.elevation)
         if e.caption.endswith(" view"):
-            told += 1
+            named += 1
             assert e.caption.endswith(f", {e.view} view")
         body = e.caption.split(",")[0]
         if e.stripes:
@@ -98,13 +98,13 @@ def test_captions_tell_the_truth():
             assert world.parse(e.caption) is None
         elif e.kind == "pair":
             assert world.parse_pair(e.caption) == ((e.family, e.colour), e.relation, e.second)
-    assert 15 < told < 45
+    assert 15 < named < 45
 
 
 def test_the_mix_is_what_the_parameters_say():
     examples = [world.draw(6, k, size=4, samples=1) for k in range(600)]
-    for kind, share in RenderConfig().mix:
-        assert abs(np.mean([e.kind == kind for e in examples]) - share) < 0.06, kind
+    for kind, fraction in RenderConfig().mix:
+        assert abs(np.mean([e.kind == kind for e in examples]) - fraction) < 0.06, kind
     single = [e for e in examples if e.kind == "colour"]
     assert 0.02 < np.mean([e.stripes is not None for e in single]) < 0.14
     assert any(e.second for e in examples if e.kind == "normals")
@@ -139,8 +139,8 @@ def test_a_cut_keeps_the_surface():
     assert np.isclose(*area)
 
 
-def test_places_are_as_the_picture_shows():
-    """The judge's answer to two things follows from the caption and the camera, whichever is named first."""
+def test_places_are_as_the_image_shows():
+    """The true answer for two objects follows from the caption and the camera, whichever object is named first."""
     front = {"family": "ball", "colour": "red", "second": ("cube", "blue"), "azimuth": 0.0}
     assert relative_place(front | {"relation": "on"})[2] == "above"
     assert relative_place(front | {"relation": "left of"})[2] == "left"
@@ -151,7 +151,7 @@ def test_places_are_as_the_picture_shows():
     swapped = {"family": "cube", "colour": "blue", "second": ("ball", "red"), "azimuth": 0.3, "relation": "under"}
     assert relative_place(swapped) == (("ball", "red"), ("cube", "blue"), "above")
     seen = 0
-    for k in range(500):  # and the renders agree: the red thing's pixels lie where the place says
+    for k in range(500):  # in renders, the red object's pixels lie where the place says
         e = world.draw(8, k, kind="pair", view="front", size=32, samples=1)
         first, second, place = relative_place(e.label())
         if place in ("left", "right", "above", "below") and {first[1], second[1]} == {"red", "blue"}:
@@ -168,8 +168,8 @@ def test_places_are_as_the_picture_shows():
 
 def test_held_out_pairs():
     pairs = [(f, c) for f in world.FAMILIES for c in world.COLOURS]
-    share = np.mean([world.held_out(*p) for p in pairs])
-    assert 0.04 < share < 0.16
+    fraction = np.mean([world.held_out(*p) for p in pairs])
+    assert 0.04 < fraction < 0.16
     assert not any(world.held_out(*p) for p in KEEP)
 
 
@@ -186,7 +186,7 @@ def test_a_seed_gives_the_same_bytes():
     assert a.image.tobytes() != c.image.tobytes()
 
 
-def test_sample_gives_true_things():
+def test_sample_gives_true_objects():
     scenes = world.sample("a red mug", 3, seed=0)
     assert len(scenes) == 3
     again = world.sample("a red mug", 3, seed=0)
@@ -249,7 +249,7 @@ def test_colour_and_background():
 def test_public_render_shape():
     s = world.sample("a green car", 1)[0]
     views = world.render(s, [orbit(a, 0.2, 1.6) for a in (0.0, 1.5)])
-    assert views.shape == (2, 3, 64, 64) and 0 <= views.min() and views.max() <= 1
+    assert views.shape == (2, 3, 64, 64) and views.min() >= 0 and views.max() <= 1
 
 
 def test_room_surrounds_the_camera():
@@ -282,7 +282,8 @@ def test_words_keep_their_numbers():
     from prolific_core.toybox.training import text
 
     sentence = "a normal map of a red and blue striped mug on a cube with stripes"
-    code = f"from prolific_core.toybox.training import text; print(text.encode(text.tokenizer(), [{sentence!r}])[0].tolist())"
+    shown = f"text.encode(text.tokenizer(), [{sentence!r}])[0].tolist()"
+    code = f"from prolific_core.toybox.training import text; print({shown})"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert json.loads(other) == text.encode(text.tokenizer(), [sentence])[0].tolist()
     for part in ("tokenizer", "scorer"):

@@ -1,4 +1,4 @@
-"""What the U-Net of the Toybox is trained on: which views are drawn, which are named, at which times."""
+"""Draws that the U-Net of the Toybox is trained on: their views, the views named in captions, and their times."""
 
 import numpy as np
 import pytest
@@ -16,18 +16,18 @@ KINDS = ("colour", "normals", "pair", "room")
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    """600 labels without pictures; a row's latents are its number."""
+    """Write 600 labels without images; the latents of a row are its number."""
     folder, g = tmp_path_factory.mktemp("shards"), np.random.default_rng(0)
     labels = []
     for _ in range(600):
         view, family = str(g.choice(captions.VIEWS)), str(g.choice(list(world.FAMILIES)))
-        said = view if g.random() < 0.5 else None
+        named = view if g.random() < 0.5 else None
         labels.append(
             {
                 "kind": str(g.choice(KINDS)),
                 "family": family,
                 "view": view,
-                "caption": captions.with_view(f"a red {family}", said),
+                "caption": captions.with_view(f"a red {family}", named),
             }
         )
     save_array(folder / "train-0000.npy", np.zeros((600, 1, 1, 3), np.uint8))
@@ -39,7 +39,7 @@ def shards(tmp_path_factory):
 
 
 def draw(shards, batches=200, **config):
-    """(rows, whether the caption names the view) of many batches of ten."""
+    """Return the rows of many batches of ten, and whether their captions name the view."""
     folder, labels = shards
     tok = text.tokenizer()
     data = Latents(folder, folder / "latents", tok, DiffusionConfig(**config))
@@ -58,7 +58,7 @@ def faced(label) -> bool:
     return label["family"] in world.WITH_FRONT and label["kind"] in ("colour", "normals")
 
 
-def test_a_share_of_a_batch_is_fronts_and_backs(shards):
+def test_a_fraction_of_a_batch_is_fronts_and_backs(shards):
     rows, _, labels = draw(shards, fronts=0.4)
     ends = [
         faced(labels[row]) and labels[row]["kind"] == "colour" and labels[row]["view"] in ("front", "back")
@@ -79,7 +79,7 @@ def test_times_lean_towards_noise():
     u = (np.arange(10_000) + 0.5) / 10_000
     assert np.allclose(towards_noise(u, 1.0), u)
     shifted = towards_noise(u, 3.0)
-    assert 0 <= shifted.min() and shifted.max() < 1 and abs(np.median(shifted) - 0.75) < 1e-3
+    assert shifted.min() >= 0 and shifted.max() < 1 and abs(np.median(shifted) - 0.75) < 1e-3
 
 
 def test_a_view_can_be_taken_from_a_caption():

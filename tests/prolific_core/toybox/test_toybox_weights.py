@@ -1,4 +1,4 @@
-"""The weights that ship: they load with stock classes, and a prompt gives what it says."""
+"""The packaged weights load with the classes of diffusers and transformers, and samples show what the prompt says."""
 
 import warnings
 
@@ -32,8 +32,8 @@ def test_layout_and_size(pipeline):
     assert pipeline.tokenizer.model_max_length == 20
 
 
-def judged(pipeline, prompt: str):
-    """(family names, colour names) that the judge sees in eight samples at CFG 3."""
+def classified(pipeline, prompt: str):
+    """Return the families and colours that the classifier finds in eight samples at CFG 3."""
     import torch
 
     from prolific_core.toybox.evaluation.classifier import load_classifier
@@ -55,7 +55,7 @@ def judged(pipeline, prompt: str):
 @pytest.mark.parametrize("prompt", ["a red mushroom", "a green cone", "a red mug"])
 def test_samples_are_what_the_prompt_says(pipeline, prompt):
     _, colour, family = prompt.split()
-    families, colours = judged(pipeline, prompt)
+    families, colours = classified(pipeline, prompt)
     assert families.count(family) >= 5, families
     assert colours.count(colour) >= 6, colours
 
@@ -73,7 +73,7 @@ def test_autoencoder_reconstructs():
     assert evaluate(vae, images) > 27
 
 
-def test_the_judge_knows_true_renders():
+def test_the_classifier_is_right_on_true_renders():
     from prolific_core.toybox.evaluation.check import (
         group,
         right_answers,
@@ -81,10 +81,10 @@ def test_the_judge_knows_true_renders():
     )
     from prolific_core.toybox.evaluation.classifier import load_classifier
 
-    judge, single, pairs = load_classifier(), group("heldout", 128, seed=3), group("pairs", 128, seed=3)
-    right = right_answers(judge, single.truth, single.labels)
+    classifier, single, pairs = load_classifier(), group("heldout", 128, seed=3), group("pairs", 128, seed=3)
+    right = right_answers(classifier, single.truth, single.labels)
     assert right["family"] > 0.9 and right["colour"] > 0.9 and right["view"] > 0.75
-    assert right_relations(judge, pairs.truth, pairs.labels)["relation"] > 0.8
+    assert right_relations(classifier, pairs.truth, pairs.labels)["relation"] > 0.8
 
 
 def test_the_check_has_every_number():
@@ -139,5 +139,5 @@ def test_samples_are_made_without_a_word_too_many(tmp_path):
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr, done.stdout.strip()) == (0, "", str(out))
-    with Image.open(out) as picture:
-        assert picture.size == (128, 64)
+    with Image.open(out) as image:
+        assert image.size == (128, 64)

@@ -1,4 +1,4 @@
-"""Against the truth: the truth itself measures 1 and 0, and what is wrong shows."""
+"""Metrics against the truth: the truth itself has the ratios 1 and the distance 0, and mistakes show."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def test_true_views_are_the_worlds(mugs):
     assert truth.true_views("a zebra", ORBIT) is None
 
 
-def test_the_truth_is_near_itself_and_other_things_are_not(mugs):
+def test_the_truth_is_near_itself_and_other_objects_are_not(mugs):
     halves = [truth.Views(mugs.rgb[k::2], mugs.opacity[k::2]) for k in (0, 1)]
     same = truth.against_truth(*halves)
     assert abs(same["occupied_ratio"] - 1) < 0.15 and abs(same["saturation_ratio"] - 1) < 0.05
@@ -56,10 +56,8 @@ def test_layers_show_what_a_render_has():
     opacity = torch.zeros(1, 1, 2, 2)
     opacity[..., 0] = 1
     depth = torch.tensor([[1.0, 0], [3.0, 0]])[None, None]
-    picture = layers(Render(rgb=torch.full((1, 3, 2, 2), 0.25), opacity=opacity, depth=depth))
-    assert picture.shape == (1, 3, 6, 2)
-    assert (picture[:, :, :2] == 0.25).all() and (picture[:, 0, 2:4] == opacity[:, 0]).all()
-    torch.testing.assert_close(
-        picture[0, 0, 4:], torch.tensor([[1.0, 0], [0.1, 0]])
-    )  # near is bright, nothing is black
+    image = layers(Render(rgb=torch.full((1, 3, 2, 2), 0.25), opacity=opacity, depth=depth))
+    assert image.shape == (1, 3, 6, 2)
+    assert (image[:, :, :2] == 0.25).all() and (image[:, 0, 2:4] == opacity[:, 0]).all()
+    torch.testing.assert_close(image[0, 0, 4:], torch.tensor([[1.0, 0], [0.1, 0]]))  # near is bright, nothing is black
     assert layers(Render(rgb=torch.ones(1, 3, 2, 2), opacity=opacity)).shape == (1, 3, 4, 2)
