@@ -50,7 +50,7 @@ def plan(project: Project, request: PromptRequest) -> Prompt:
             old = project.prompt(id)
             if old.text != text:
                 raise InputError(
-                    f"prompts/{id} already exists with the text {old.text!r}; choose another id or remove it first"
+                    f"prompts/{id} already exists with the text {old.text!r}; choose another --id or remove it first"
                 )
             seed = old.seed if request.seed is None else seed
             preset = old.preset if request.preset is None else preset
