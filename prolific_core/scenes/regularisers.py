@@ -17,12 +17,6 @@ def sparsity(render: Render) -> Float[Tensor, ""]:
     return (render.opacity.square() + 0.01).sqrt().mean()
 
 
-def opacity_bce(render: Render) -> Float[Tensor, ""]:
-    """Return the binary cross entropy of the opacity with itself: 0 for empty and opaque pixels, log 2 at 0.5."""
-    opacity = render.opacity.clamp(1e-3, 1 - 1e-3)
-    return -(opacity * opacity.log() + (1 - opacity) * (1 - opacity).log()).mean()
-
-
 def entropy(render: Render) -> Float[Tensor, ""]:
     """Return the mean entropy, in bits, of the distribution of the weights along each ray.
 

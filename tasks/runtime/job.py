@@ -38,7 +38,7 @@ class Job:
         self.root, self.name = root, name
         self.final, self.state = final, state
         self.system, self.logging = system, logging
-        self._metrics: dict[str, float] = {}
+        self._metrics: dict[str, float | None] = {}
         self._fractions: dict[str, float] = {}
         self._inputs: dict[str, str] = {}
         self._step = 0

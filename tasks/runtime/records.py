@@ -39,7 +39,7 @@ class Records:
         self.path = path
         start = first(path)
         resumed = start is not None and start.get("key") == key and not ended(path)
-        self.attempt = start["attempt"] if resumed else uuid.uuid4().hex
+        self.attempt = start["attempt"] if start and resumed else uuid.uuid4().hex
         path.parent.mkdir(parents=True, exist_ok=True)
         # Lines are appended whole and unbuffered, so that a kill leaves at most one partial line, which readers skip.
         self._file = open(path, "ab" if resumed else "wb", buffering=0)  # noqa: SIM115

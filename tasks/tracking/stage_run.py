@@ -5,6 +5,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from tasks.runtime import records
 
@@ -22,10 +23,10 @@ class StageRun:
         self.state = tracker.subject.state(stage)
         self.output = tracker.subject.output(stage)
         self.attempt: str | None = None
-        self.run: str | None = None
+        self.run = ""
         self.offset = 0
         self.done = False
-        self.facts: dict[str, str | float] = {}  # values of FACTS, which the parent run summarises
+        self.facts: dict[str, Any] = {}  # values of FACTS, which the parent run summarises
 
     def send(self, parent: str, cached: bool, failed: bool) -> None:
         path = self.state / "records.jsonl"

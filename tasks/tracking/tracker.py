@@ -15,6 +15,7 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import yaml
 from filelock import FileLock
@@ -84,10 +85,10 @@ class Tracker:
         self.subject = PromptRuns(project.resolve(subject)) if isinstance(subject, str) else subject
         identity = json.dumps(self.subject.identity, sort_keys=True)
         self.token = hashlib.sha256(identity.encode()).hexdigest()[:16]
-        self.client = None
+        self.client: Any = None
         self._off = os.environ.get("PROLIFIC_TRACKER") == "off"
         self._lost = False  # whether the server has stopped answering
-        self._parent: str | None = None
+        self._parent = ""
         self._status: str | None = None
         self._stages: dict[str, StageRun] = {}
         self._synced: dict[str, dict] = {}
@@ -120,7 +121,7 @@ class Tracker:
             return
         origin = {"revision": revision(self.project.root), "locks": self._locks()}
         self._finished = {"metrics": metrics, "files": files, "origin": origin}
-        self._guarded(lambda: self._finish(**self._finished))
+        self._guarded(lambda: self._finish(metrics, files, origin))
 
     def address(self, port: int = 5000) -> str | None:
         """Return the URL of the parent run in the UI that `prolific ui` serves, or None if no run was sent."""
@@ -130,7 +131,7 @@ class Tracker:
 
     def parent(self) -> str:
         """Return the id of the subject's parent run, which is created if it does not exist."""
-        if self._parent is None:
+        if not self._parent:
             if self.client is None:
                 self._connect()
                 self._send_kept()
