@@ -1,4 +1,7 @@
-"""Noise-free score distillation (Katzir et al., 2310.17590), a guidance method of your own in one file."""
+"""Noise-free score distillation (Katzir et al., 2310.17590): a guidance method of your own in one file.
+
+python examples/custom_guidance.py --out nfsd.png
+"""
 
 import argparse
 

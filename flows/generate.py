@@ -1,4 +1,4 @@
-"""Flow of one prompt, from its text to a model and a report."""
+"""Flow that turns one prompt into a textured model and a report."""
 
 import json
 import sys
@@ -6,8 +6,9 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from prefect import flow, runtime, task
+from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 
 from flows.orchestration import artifacts, dvc_runner, preflight, run_status
 from flows.orchestration.dvc_runner import StageResult
@@ -28,7 +29,7 @@ from tasks.tracking.tracker import Tracker, prepare
 
 @dataclass(frozen=True)
 class Result:
-    """Finished model of a prompt, with its metrics and the stages that led to it."""
+    """Result of the flow `generate`, with the files, metrics and stages of the finished model."""
 
     id: str
     seconds: float
@@ -42,17 +43,17 @@ class Result:
 
     def json(self) -> str:
         values = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items() if k != "page"}
-        values["stages"] = {done.pop("stage"): done for done in values["stages"]}
-        return json.dumps(values)
+        stages = {done.stage: {k: v for k, v in asdict(done).items() if k != "stage"} for done in self.stages}
+        return json.dumps(values | {"stages": stages})
 
 
 def _run_name() -> str:
-    parameters = runtime.flow_run.parameters
+    parameters = flow_run.parameters
     return (parameters.get("id") or parameters.get("text") or "generate")[:60]
 
 
 def _may_succeed(task, run, state) -> bool:
-    """Return whether a retry may succeed: the stage was killed, or its files were locked."""
+    """Return whether a retry may succeed because the stage was killed or its files were locked."""
     try:
         state.result()
     except (dvc_runner.DvcLocked, dvc_runner.StageKilled):
@@ -62,7 +63,7 @@ def _may_succeed(task, run, state) -> bool:
     return False
 
 
-# Results are cached by DVC alone: a second cache, local to one machine, would contradict it.
+# Only DVC caches results. A second cache in Prefect, local to one machine, could contradict it.
 @flow(flow_run_name=_run_name, persist_result=False)
 def generate(
     id: str | None = None,
@@ -71,10 +72,10 @@ def generate(
     seed: int = 0,
     sweep: list[str] | None = None,
 ) -> Result:
-    """Make the model of a prompt on file, given by its id, or of a new one, given by its text.
+    """Generate the model of an existing prompt, given by its id, or of a new prompt, given by its text.
 
-    An interrupted run continues, and finished stages do not run again. `sweep` has the names that a sweep was started
-    with, if this run is part of one.
+    Finished stages are not run again, and an interrupted run resumes. If this run is part of a sweep, `sweep` contains
+    the names that the sweep was started with.
     """
     began = time.monotonic()
     project = Project.find()
@@ -103,7 +104,7 @@ def generate(
     retry_condition_fn=_may_succeed,
 )
 def run_stage(stage: str, tracker: Tracker, cached: bool, upstream: bool) -> StageResult:
-    """Bring a stage up to date with DVC, unless it is `cached`, and send its records to MLflow."""
+    """Bring a stage up to date with DVC unless it is `cached`, and send its records to MLflow."""
     console = new_console.get()(stage)
     if cached:
         tracker.sync_stage(stage, cached=True)
@@ -115,9 +116,9 @@ def run_stage(stage: str, tracker: Tracker, cached: bool, upstream: bool) -> Sta
 
 
 def run_stages(tracker: Tracker, stages: list[str]) -> list[StageResult]:
-    """Run stages of the tracker's subject in order, within a flow."""
+    """Run stages of the tracker's subject in order, within a flow, and return their results."""
     finished = dvc_runner.finished(tracker.project, tracker.subject, stages)
-    # The last stage checks all others again, so that files that were edited during the run are noticed.
+    # For the last stage, DVC checks all earlier stages again in case their files were edited during the run.
     return [run_task(run_stage, stage, tracker, stage in finished, stage == stages[-1]) for stage in stages]
 
 
@@ -136,7 +137,8 @@ def _make(prompt: ResolvedPrompt, sweep: list[str] | None, began: float) -> Resu
         artifacts.link(f"mlflow-{prompt.id}", address, f"{prompt.id} in MLflow (prolific ui)")
     peaks = [stage.peak_memory_mb for stage in stages if stage.peak_memory_mb]
     seconds = _seconds_since(began)
-    return Result(prompt.id, seconds, max(peaks, default=None), stages, *runs.files[:2], page, metrics, address)
+    glb, turntable = runs.files[:2]
+    return Result(prompt.id, seconds, max(peaks, default=None), stages, glb, turntable, page, metrics, address)
 
 
 def _seconds_since(began: float) -> float:

@@ -1,4 +1,4 @@
-"""Flow of many prompts, with a run of the flow `generate` for each; a failure does not stop the others."""
+"""Flow that runs the flow `generate` for many prompts and continues if some of them fail."""
 
 import contextvars
 import threading
@@ -7,7 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from prefect import flow, runtime
+from prefect import flow
+from prefect.runtime import flow_run
 
 from flows.generate import Result, generate
 from flows.orchestration import artifacts, dvc_runner, preflight, run_status, work_pool
@@ -20,18 +21,18 @@ from tasks.runtime.console import new_console
 from tasks.runtime.failures import explain
 from tasks.runtime.project import Project
 
-TAIL = 5  # last lines of a failed stage's log in the summary
+TAIL = 5  # number of log lines in the summary of a failed stage
 
-RunPrompt = Callable[[str, Board], Result | None]  # brings one prompt up to date, with its progress on the board
+RunPrompt = Callable[[str, Board], Result | None]  # brings one prompt up to date and shows its progress on the board
 
 
 class SweepFailed(ProlificError):
-    """Failure of at least one prompt; the message is the summary of the sweep."""
+    """Error raised if a prompt failed or was not started, with the summary of the sweep as its message."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """Outcome of one prompt of a sweep: "done", "failed", or "waiting" when it never started."""
+    """Outcome of one prompt in a sweep, with the state "done", "failed" or "waiting" (never started)."""
 
     id: str
     state: str
@@ -42,7 +43,7 @@ class Row:
 
 
 def _run_name() -> str:
-    return sets.title(runtime.flow_run.parameters.get("names") or [])[:60]
+    return sets.title(flow_run.parameters.get("names") or [])[:60]
 
 
 @flow(flow_run_name=_run_name, persist_result=False)
@@ -53,10 +54,10 @@ def sweep(
     only_failed: bool = False,
     max_failures: int | None = None,
 ) -> str:
-    """Bring the prompts that names select (without names, all of them) up to date, and return a summary.
+    """Bring the prompts that match `names` (by default all prompts) up to date, and return a summary.
 
-    They run `workers` at a time on this machine, or on the workers of a Prefect work pool. After `max_failures`
-    failures no more are started. Raises SweepFailed when a prompt failed.
+    The prompts run on the workers of a Prefect work pool or, without `pool`, on this machine with up to `workers` at a
+    time. No more prompts are started after `max_failures` failures. Raises SweepFailed if any prompt did not finish.
     """
     project, names = Project.find(), names or []
     ids = preflight.choose(project, names, only_failed)
@@ -86,7 +87,7 @@ def _run(
 
 def _local_runner(names: list[str]) -> RunPrompt:
     def run_prompt(id: str, board: Board) -> Result:
-        new_console.set(board.console(id))  # in this thread's own context
+        new_console.set(board.console(id))  # applies to this thread only
         return run_flow(generate, id, sweep=names)
 
     return run_prompt
@@ -114,17 +115,17 @@ class _Sweep:
         began = time.monotonic()
         try:
             result = self.run_prompt(id, self.board)
-        except Exception as error:  # of any kind, since the other prompts must go on
-            status = run_status.read(self.project, id)  # has the path of the log, also from a worker on this machine
+        except Exception as error:  # no error may stop the other prompts
+            status = run_status.read(self.project, id)  # has the log's path if the run was on this machine
             message = (explain(error) or f"unexpected {type(error).__name__}: {error}").splitlines()[0]
             return Row(id, "failed", time.monotonic() - began, message, status.log if status else "")
         return Row(id, "done", time.monotonic() - began, page=getattr(result, "page", None))
 
 
 def _threads(work: Callable[[str], None], ids: list[str], count: int) -> None:
-    """Call `work` for every id in `count` threads; an exception such as a signal's stops everything that runs."""
+    """Call `work` for every id in `count` threads, and stop all running stages if this thread is interrupted."""
     with ThreadPoolExecutor(max(1, min(count, len(ids)))) as executor:
-        # Each call gets a copy of this context, in which Prefect finds the parent of its flow run.
+        # Each call runs in a copy of this context, because Prefect stores the parent flow run in it.
         futures = [executor.submit(contextvars.copy_context().run, work, id) for id in ids]
         try:
             wait(futures)
@@ -137,7 +138,7 @@ def _threads(work: Callable[[str], None], ids: list[str], count: int) -> None:
 
 
 def summary(project: Project, rows: list[Row]) -> str:
-    """Return a line for each prompt, and then each failure with the last lines of its log."""
+    """Return a summary with a line for each prompt, followed by each failure with the last lines of its log."""
     width = max((len(row.id) for row in rows), default=0)
     outcomes = {"done": "done {:7.0f} s", "failed": "failed {:5.0f} s", "waiting": "not started"}
     lines = [f"{row.id:<{width}}  {outcomes[row.state].format(row.seconds)}" for row in rows]
@@ -146,11 +147,11 @@ def summary(project: Project, rows: list[Row]) -> str:
             lines += ["", f"{row.id}: {row.message}"]
             if row.log:
                 log = dvc_runner.tail(project.root / row.log, TAIL)
-                lines += [f"  the end of {row.log}:", *(f"    {line}" for line in log)]
+                lines += [f"  last lines of {row.log}:", *(f"    {line}" for line in log)]
     if any(row.state != "done" for row in rows):
-        lines += ["", f"{_counts(rows)}; to go on: prolific sweep --only-failed"]
+        lines += ["", f"{_counts(rows)}; to continue, run: prolific sweep --only-failed"]
     else:
-        lines.append(f"{_counts(rows)}; reports/<id>.html shows each, prolific ui compares them")
+        lines.append(f"{_counts(rows)}; see reports/<id>.html, or compare them with prolific ui")
     return "\n".join(lines)
 
 

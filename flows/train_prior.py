@@ -1,4 +1,4 @@
-"""Flow that trains a prior of the Toybox world, from nothing or from another prior to a model folder."""
+"""Flow that trains a prior of the Toybox's world, from scratch or from another prior."""
 
 import time
 from pathlib import Path
@@ -15,9 +15,9 @@ from tasks.tracking.tracker import Tracker
 
 @flow(flow_run_name="{name}", persist_result=False)
 def train_prior(name: str = "toybox") -> Path:
-    """Bring priors/<name>/ up to date and return its model folder.
+    """Train the prior that priors/<name>/params.yaml describes, and return its model folder.
 
-    A useful prior takes hours. A training that was stopped resumes from its last checkpoint.
+    Training a useful prior takes hours. An interrupted training resumes from its last checkpoint.
     """
     began = time.monotonic()
     project = Project.find()

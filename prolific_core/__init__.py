@@ -1,26 +1,10 @@
 """Text-to-3D by variational score distillation, as a plain PyTorch library."""
 
-# ruff: noqa: F401 (type checkers read the imports below; `__getattr__` does them at run time)
-
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from prolific_core.cameras import Cameras, orbit
-    from prolific_core.config import FieldConfig, GuidanceConfig, StageConfig
-    from prolific_core.guidance.base import Guidance, build_guidance
-    from prolific_core.mesh.export import load_glb
-    from prolific_core.optimise import distil
-    from prolific_core.prior.latent_diffusion import LatentDiffusion
-    from prolific_core.prior.scorer import Scorer
-    from prolific_core.scenes.base import Scene
-    from prolific_core.scenes.image import ImageScene, LatentScene
-    from prolific_core.scenes.radiance_field import RadianceField
-    from prolific_core.scenes.surface import TetrahedralSurface
-    from prolific_core.scenes.textured_mesh import TexturedMesh
-    from prolific_core.visualisation import save_image
-
-# The public names by module, imported at their first use so that `import prolific_core` does not load torch.
+# The public names by module, imported at their first use so that `import prolific_core` does not load torch. Type
+# checkers read the same names from __init__.pyi.
 _MODULES = {
     "cameras": ("Cameras", "orbit"),
     "config": ("FieldConfig", "GuidanceConfig", "StageConfig"),

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from prolific_core.config import FieldConfig, NerfConfig
 from prolific_core.guidance.base import Guidance
-from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.scenes.base import Scene
 
 LIBRARIES = 600 * 2**20  # bytes
@@ -128,7 +127,7 @@ def _without_data(module: nn.Module) -> nn.Module:
     return copied
 
 
-def _score_pass(prior: LatentDiffusion, score, views: int) -> int:
+def _score_pass(prior, score, views: int) -> int:
     """Return the bytes of activations of the score network's training."""
     if score is None:
         return 0

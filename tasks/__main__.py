@@ -1,6 +1,8 @@
-"""Command of a DVC stage: run one stage of a prompt, and send its records to MLflow unless a flow does so.
+"""Command-line entry point of a prompt's stages, which the generated DVC pipelines call.
 
-python -m tasks nerf a-red-mug
+    python -m tasks nerf a-red-mug
+
+It runs one stage and sends the stage's records to MLflow, unless a flow already sends them.
 """
 
 import os
@@ -14,9 +16,9 @@ from tasks.runtime.project import STAGES, Project
 
 
 def main(arguments: list[str]) -> int:
-    """Run the stage `arguments[0]` of the prompt `arguments[1]` and return the exit status."""
+    """Run the stage `arguments[0]` of the prompt with the id `arguments[1]` and return the exit status."""
     if len(arguments) != 2:
-        print(f"usage: python -m tasks STAGE ID; the stages are {', '.join(STAGES)}", file=sys.stderr)
+        print(f"usage: python -m tasks STAGE ID, where STAGE is one of: {', '.join(STAGES)}", file=sys.stderr)
         return 2
     name, id = arguments
     machine.disable_telemetry()
@@ -28,7 +30,7 @@ def main(arguments: list[str]) -> int:
         if name in STAGES:
             (project.stage_state(check_id(id), name) / "failure.json").unlink(missing_ok=True)
         stage.run(project, name, id)
-        if os.environ.get("PROLIFIC_TRACKER") != "flow":  # a flow sends the records itself
+        if os.environ.get("PROLIFIC_TRACKER") != "flow":  # A flow sends the records itself.
             from tasks.tracking import tracker
 
             tracker.sync(project, id, [name])

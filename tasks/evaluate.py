@@ -1,11 +1,10 @@
-"""Stage 6: compute metrics and images of the exported GLB itself, not of the field that it came from."""
+"""Stage 6: render the exported GLB files and compute the metrics of the renders."""
 
 import sys
 
 import torch
 
 from prolific_core import cameras
-from prolific_core.cameras import Cameras
 from prolific_core.mesh.export import load_glb
 from prolific_core.mesh.textured_view import TexturedView
 from prolific_core.metrics.alignment import alignment
@@ -26,7 +25,7 @@ def run(stage: Stage) -> dict:
     config, text = stage.config.evaluate, stage.prompt.text
     scorer = Scorer.load(config.scorer, stage.config.prior.path)
     if scorer is None:
-        print("no alignment: the prior has no scorer beside it; name one in evaluate.scorer", file=sys.stderr)
+        print("skipping the alignment metric: the prior has no scorer; set one in evaluate.scorer", file=sys.stderr)
     place = {"elevation": config.elevation, "distance": config.distance, "fov": config.fov}
     orbit, turntable = (cameras.orbit(count, **place) for count in (config.views, config.turntable_frames))
     truth = true_views(text, orbit)
@@ -41,14 +40,14 @@ def run(stage: Stage) -> dict:
         suffix = "" if index == 0 else f"_{index}"
         sheet = contact_sheet(made.rgb)
         save_png(stage.output / f"contact{suffix}.png", sheet)
-        stage.picture(f"contact{suffix}", sheet)
+        stage.image(f"contact{suffix}", sheet)
         write_video(stage.output / f"turntable{suffix}.mp4", _render(stage, mesh, turntable).rgb)
         stage.progress(index + 1, len(paths))
     return {name: sum(result[name] for result in results) / len(results) for name in results[0]}
 
 
-def _render(stage: Stage, mesh: TexturedView, views: Cameras) -> Views:
-    """Render the views over white, one at a time, which needs less memory."""
+def _render(stage: Stage, mesh: TexturedView, views: cameras.Cameras) -> Views:
+    """Render the views over white, one at a time to save memory."""
     side = stage.config.evaluate.resolution
     with torch.no_grad():
         renders = [mesh.render(views[i].to(stage.device), side, 1.0, supersampling=2) for i in range(len(views))]

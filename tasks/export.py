@@ -1,4 +1,4 @@
-"""Stage 5: write a clean mesh with a baked texture, as OBJ with MTL and PNG and as GLB."""
+"""Stage 5: clean, unwrap and texture the meshes and export them as OBJ (with MTL and PNG) and GLB."""
 
 import torch
 

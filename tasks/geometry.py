@@ -1,4 +1,4 @@
-"""Stage 3: turn each field's density into a surface, and refine it by SDS on its normals."""
+"""Stage 3: extract a surface from each field's density and refine it by SDS on its rendered normals."""
 
 import torch
 
@@ -23,7 +23,7 @@ def run(stage: Stage) -> dict:
 
 
 def _initial(stage: Stage, field: RadianceField) -> TetrahedralSurface:
-    """Return the surface at the configured density, or at the one whose silhouettes match the field's."""
+    """Return the surface at the configured density threshold, or at the one that matches the field's silhouettes."""
     config = stage.config.geometry
     grid = {"resolution": config.grid_resolution, "extent": config.extent}
     options = {"smoothing": config.smoothing, "device": stage.device, "backend": stage.config.system.backend}

@@ -1,4 +1,4 @@
-"""Distillation as the optimised stages run it: prior, guidance, memory estimate and previews."""
+"""Distillation run shared by the guided stages, with its prior, guidance, memory estimate and previews."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from prolific_core import cameras, memory
-from prolific_core.cameras import Cameras
 from prolific_core.config import GuidanceConfig, StageConfig
 from prolific_core.guidance import base
 from prolific_core.guidance.score_network.gain import ScoreGainMonitor
@@ -17,7 +16,7 @@ from prolific_core.scenes.base import Scene
 from prolific_core.seeding import generator
 from tasks.runtime.stage import Stage
 
-Strip = Callable[[Any], Tensor]  # a scene's preview (3, H, W)
+Strip = Callable[[Any], Tensor]  # function that renders the preview (3, H, W) of a scene
 
 
 def distil_stage(
@@ -27,9 +26,9 @@ def distil_stage(
     strip: Strip | None = None,
     pixel_bytes: float = memory.SURFACE_PIXEL_BYTES,
 ) -> None:
-    """Train the scenes by the stage's guidance, with previews, and record how the time was spent.
+    """Optimise the scenes with the stage's guidance, save previews and record how the run time was spent.
 
-    The configured number of steps is per particle, so n particles take n times as many.
+    The configured number of steps is per particle, so the total for n particles is n times as large.
     """
     seed = stage.prompt.seed
     prior = LatentDiffusion.load(**stage.config.prior.model_dump(), device=stage.device)
@@ -39,7 +38,7 @@ def distil_stage(
     config = config.model_copy(update={"steps": config.steps * len(scenes)})
     side = max(side for _, side in config.resolution)
     amounts = memory.estimate(guidance, scenes, views=config.views, side=side, pixel_bytes=pixel_bytes)
-    stage.note(f"expects about {memory.format_total(amounts)} on {stage.device.type}")
+    stage.note(f"estimated memory: about {memory.format_total(amounts)} on {stage.device.type}")
     monitor = ScoreGainMonitor(config.steps)
     strip = strip or four_views(stage, config)
 
@@ -57,13 +56,13 @@ def distil_stage(
         name=stage.name,
         state_file=stage.checkpoint / "state.safetensors",
         observe=observe,
-        preview=lambda step: stage.picture("views", preview(scenes, strip), step),
+        preview=lambda step: stage.image("views", preview(scenes, strip), step),
     )
     stage.fractions(timer.fractions())
 
 
 def _guidance(stage: Stage, config: StageConfig) -> GuidanceConfig:
-    """Return the stage's guidance, without view-dependent prompting in a 360-degree scene, which has no front."""
+    """Return the guidance config, without view-dependent prompting for 360-degree scenes, which have no front."""
     if stage.config.initialise.field.scene == "scene":
         return config.guidance.model_copy(update={"view_prompts": False})
     return config.guidance
@@ -71,21 +70,25 @@ def _guidance(stage: Stage, config: StageConfig) -> GuidanceConfig:
 
 @torch.no_grad()
 def preview(scenes: Sequence[Scene], strip: Strip) -> Tensor:
-    """Return the strips of all scenes, one below another, as one image (3, H, W)."""
+    """Stack the previews of all scenes vertically into one image (3, H, W)."""
     return torch.cat([strip(scene) for scene in scenes], dim=-2)
 
 
 def preview_side(config: StageConfig) -> int:
-    """Return the side of a preview in pixels: that of the largest training render, from 64 to 256."""
+    """Return the side of a preview in pixels: the largest training resolution, clamped to [64, 256]."""
     return max(64, min(256, max(side for _, side in config.resolution)))
 
 
-def _colours(scene: Scene, views: Cameras, side: int) -> Tensor:
-    return scene.render(views, side).rgb
+def four_views(
+    stage: Stage,
+    config: StageConfig,
+    show: Callable[[Any, cameras.Cameras, int], Tensor] = lambda scene, views, side: scene.render(views, side).rgb,
+) -> Strip:
+    """Return a function that renders four views of a scene and places them side by side.
 
-
-def four_views(stage: Stage, config: StageConfig, show: Callable[[Any, Cameras, int], Tensor] = _colours) -> Strip:
-    """Show four views (B, 3, H, W) of a scene side by side, from the middle of the configured camera ranges."""
+    The cameras are in the middle of the configured ranges of distance and field of view. `show` renders a scene as
+    images (B, 3, H, W).
+    """
     middle = {key: sum(getattr(config.cameras, key)) / 2 for key in ("distance", "fov")}
     views = cameras.orbit(4, elevation=20, **middle).to(stage.device)
     return lambda scene: torch.cat(list(show(scene, views, preview_side(config))), dim=-1)

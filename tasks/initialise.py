@@ -1,4 +1,4 @@
-"""Stage 1: initialise the particles' radiance fields, and show them before any guidance."""
+"""Stage 1: initialise the particles' radiance fields and save a preview of the first one."""
 
 import torch
 
@@ -23,5 +23,5 @@ def run(stage: Stage) -> dict:
     with torch.no_grad():
         render = fields[0].render(view, config.preview_resolution, normals=True)
     opacity = render.opacity[0].expand(3, -1, -1)
-    stage.picture("initial", torch.cat([render.rgb[0], opacity, render.normal[0]], dim=-1))
+    stage.image("initial", torch.cat([render.rgb[0], opacity, render.normal[0]], dim=-1))
     return {"initial_opacity": float(opacity.mean())}

@@ -3,7 +3,6 @@
 import torch
 
 from prolific_core import cameras, memory
-from prolific_core.cameras import Cameras
 from prolific_core.render.result import Render
 from prolific_core.scenes import store
 from prolific_core.scenes.radiance_field import RadianceField
@@ -28,7 +27,11 @@ def run(stage: Stage) -> dict:
 
 
 def _strip(stage: Stage, scene: str) -> Strip:
-    """Show all that a field renders: an object over white from four sides, a 360-degree scene as a panorama."""
+    """Return a function that renders the preview of a field.
+
+    An object is rendered over white from four sides, and a 360-degree scene as a panorama. Both include normals,
+    opacity and depth.
+    """
     config = stage.config.nerf
     if scene != "scene":
         return four_views(stage, config, lambda field, views, side: layers(_render(field, views, side, normals=True)))
@@ -37,15 +40,15 @@ def _strip(stage: Stage, scene: str) -> Strip:
     return lambda field: layers(field.render_rays(*rays, normals=True))[0]
 
 
-def _render(field: RadianceField, views: Cameras, side: int, normals: bool = False) -> Render:
-    """Render a field over white, or over its own background if the cameras are inside the scene."""
+def _render(field: RadianceField, views: cameras.Cameras, side: int, normals: bool = False) -> Render:
+    """Render a field over white, or over its own background if it is a 360-degree scene."""
     background = None if field.config.scene == "scene" else "white"
     return field.render(views, side, background=background, normals=normals)
 
 
 @torch.no_grad()
 def _turntables(stage: Stage, fields: list[RadianceField]) -> None:
-    """Save a video of each field."""
+    """Save a turntable video of each field."""
     config, frames = stage.config.nerf.cameras, stage.config.logging.turntable_frames
     if fields[0].config.scene == "scene":
         views = cameras.around(frames, fov=70)

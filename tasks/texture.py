@@ -1,4 +1,4 @@
-"""Stage 4: optimise the colours of the fixed surfaces by VSD, starting from those of the radiance fields."""
+"""Stage 4: optimise the colours of the fixed surfaces by VSD, starting from the colours of the radiance fields."""
 
 from prolific_core import memory
 from prolific_core.scenes import store

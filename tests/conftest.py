@@ -1,4 +1,4 @@
-"""A project to break: a copy of this clone in which the six stages are quick fakes."""
+"""Fixtures: copies of this clone in which the six stages are quick fakes, and a Prefect server."""
 
 import os
 import shutil
@@ -13,10 +13,10 @@ from jaxtyping import install_import_hook
 # The types and tensor shapes in the signatures of the core are checked at every call; this precedes its first import.
 install_import_hook("prolific_core", "typecheck.checked")
 
-from flows.benchmarks import scratch_project
-from tasks.runtime import machine
+from flows.benchmarks import scratch_project  # noqa: E402
+from tasks.runtime import machine  # noqa: E402
 
-machine.threads(1)  # before torch is imported: tensors here are small, and two threads wait for each other
+machine.threads(1)  # before torch is imported: with tensors this small, two threads only wait for each other
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,13 +45,13 @@ def run(stage):
 
 @pytest.fixture(scope="session")
 def prefect_home(tmp_path_factory) -> Path:
-    """One for all tests: Prefect takes 20 seconds of processor time to make its database."""
+    """Folder of Prefect's database, shared because Prefect takes 20 seconds of processor time to create it."""
     return tmp_path_factory.mktemp("prefect")
 
 
 @pytest.fixture(scope="session")
 def prefect_server(prefect_home, tmp_path_factory) -> Iterator[dict[str, str]]:
-    """A server for all tests that do not ask how one is started: the environment in which it is found."""
+    """Prefect server for all tests that do not test its start, as the environment variables of its clients."""
     from flows.orchestration import prefect_server
 
     url, stop = prefect_server.start(tmp_path_factory.mktemp("server") / "log", home=prefect_home)
@@ -61,8 +61,8 @@ def prefect_server(prefect_home, tmp_path_factory) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch, prefect_home):
-    """Tests send nothing anywhere, see nothing of the user's own settings, and leave the folder they are in."""
-    monkeypatch.chdir(ROOT)  # commands go into the project's folder, and a test may run one in this process
+    """Isolate a test from the user's settings and from tracking, and restore the working directory after it."""
+    monkeypatch.chdir(ROOT)  # commands change into the project's folder, also those that a test runs in this process
     for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PROLIFIC_ROOT", "DVC_STAGE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PREFECT_HOME", str(prefect_home))
@@ -70,13 +70,12 @@ def quiet(monkeypatch, prefect_home):
 
 
 def copy_project(folder: Path) -> Path:
-    """A copy of this clone's code, numbers and pipeline, without outputs, weights or history."""
-    # One prompt: what the user of this clone has made besides is not the tests' business.
+    """Copy the code, parameters and one prompt of this clone, without outputs, weights or history."""
     return scratch_project.copy(ROOT, folder, prompts=("a-red-mug",))
 
 
 class Clone:
-    """A project folder and the commands in it, run as a user does: in a process, in that folder."""
+    """Project folder whose commands run as a user runs them: in processes of their own, in that folder."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -96,7 +95,7 @@ class Clone:
         return self.run("flows.cli.main", *arguments, **environment)
 
     def start(self, *command: str, **environment: str) -> subprocess.Popen:
-        """A command that goes on while the test does, in a process group of its own, as a shell starts it."""
+        """Start a command in the background, in a process group of its own, as a shell does."""
         return subprocess.Popen(
             [sys.executable, "-m", *command],
             cwd=self.root,
@@ -112,7 +111,7 @@ class Clone:
         return self.run("tasks", name, id, **environment)
 
     def repro(self, target: str = "prompts/a-red-mug/dvc.yaml") -> list[str]:
-        """`dvc repro`, and the stages that ran."""
+        """Run `dvc repro` and return the stages that ran."""
         (self.root / "ran.log").unlink(missing_ok=True)
         done = self.run("tasks.dvc_pipeline.cli", "repro", target)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -129,7 +128,7 @@ class Clone:
         file.write_text(text.replace(old, new, 1))
 
     def trouble(self, stage: str, code: str) -> None:
-        """Have a stage do this first."""
+        """Make a stage run this code first."""
         (self.root / f"trouble-{stage}.py").write_text(code)
 
 
@@ -139,7 +138,7 @@ def clone(tmp_path) -> Clone:
 
 
 def clone_with_fakes(folder: Path) -> Clone:
-    """A project whose stages are fakes, in a folder with a space in its name."""
+    """Make a project whose stages are fakes."""
     root = copy_project(folder)
     from tasks.runtime.project import STAGES, Project
 
@@ -149,7 +148,7 @@ def clone_with_fakes(folder: Path) -> Clone:
 
     weights = root / "prolific_core" / "toybox" / "weights"
     weights.mkdir()
-    (weights / "model_index.json").write_text("{}")  # there, and nothing of it is read
+    (weights / "model_index.json").write_text("{}")  # must exist, and is not read
     project = Project(root)
     pipeline.refresh(project, project.prompt("a-red-mug"))
     return Clone(root)
@@ -157,7 +156,7 @@ def clone_with_fakes(folder: Path) -> Clone:
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory) -> Clone:
-    """A clone whose prompt DVC made; for `made`, which copies it."""
+    """Clone whose prompt has been made by DVC; tests use copies of it (`made`)."""
     clone = clone_with_fakes(tmp_path_factory.mktemp("made once") / "a clone")
     from tasks.runtime.project import STAGES
 
@@ -167,7 +166,7 @@ def made_once(tmp_path_factory) -> Clone:
 
 @pytest.fixture(scope="module")
 def made(made_once, tmp_path_factory) -> Clone:
-    """A clone whose prompt was made, for the tests of one file: each leaves it whole."""
+    """Clone with a finished prompt, which is shared by the tests of a file, so each of them restores it."""
     folder = tmp_path_factory.mktemp("made") / "a clone"
     shutil.copytree(made_once.root, folder)
     return Clone(folder)
@@ -175,7 +174,7 @@ def made(made_once, tmp_path_factory) -> Clone:
 
 @pytest.fixture
 def project(clone):
-    """The same, for tests that use the library in this process."""
+    """Project of `clone`, for tests that use it in this process."""
     from tasks.runtime.project import Project
 
     return Project(clone.root)

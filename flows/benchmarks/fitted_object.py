@@ -1,8 +1,8 @@
 """Radiance field fitted in seconds to an object of the Toybox's world, for `prolific bench render`.
 
-The object's mesh determines for every point whether it is inside (by the winding number) and which colour is nearest
-(that of the nearest surface sample). Training on these two is much faster than training on images. It gives what a
-finished run has: an opaque shape, empty space around it, and an occupancy grid that separates the two.
+The field is trained on random points, which is much faster than training on images. The winding number of the object's
+mesh determines whether a point is inside, and the nearest surface sample determines its colour. Like the field of a
+finished run, the result has an opaque shape, empty space around it, and an occupancy grid that separates the two.
 """
 
 import math
@@ -18,16 +18,16 @@ from prolific_core.seeding import generator
 from prolific_core.toybox.world import draw as world
 
 PROMPT = "a red mug"
-# Lengths in world units over which the trained density should be opaque inside the object and transparent outside.
+# Lengths in world units over which the density is trained to be opaque inside the object and transparent outside.
 THICKNESS, EMPTY = 0.02, 0.3
-# Half of the side of the grid of winding numbers (objects have radius 0.5) and its number of points along each side.
+# Half of the side length of the grid of winding numbers (objects have radius 0.5), and its number of points per axis.
 EXTENT, GRID = 0.55, 48
 
 
 def winding(points: Tensor, corners: Tensor, chunk: int = 2_000_000) -> Tensor:
     """Compute the winding number (N,) of triangles (F, 3, 3) around points (N, 3): 0 outside, 1 or more inside.
 
-    It is the sum of the signed solid angles divided by 4 pi (Van Oosterom and Strackee 1983, eq. 8).
+    The winding number is the sum of the signed solid angles divided by 4 pi (Van Oosterom and Strackee 1983, eq. 8).
     """
     total = []
     for piece in points.split(max(1, chunk // len(corners))):
@@ -40,7 +40,7 @@ def winding(points: Tensor, corners: Tensor, chunk: int = 2_000_000) -> Tensor:
 
 
 class Truth:
-    """Ground truth at any point: whether it is inside the object's mesh, and the colour of the nearest surface."""
+    """Ground-truth occupancy and colour at any point, computed from the object's mesh."""
 
     def __init__(self, draw: torch.Generator):
         scene = world.sample(PROMPT, 1)[0]
@@ -48,10 +48,10 @@ class Truth:
         self.colours = torch.from_numpy(scene.colours)
         a, b, c = self.corners.unbind(1)
         self.areas = torch.linalg.cross(b - a, c - a).norm(dim=-1)
-        # Winding numbers are slow, so they are computed once on a grid over [-EXTENT, EXTENT]^3 and interpolated.
+        # Winding numbers are expensive, so they are computed once on a grid over [-EXTENT, EXTENT]^3 and interpolated.
         side = torch.linspace(-EXTENT, EXTENT, GRID)
         grid = winding(torch.cartesian_prod(side, side, side), self.corners)
-        self.grid = (grid > 0.5).float().view(1, 1, GRID, GRID, GRID).transpose(2, 4)  # [z, y, x] for grid_sample
+        self.grid = (grid > 0.5).float().view(1, 1, GRID, GRID, GRID).transpose(2, 4)  # grid_sample expects [z, y, x]
         self.anchors = self.surface(1000, draw)
 
     def surface(self, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -63,7 +63,7 @@ class Truth:
         return (self.corners[face] * weights[..., None]).sum(1), self.colours[face]
 
     def sample(self, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw positions (N, 3), half of them near the surface, with occupancy (N,) and colours (N, 3)."""
+        """Draw positions (N, 3), half near the surface, and return them with occupancy (N,) and colour (N, 3)."""
         near, _ = self.surface(count // 2, draw)
         near = near + 0.03 * torch.randn(near.shape, generator=draw)
         anywhere = torch.rand(count - len(near), 3, generator=draw) * 2 - 1
@@ -75,7 +75,10 @@ class Truth:
 
 
 def fitted(config: FieldConfig, steps: int, points: int = 2**14, seed: int = 0) -> RadianceField:
-    """Fit a field of the given configuration to the object; the same arguments give the same bytes."""
+    """Fit a field with the given configuration to the object and return it.
+
+    The same arguments give bitwise identical results on the same type of processor.
+    """
     field = RadianceField(config, generator(seed, "bench", "field"))
     truth = Truth(generator(seed, "bench", "truth"))
     groups = field.parameter_groups({"grid": 1e-2, "networks": 3e-3, "background": 0.0})
@@ -86,12 +89,12 @@ def fitted(config: FieldConfig, steps: int, points: int = 2**14, seed: int = 0) 
             group["lr"] = rate * (1 - step / steps)
         x, inside, colour = truth.sample(points, generator(seed, "bench", step))
         density, shown = field(x)
-        # The cross entropy of alpha and `inside`, from -log(alpha) and -log(1 - alpha) without cancellation.
+        # The cross entropy of alpha and `inside`, with -log(alpha) and -log(1 - alpha) computed without cancellation.
         opaque = -torch.log(-torch.expm1(-(density * THICKNESS).clamp(1e-6, 20)))
         loss = torch.where(inside, opaque, density * EMPTY).mean() + F.mse_loss(shown, colour)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-    for update in range(16):  # each update draws another point in each cell, so that thin walls are found
+    for update in range(16):  # repeated because each update samples only one point per cell
         field.occupancy.update(field.density, generator(seed, "bench", "occupancy", update))
     return field

@@ -1,16 +1,17 @@
 """Benchmark of a VSD iteration, relative to the U-Net evaluations that it needs (`prolific bench guidance`).
 
-An iteration starts from latents, computes the gradient and takes the optimizer step of the score network.
-Rendering and VAE encoding are excluded, and so is score_gain, which a run measures at every tenth step only.
-The time of an iteration is divided by the time of these bare calls, with the same modules, the same batch and
-inputs that are prepared beforehand:
+A timed iteration starts from latents, computes the gradient and performs the optimizer step of the score network. It
+does not include rendering, VAE encoding or the metric score_gain, which a run computes only at every tenth step.
+The time of an iteration is divided by the time of three bare calls, which use the same modules and batch size and have
+their inputs prepared in advance:
 
-- the prior's U-Net on two rows per image (CFG), without gradient;
-- the score network (the prior's U-Net with its adapted weights as plain tensors) on one row, without gradient;
-- the score network on one row, forward, and backward to the adapted weights.
+- a forward pass of the prior's U-Net on two rows per image (for CFG), without gradients;
+- a forward pass of the score network (the prior's U-Net, with the adapted weights as plain tensors) on one row per
+  image, without gradients;
+- a forward and backward pass of the score network on one row per image, with gradients of the adapted weights.
 
-Two more ratios use other calls for the last of these: `frozen` runs the backward pass through the U-Net without
-computing a gradient of its weights, and `peft` wraps the prior's U-Net in peft's own layers.
+Two more ratios replace some of these calls. For `frozen`, the last call instead computes the gradient of the prior's
+U-Net with respect to its input only. For `peft`, the last two calls use the prior's U-Net with peft's own layers.
 """
 
 import time
@@ -33,13 +34,13 @@ from tasks.runtime.project import Project
 
 BATCHES = (1, 4)
 PROMPT = "a red mug"
-# These options save network calls. They are timed at their largest saving, with every t outside the interval.
+# Options that save network calls. The interval is empty so that every t is outside it and the saving is largest.
 OPTIONS = {"share_pass": {"score": {"share_pass": True}}, "outside interval": {"interval": (0.0, 0.0)}}
 
 
 @dataclass(frozen=True)
 class Row:
-    """Medians over interleaved repetitions: the time of one iteration, and its ratios to the bare calls."""
+    """Median time of one iteration over interleaved repetitions, and its ratios to the times of the bare calls."""
 
     score: str
     batch: int
@@ -47,11 +48,14 @@ class Row:
     overhead_ratio: float
     frozen_ratio: float
     peft_ratio: float
-    speed_up: dict[str, float]  # by option
+    speed_up: dict[str, float]  # by name of the option
 
 
 def bench(project: Project, repetitions: int) -> list[Row]:
-    """Measure with the score networks of the paper (rank 4, attention) and of the demo preset at batch 1 and 4."""
+    """Run the benchmark for the score networks of the paper and the demo preset, at batch sizes 1 and 4.
+
+    The paper's score network has LoRA of rank 4 on the attention layers.
+    """
     from prolific_core import config, prompts
 
     system = project.shared_config().system
@@ -59,7 +63,7 @@ def bench(project: Project, repetitions: int) -> list[Row]:
     preset = prompts.read_yaml(project.root / file, file)
     demo = config.resolve((file, preset))  # pyright: ignore[reportArgumentType] (resolve checks the type)
     device = set_up_torch(system.threads, system.device)
-    # The texture stage uses CFG with two evaluations, as counted here; the radiance field's Perp-Neg has four.
+    # The texture stage uses CFG with two evaluations, like the bare calls. Perp-Neg in the NeRF stage needs four.
     scores = {"paper": GuidanceConfig(), "demo": demo.texture.guidance}
     return [_row(name, guidance, batch, device, repetitions) for name, guidance in scores.items() for batch in BATCHES]
 
@@ -107,13 +111,13 @@ def _iteration(prior: LatentDiffusion, config: GuidanceConfig, batch: int) -> Ca
 
 
 def _bare(prior: LatentDiffusion, config: GuidanceConfig, batch: int) -> dict[str, Callable[[], None]]:
-    """Return the bare calls by name, on the inputs of `_iteration`."""
+    """Return the bare calls by name, with the same inputs as `_iteration`."""
     latents, _, t, _ = _inputs(prior, batch)
     text = prior.embed([PROMPT] * batch)
     one, two = (latents, t, text), (torch.cat([latents] * 2), torch.cat([t] * 2), torch.cat([text] * 2))
     lora = Lora(prior.unet, config.score, generator(0, "bare"))
     trained = copy_sharing_tensors(prior.unet)
-    for name in lora.layers:  # the adapted weights get a gradient without LoRA's arithmetic
+    for name in lora.layers:  # replace the adapted weights with plain parameters, without LoRA's arithmetic
         layer = cast(torch.nn.Linear, trained.get_submodule(name))
         layer.weight = torch.nn.Parameter(layer.weight.detach().clone())
 
@@ -145,9 +149,10 @@ def _bare(prior: LatentDiffusion, config: GuidanceConfig, batch: int) -> dict[st
 def _interleaved(
     calls: dict[str, Callable[[], None]], repetitions: int, device: torch.device
 ) -> dict[str, list[float]]:
-    """Return the seconds of each call. The calls take turns, so that a busy moment of the machine affects all of them.
+    """Time the calls in turn and return the seconds of each repetition by name.
 
-    On one thread of a CPU, the process's own time is measured, which other processes do not affect.
+    The calls are interleaved so that other load on the machine affects all of them equally. On a single CPU thread, the
+    process time is measured, which excludes the time of other processes.
     """
     clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -157,7 +162,7 @@ def _interleaved(
             call()
             if device.type == "cuda":
                 torch.cuda.synchronize()
-            if repetition >= 2:  # the first two allocate memory
+            if repetition >= 2:  # the first two repetitions are for warm-up
                 seconds[name].append(clock() - began)
     return seconds
 

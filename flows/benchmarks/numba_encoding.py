@@ -1,7 +1,7 @@
-"""Hash encoding as plain numba loops, which `prolific bench render` compares the Warp kernels with.
+"""Hash encoding in plain numba loops, with which `prolific bench render` compares the Warp kernels.
 
-It is not a backend, because numba needs the CUDA toolkit on a GPU, while the same Warp source runs on both devices.
-Layout, hash and interpolation are those of `prolific_core/render/hash_grid/encoding.py` with smoothstep.
+It is not a backend, because numba requires the CUDA toolkit on a GPU, while the Warp kernels run on CPUs and GPUs.
+The layout, hash and interpolation are those of `prolific_core/render/hash_grid/encoding.py` with smoothstep.
 """
 
 from functools import lru_cache
@@ -12,16 +12,17 @@ from prolific_core.render.hash_grid.levels import PRIMES, Level
 
 
 def grids_of(levels: list[Level]) -> tuple[np.ndarray, np.ndarray]:
-    """Return scale (L,) float32 and resolution, offset, entries and dense (L, 4) int64 of the levels."""
+    """Return the levels' scales (L,) float32, and their resolution, offset, entries and dense flag (L, 4) int64."""
     rows = [[level.resolution, level.offset, level.entries, level.dense] for level in levels]
     return np.array([level.scale for level in levels], np.float32), np.array(rows, np.int64)
 
 
 @lru_cache(maxsize=1)
 def kernels():
-    """Compile forward(x, table, scales, grids, out) and backward(x, incoming, scales, grids, table_gradient).
+    """Return the functions forward(x, table, scales, grids, out) and backward(x, incoming, scales, grids, gradient).
 
-    `x` is (N, 3) and `table` (rows, 2), float32; `out` and `incoming` are (N, L, 2). `backward` adds to the gradient.
+    `x` has shape (N, 3), `table` and its `gradient` (rows, 2), and `out` and `incoming` (N, L, 2), all in float32.
+    `forward` overwrites `out`, and `backward` adds to `gradient`. Both are compiled on their first call.
     """
     from numba import njit  # pyright: ignore[reportMissingImports]
 

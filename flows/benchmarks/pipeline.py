@@ -1,7 +1,7 @@
 """Benchmark of the overhead of Prefect, DVC and MLflow (`prolific bench pipeline`), in scratch copies of the project.
 
-Server, tracking and reports are switched on in everything that is timed. Only `noop` and `sweep` replace the
-project's stages, by stages that write a file and sleep.
+All timed `prolific` commands use a Prefect server, MLflow tracking and reports. The benchmarks `noop` and `sweep`
+replace the project's stages with stages that only sleep and write a file.
 """
 
 import shutil
@@ -23,15 +23,15 @@ from prolific_core.errors import ProlificError
 from tasks.runtime.project import STAGES, Project
 
 GOALS = {
-    "stage_overhead_s": Goal(2.5, False, "`prolific generate`: overhead of a stage (s)"),
+    "stage_overhead_s": Goal(2.5, False, "`prolific generate`: overhead per stage (s)"),
     "rerun_s": Goal(15, False, "`prolific generate` of a finished prompt (s)"),
     "rerun_with_server_s": Goal(5, False, "the same with a running Prefect server (s)"),
     "noop_10_s": Goal(4, False, "`dvc repro` of 10 finished prompts (s)"),
     "noop_100_s": Goal(30, False, "`dvc repro` of 100 finished prompts (s)"),
-    "sweep_efficiency": Goal(0.85, True, "sweep of 16 prompts by 4 workers: ideal time / time"),
+    "sweep_efficiency": Goal(0.85, True, "sweep of 16 prompts by 4 workers: ideal time / actual time"),
     "head_memory_mb": Goal(600, False, "peak memory of the sweep's process (MB)"),
 }
-METRICS = {  # by benchmark
+METRICS = {  # names of the metrics by benchmark
     "tiny": ("stage_overhead_s", "rerun_s", "rerun_with_server_s"),
     "noop_10": ("noop_10_s",),
     "noop_100": ("noop_100_s",),
@@ -58,7 +58,10 @@ for id in sys.argv[1:]:
 
 
 def bench(project: Project, names: list[str], note: Callable[[str], None] = lambda text: None) -> dict[str, float]:
-    """Run the named benchmarks (keys of METRICS) and return their metrics. `note` is called with each name."""
+    """Run the named benchmarks (keys of METRICS) and return their metrics.
+
+    `note` is called with the name of each benchmark before it starts.
+    """
     benchmarks = {
         "tiny": tiny,
         "noop_10": lambda project: {"noop_10_s": noop(project, 10)},
@@ -73,45 +76,48 @@ def bench(project: Project, names: list[str], note: Callable[[str], None] = lamb
 
 
 def tiny(project: Project) -> dict[str, float]:
-    """Time the real stages of one prompt in a shell, of another in `prolific generate`, and the latter's repetition."""
+    """Measure the overhead per stage of `prolific generate`, and the time of its rerun with and without a server.
+
+    The overhead is the additional time compared with running the same stages from a shell.
+    """
     with _scratch(project, weights=True) as root:
 
         def generate(text: str, **settings: str) -> float:
             command = ("flows.cli.main", "generate", text, "--preset", "tiny")
             return _seconds(lambda: _run(root, *command, **settings))
 
-        generate("a red mug")  # creates databases and caches, which later runs find
+        generate("a red mug")  # creates databases and caches that later runs use
         ids = _add(root, ["a red cube", "a blue cube"])
         commands = " && ".join(f"{sys.executable} -m tasks {name} {ids[0]}" for name in STAGES)
         bare = _seconds(lambda: _shell(root, commands, PROLIFIC_TRACKER="off"))
         whole, rerun = generate("a blue cube"), generate("a blue cube")
         with _server(root) as url:
-            generate("a blue cube", PREFECT_API_URL=url)  # the first requests of a server are slow
+            generate("a blue cube", PREFECT_API_URL=url)  # the first requests to a server are slow
             served = generate("a blue cube", PREFECT_API_URL=url)
     return {"stage_overhead_s": (whole - bare) / len(STAGES), "rerun_s": rerun, "rerun_with_server_s": served}
 
 
 def noop(project: Project, count: int) -> float:
-    """Return the seconds of `dvc repro` of the root pipeline with `count` finished prompts."""
+    """Return the time in seconds of `dvc repro` on the root pipeline with `count` finished prompts."""
     with _scratch(project, sleep=0.0) as root:
         ids = _add(root, [f"a red mug {number}" for number in range(count)])
         subprocess.run([sys.executable, "-c", MAKE, *ids], cwd=root, env=_quiet(), check=True, capture_output=True)
         _run(root, "tasks.dvc_pipeline.cli", "commit", "--force", *(f"prompts/{id}/dvc.yaml" for id in ids))
-        _run(root, "tasks.dvc_pipeline.cli", "repro")  # makes the gallery
+        _run(root, "tasks.dvc_pipeline.cli", "repro")  # creates the gallery
         return min(_seconds(lambda: _run(root, "tasks.dvc_pipeline.cli", "repro")) for _ in range(2))
 
 
 def sweep(project: Project, prompts: int, workers: int, seconds: float) -> dict[str, float]:
-    """Measure the efficiency of a sweep whose stages sleep, and the peak memory of its process."""
+    """Measure the efficiency of a sweep whose stages only sleep, and the peak memory of its process."""
     with _scratch(project, sleep=seconds) as root:
         _add(root, [f"a red mug {number}" for number in range(prompts)])
         with _server(root):
-            pass  # creates the database, which the sweep finds
+            pass  # creates the database before the time is measured
         began = time.monotonic()
         process = scratch_project.start(root, "flows.cli.main", "sweep", "--workers", str(workers))
         head, most = psutil.Process(process.pid), 0
         while process.poll() is None:
-            with suppress(psutil.Error):  # the process may have ended meanwhile
+            with suppress(psutil.Error):  # the process may have ended in the meantime
                 most = max(most, head.memory_info().rss)
             time.sleep(0.2)
         took = time.monotonic() - began
@@ -121,13 +127,16 @@ def sweep(project: Project, prompts: int, workers: int, seconds: float) -> dict[
 
 
 def table(numbers: dict[str, float]) -> str:
-    """Return the metrics beside their goals."""
+    """Return a Markdown table of the metrics and their goals."""
     return results.goal_table(numbers, GOALS)
 
 
 @contextmanager
 def _scratch(project: Project, weights: bool = False, sleep: float | None = None) -> Iterator[Path]:
-    """Copy the project into a temporary folder. With `sleep`, each stage sleeps for that time and writes a file."""
+    """Copy the project to a temporary folder and yield its path.
+
+    If `sleep` is given, each stage is replaced with one that sleeps for `sleep` seconds and writes a file.
+    """
     folder = Path(tempfile.mkdtemp(prefix="prolific-bench-"))
     try:
         root = scratch_project.copy(project.root, folder / "clone", weights=weights)
@@ -136,14 +145,14 @@ def _scratch(project: Project, weights: bool = False, sleep: float | None = None
                 (root / "tasks" / f"{name}.py").write_text(SLEEPER.format(seconds=sleep))
             toybox = root / "prolific_core" / "toybox" / "weights"
             toybox.mkdir()
-            (toybox / "model_index.json").write_text("{}")  # must exist, but is not read
+            (toybox / "model_index.json").write_text("{}")  # the file must exist but is not read
         yield root
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _add(root: Path, texts: list[str]) -> list[str]:
-    """Put prompts on file in a copy and return their ids."""
+    """Import prompts into a scratch copy and return their ids."""
     (root / "bench.txt").write_text("\n".join(texts) + "\n")
     _run(root, "flows.cli.main", "prompts", "import", "bench.txt", "--preset", "tiny")
     return (root / "prompts" / "bench.txt").read_text().split()

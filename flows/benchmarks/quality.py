@@ -1,7 +1,7 @@
-"""Quality benchmark of fixed prompts and seeds (`prolific bench quality`).
+"""Quality benchmark on fixed prompts and seeds (`prolific bench quality`).
 
-A classifier that was trained on true renders only evaluates every model. Each run is a prompt on file like any
-other, so finished runs are not repeated and an interrupted benchmark continues where it stopped.
+Every model is evaluated with a classifier that was trained only on true renders. Each run uses an ordinary prompt, so
+finished runs are not repeated and an interrupted benchmark continues where it stopped.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from flows.prompt_store import create
 from prolific_core.errors import InputError
 from tasks.runtime.project import Project
 
-# Half of them have parts. Those with a front are of families whose front the classifier finds on true renders.
+# Half of the objects consist of several parts. If a family has a front, the classifier detects it in true renders.
 PROMPTS = (
     "a red mushroom", "a blue cube", "a green cone", "a purple ball", "a pink ring", "a green cylinder",
     "a red mug", "a blue chair", "a yellow house", "a white snowman", "a green car", "an orange rocket",
@@ -23,8 +23,8 @@ PROMPTS = (
 class Row:
     """Mean metrics of tasks/evaluate.py over the runs of one prompt and method.
 
-    saturation_error is the distance of the saturation ratio from 1. one_front is the Janus-free rate: the fraction
-    of runs with at most one front, for families that have one.
+    `saturation_error` is the absolute difference between the saturation ratio and 1. `one_front` is the Janus-free
+    rate: the fraction of runs with at most one detected front, for families that have a front.
     """
 
     prompt: str
@@ -52,7 +52,10 @@ COLUMNS = {
 
 
 def quality(project: Project, *, prompts: list[str], seeds: int, methods: list[str], preset: str) -> list[Row]:
-    """Return one row per prompt and method. The method "initial" evaluates the field before any guidance."""
+    """Run the benchmark and return one row per prompt and method.
+
+    The method "initial" evaluates the radiance field before any guidance.
+    """
     rows = []
     for text in prompts:
         for method in methods:
@@ -60,7 +63,7 @@ def quality(project: Project, *, prompts: list[str], seeds: int, methods: list[s
             runs = [run | _derived(run) for run in runs]
             names = set.intersection(*(set(run) for run in runs))
             if "family_agreement" not in names:
-                raise InputError(f"{text!r} cannot be evaluated: the Toybox's world has no such family and colour")
+                raise InputError(f"the prompt must name a family and a colour of the Toybox's world, got {text!r}")
             means = {name: sum(run[name] for run in runs) / len(runs) for name in names}
             kept = {name: means[name] for name in Row.__dataclass_fields__ if name in means}
             rows.append(Row(text, method, len(runs), **kept))
@@ -68,7 +71,7 @@ def quality(project: Project, *, prompts: list[str], seeds: int, methods: list[s
 
 
 def _derived(run: dict) -> dict:
-    """Return the metrics of a run that follow from its other metrics."""
+    """Compute the metrics that are derived from other metrics of a run."""
     values = {}
     if "saturation_ratio" in run:
         values["saturation_error"] = abs(run["saturation_ratio"] - 1)
@@ -105,7 +108,7 @@ def _metrics(project: Project, text: str, method: str, seed: int, preset: str) -
 
 
 def _initial(project: Project, prompt) -> dict:
-    """Evaluate the initial field from the cameras of the evaluation, over white."""
+    """Evaluate the initial radiance field with the evaluation's cameras and a white background."""
     import torch
 
     from prolific_core import cameras

@@ -1,17 +1,19 @@
 """Benchmark of the radiance field's kernels on one CPU thread (`prolific bench render`).
 
-All metrics are ratios of times or counts of the same run:
+All metrics are measured in the same run:
 
     encode_speedup        hash encoding of the paper's grid (16 levels), forward and backward to the table, on the
                           samples of a training render: time of vectorised PyTorch over time of the Warp kernels
-    encode_vs_numba       the same with plain numba loops in place of PyTorch; None if numba is not installed
+    encode_vs_numba       the same ratio with plain numba loops instead of PyTorch; None if numba is not installed
     render_speedup        64 x 64 training render of a trained object, forward and backward: time of the PyTorch
                           reference over time of the Warp kernels
-    skip_sample_ratio     samples along its rays without occupancy skipping over samples with it
+    skip_sample_ratio     number of samples without occupancy skipping over number of samples with it
     skip_psnr_db          PSNR between the images with and without occupancy skipping
-    nonmatmul_over_matmul time of that training render without its matrix products, over their time (width 64)
+    nonmatmul_over_matmul training render (network width 64): time of everything except matrix products over time of
+                          the matrix products
 
-The object is first fitted to a mesh of the Toybox's world (fitted_object.py), with the paper's field.
+The rendered object is a radiance field with the paper's settings that is first fitted to a mesh of the Toybox's world
+(fitted_object.py).
 """
 
 import importlib.util
@@ -41,7 +43,7 @@ FIELD = FieldConfig()
 
 @dataclass(frozen=True)
 class Numbers:
-    """The metrics above, then the counts and times in milliseconds from which they were computed."""
+    """Metrics of the benchmark, and the counts and times in milliseconds from which they were computed."""
 
     encode_speedup: float
     encode_vs_numba: float | None
@@ -49,7 +51,7 @@ class Numbers:
     skip_sample_ratio: float
     skip_psnr_db: float
     nonmatmul_over_matmul: float
-    samples: int  # in the training render
+    samples: int  # number of samples in the training render
     encode_ms: float
     render_ms: float
     matmul_ms: float
@@ -66,7 +68,10 @@ GOALS = {
 
 
 def bench(repetitions: int = 5, config: FieldConfig = FIELD, steps: int = 150) -> Numbers:
-    """Fit the object in `steps` steps and measure. The slow references are timed half as often."""
+    """Fit the object in `steps` steps, run the benchmark and return its results.
+
+    The slow reference implementations are timed with half as many repetitions.
+    """
     set_up_torch(1, "cpu")
     field = fitted_object.fitted(config, steps)
     origins, directions = cameras.orbit(1, elevation=15, distance=1.25, fov=55).rays(SIDE)
@@ -96,7 +101,7 @@ def bench(repetitions: int = 5, config: FieldConfig = FIELD, steps: int = 150) -
 
 
 def _seconds(call: Callable[[], None], repetitions: int) -> float:
-    """Return the median processor time of a call after one call for warm-up. Other processes do not affect it."""
+    """Return the median CPU time of a call in seconds, after one call for warm-up."""
     times = []
     for _ in range(repetitions + 1):
         began = time.process_time()
@@ -157,7 +162,10 @@ def _as_reference(field: RadianceField) -> RadianceField:
 
 
 def _products(field: RadianceField, samples: int) -> Callable[[], None]:
-    """Return a call of the network's matrix products for `samples`: one forward and two backward for each layer."""
+    """Return a function that computes only the network's matrix products for a number of samples.
+
+    Each layer has one product in the forward pass and two in the backward pass.
+    """
     draw = generator(0, "bench", "products")
     weights = [layer.weight.detach() for layer in field.network if isinstance(layer, torch.nn.Linear)]
     inputs = [torch.randn(samples, weight.shape[1], generator=draw) for weight in weights]
@@ -174,7 +182,7 @@ def _products(field: RadianceField, samples: int) -> Callable[[], None]:
 
 @torch.no_grad()
 def _skipping_error(field: RadianceField, origins: Tensor, directions: Tensor, every: Tensor) -> float:
-    """Return the PSNR in dB between the images over white with and without skipping."""
+    """Compute the PSNR in dB between images with and without occupancy skipping, on a white background."""
     skipped = field.render_rays(origins, directions, background="white").rgb
     occupied, field.occupancy.occupied = field.occupancy.occupied, every
     whole = field.render_rays(origins, directions, background="white").rgb
@@ -183,7 +191,7 @@ def _skipping_error(field: RadianceField, origins: Tensor, directions: Tensor, e
 
 
 def table(numbers: Numbers) -> str:
-    """Return the metrics beside their goals, in at most 80 columns."""
+    """Return a table of the metrics and their goals, followed by the times, in at most 80 columns."""
     return "\n".join(
         [
             results.goal_table(vars(numbers), GOALS),

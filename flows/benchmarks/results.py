@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 @dataclass(frozen=True)
 class Goal:
-    """Bound that a metric should reach."""
+    """Lower or upper bound that a metric should satisfy."""
 
     value: float
     at_least: bool
@@ -24,7 +24,7 @@ class Goal:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], float_format: str = ".3g") -> str:
-    """Return a Markdown table, in which None is an empty cell."""
+    """Format rows as a Markdown table, with empty cells for None."""
     cells = [
         ["" if cell is None else format(cell, float_format) if isinstance(cell, float) else cell for cell in row]
         for row in rows
@@ -33,7 +33,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], float_format:
 
 
 def goal_table(values: Mapping[str, float | None], goals: Mapping[str, Goal]) -> str:
-    """Return a Markdown table of the values that have a goal, which marks the goals that are not reached."""
+    """Format the metrics that have a goal as a Markdown table, and mark the goals that are not reached."""
     rows = []
     for name, goal in goals.items():
         if name in values:
@@ -45,6 +45,9 @@ def goal_table(values: Mapping[str, float | None], goals: Mapping[str, Goal]) ->
 
 
 def as_json(found: Any, **summary: float) -> str:
-    """Return a benchmark's result as a JSON object: `summary`, then the keys of `found` or, for a list, its rows."""
+    """Format the results of a benchmark as a JSON object, starting with the values in `summary`.
+
+    If `found` is a list, it is stored under the key "rows".
+    """
     values = {"rows": found} if isinstance(found, list) else found if isinstance(found, dict) else asdict(found)
     return json.dumps(summary | values, default=asdict)

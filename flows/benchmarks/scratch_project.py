@@ -8,12 +8,15 @@ from pathlib import Path
 
 FOLDERS = ("prolific_core", "tasks", "flows", "presets")
 FILES = ("params.yaml", "dvc.yaml", "prefect.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
-# Settings of the user that would change what a command in the copy does.
+# Environment variables of the user that would affect commands in the copy.
 OWN = ("PROLIFIC_ROOT", "PROLIFIC_TRACKER", "MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "DVC_STAGE")
 
 
 def copy(root: Path, folder: Path, *, prompts: tuple[str, ...] = (), weights: bool = False) -> Path:
-    """Copy the project at `root` into `folder`, with the given prompts, and with the prior's weights if `weights`."""
+    """Copy the project at `root` and the given prompts to `folder`, and return `folder`.
+
+    The prior's weights are copied only if `weights` is true.
+    """
     ignore = shutil.ignore_patterns("__pycache__", *(() if weights else ("weights", "*.safetensors")), "dvc.lock")
     for name in (*FOLDERS, *(f"prompts/{id}" for id in prompts)):
         shutil.copytree(root / name, folder / name, ignore=ignore)
@@ -26,12 +29,12 @@ def copy(root: Path, folder: Path, *, prompts: tuple[str, ...] = (), weights: bo
 
 
 def environment() -> dict[str, str]:
-    """Return the environment without the settings that would lead a command out of the copy."""
+    """Return the environment without the variables that would affect commands in the copy."""
     return {name: value for name, value in os.environ.items() if name not in OWN}
 
 
 def start(folder: Path, *command: str, **settings: str) -> subprocess.Popen:
-    """Start `python -m COMMAND` in the copy, whose own modules it imports, and capture its output."""
+    """Start `python -m COMMAND` with the modules in the copy, and capture its output."""
     return subprocess.Popen(
         [sys.executable, "-m", *command],
         cwd=folder,

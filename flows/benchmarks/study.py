@@ -1,6 +1,7 @@
-"""The paper's experiment in 2D (`prolific study`), which writes images, a table and an MLflow run.
+"""The paper's 2D experiment (`prolific study`), which writes images, a table and an MLflow run.
 
-The images of each method and prompt, a cell, are kept, so that an interrupted study continues where it stopped.
+Each cell, which consists of the images of one method and prompt, is saved when it is finished, so that an interrupted
+study continues where it stopped.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from flows.benchmarks import results
 from prolific_core import checkpoint, prompts
 from prolific_core.errors import InputError
 from prolific_core.experiments import study_2d as study
-from prolific_core.files import write_atomically
+from prolific_core.files import write_atomically, write_json
 from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.prior.location import locate
 from prolific_core.prior.scorer import Scorer
@@ -26,7 +27,7 @@ from prolific_core.toybox.evaluation.agreement import agreement
 from prolific_core.toybox.evaluation.classifier import load_classifier
 from prolific_core.toybox.world import draw as world
 from tasks.runtime.console import Console
-from tasks.runtime.job import digest, save_png, write_json
+from tasks.runtime.job import digest, save_png
 from tasks.runtime.machine import set_up_torch
 from tasks.runtime.project import Project
 from tasks.runtime.records import EtaEstimator
@@ -42,9 +43,9 @@ PROMPTS = (
     "a white snowman",
     "a purple ball",
 )
-TRACKED = {"family": "family_agreement", "colour": "colour_agreement"}  # the names of other runs in MLflow
-TRUE_RENDERS = 64  # per prompt
-FORMS = {  # number of prompts, settings
+TRACKED = {"family": "family_agreement", "colour": "colour_agreement"}  # names of these metrics in other MLflow runs
+TRUE_RENDERS = 64  # number of true renders per prompt
+FORMS = {  # (number of prompts, settings) by name
     "default": (4, study.Settings(particles=8, steps=200)),
     "full": (8, study.Settings(particles=16, steps=300)),
     "quick": (2, study.Settings(particles=2, steps=30, sampler_steps=20)),
@@ -52,16 +53,17 @@ FORMS = {  # number of prompts, settings
 
 
 class Study:
-    """One study, whose cells are kept in .state/study/<key>/, where the key is a hash of everything they depend on."""
+    """Study whose cells are stored in .state/study/<key>/.
+
+    The key is a hash of everything that the cells depend on.
+    """
 
     def __init__(self, project: Project, texts: list[str], methods: list[study.Method], settings: study.Settings):
         os.chdir(project.root)
         values = project.shared_config()
         for text in texts:
             if world.parse(text) is None:
-                raise InputError(
-                    f"{text!r} has no true renders to compare with: name an object and a colour of the Toybox's world"
-                )
+                raise InputError(f"the prompt must name an object and a colour of the Toybox's world, got {text!r}")
         self.texts, self.methods, self.settings = texts, methods, settings
         self.path = values.prior.path
         self.device = set_up_torch(values.system.threads, values.system.device)
@@ -82,7 +84,7 @@ class Study:
         self.prior = LatentDiffusion.load(self.path, device=self.device, dtype=values.prior.dtype)
 
     def cell(self, method: study.Method, text: str, title: str) -> tuple[Tensor, float]:
-        """Return the images of a method and prompt and the seconds they took, from file if they exist."""
+        """Generate the images of a cell, or load them if they exist, and return them with the time in seconds."""
         folder = self.folder / prompts.make_id(f"{method.name} {text}", distinct=True)
         done = folder / "cell.safetensors"
         if not done.is_file():
@@ -96,7 +98,7 @@ class Study:
                 lambda step, steps: console.step(step, steps, eta.left(step, steps)),
             )
             console.close()
-            # The seconds of a resumed cell are those of its last run only.
+            # The time of a resumed cell includes only its last run.
             checkpoint.save(done, {"images": images.cpu(), "seconds": time.monotonic() - began})
             for state in folder.glob("state-*.safetensors"):
                 state.unlink()
@@ -104,7 +106,7 @@ class Study:
         return kept["images"], kept["seconds"]
 
     def run(self) -> tuple[list[study.Row], dict[str, dict[str, Tensor]]]:
-        """Return a row per method, and the images by method ("truth" first) and prompt."""
+        """Run all cells and return a row per method, and the images by method ("truth" first) and prompt."""
         truth = {text: true_renders(text, TRUE_RENDERS) for text in self.texts}
         classifier, scorer = load_classifier(), Scorer.load(None, self.path)
         rows, images_of = [], {"truth": truth}
@@ -121,7 +123,7 @@ class Study:
 
 
 def true_renders(text: str, count: int) -> Tensor:
-    """Return unseen renders of the Toybox's world for a prompt, (count, 3, 64, 64) in [0, 1]."""
+    """Return true renders of a prompt that are not in the training data, (count, 3, 64, 64) in [0, 1]."""
     import numpy as np
 
     images = [world.draw(90_017, k, kind="colour", words=world.parse(text)).image for k in range(count)]
@@ -131,14 +133,14 @@ def true_renders(text: str, count: int) -> Tensor:
 def run(
     project: Project, form: str, *, texts: list[str] | None, methods: list[str] | None, out: Path, **changed
 ) -> list[study.Row]:
-    """Run a study, write study.md, study.json and study.png into `out`, and return its rows.
+    """Run a study, write study.md, study.json and study.png to `out`, and return its rows.
 
-    `changed` replaces settings of the form, unless a value is None.
+    Values in `changed` that are not None replace the settings of the form.
     """
     count, settings = FORMS[form]
     settings = replace(settings, **{name: value for name, value in changed.items() if value is not None})
     if settings.particles < 2:
-        raise InputError(f"--particles {settings.particles}: at least 2 are needed to measure diversity")
+        raise InputError(f"--particles must be at least 2 to measure diversity, got {settings.particles}")
     known = {method.name: method for method in study.METHODS + study.SAVINGS}
     for name in methods or []:
         if name not in known:
@@ -162,12 +164,12 @@ def run(
 
 
 def table(rows: list[study.Row]) -> str:
-    """Return a Markdown table with a row per method."""
+    """Format the rows as a Markdown table with one line per method."""
     return results.table(list(study.Row.__dataclass_fields__), (list(asdict(row).values()) for row in rows))
 
 
 def figure(images_of: dict[str, dict[str, Tensor]], texts: list[str], columns: int = 4) -> Tensor:
-    """Draw up to `columns` images of each prompt side by side in a row per method, (3, H, W) in [0, 1]."""
+    """Draw a figure (3, H, W) in [0, 1] with one row per method and up to `columns` images of each prompt."""
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 

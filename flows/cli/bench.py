@@ -9,7 +9,7 @@ from flows.cli.options import Json
 
 
 class QualityMethod(StrEnum):
-    """The methods that `prolific bench quality` compares; "initial" is the scene before any guidance."""
+    """Methods that `prolific bench quality` compares ("initial" is the scene before any guidance)."""
 
     INITIAL = "initial"
     SDS = "sds"
@@ -17,7 +17,7 @@ class QualityMethod(StrEnum):
 
 
 class PipelineBenchmark(StrEnum):
-    """The benchmarks of flows/benchmarks/pipeline.py."""
+    """Names of the benchmarks in flows/benchmarks/pipeline.py."""
 
     TINY = "tiny"
     NOOP_10 = "noop_10"
@@ -39,16 +39,17 @@ $ prolific bench pipeline --only noop_10""",
 @app.command()
 def quality(
     prompt: Annotated[
-        list[str] | None, typer.Option(help="Use this prompt instead of the fixed twelve. This option can be repeated.")
+        list[str] | None,
+        typer.Option(help="Use this prompt instead of the twelve default prompts. This option can be repeated."),
     ] = None,
-    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="The number of seeds, counted from 0.")] = 3,
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="The number of seeds, starting from 0.")] = 3,
     method: Annotated[
         list[QualityMethod] | None, typer.Option(help="Run only this method. This option can be repeated.")
     ] = None,
     preset: Annotated[str, typer.Option(help="A file in presets/.")] = "demo",
     json: Json = False,
 ) -> None:
-    """Compare models of fixed prompts and seeds with true renders, by a classifier. This takes hours.
+    """Evaluate models of fixed prompts and seeds with a classifier and true renders. This takes hours.
 
     An interrupted run continues where it stopped.
     """
@@ -72,7 +73,7 @@ def guidance(
     ] = 15,
     json: Json = False,
 ) -> None:
-    """Measure the cost of a VSD iteration over its bare network calls."""
+    """Measure the cost of a VSD iteration relative to its bare network calls."""
     from flows.benchmarks import guidance
     from tasks.runtime.project import Project
 
@@ -87,7 +88,7 @@ def render(
     ] = 5,
     json: Json = False,
 ) -> None:
-    """Compare the radiance field's kernels with PyTorch and numba. This takes about three minutes."""
+    """Compare the speed of the radiance field's kernels with PyTorch and numba. This takes about three minutes."""
     from tasks.runtime import machine
 
     machine.threads(1)

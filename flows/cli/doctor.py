@@ -6,9 +6,9 @@ from importlib import metadata
 
 
 def doctor() -> None:
-    """Show versions, device, kernels and prior, and the reason for each choice.
+    """Show the versions, device, kernels and prior in use, and the reason for each choice.
 
-    What a killed run left behind is repaired.
+    Files that a killed run has damaged are repaired.
     """
     from flows.orchestration import preflight
     from prolific_core.errors import ProlificError
@@ -64,7 +64,7 @@ def doctor() -> None:
 
 
 def _requirements() -> list[str]:
-    """List the packages that this one can use, without those for its development."""
+    """Return the names of the required and optional packages, except those for development."""
     lines = metadata.requires("prolific") or []
     return [
         re.split(r"[^A-Za-z0-9_.-]", line, maxsplit=1)[0]

@@ -1,6 +1,6 @@
 """The console command `prolific`.
 
-Each command imports what it needs when it runs, so that `prolific --help` loads no heavy library.
+Each command imports its dependencies when it runs, so that `prolific --help` does not load heavy libraries.
 """
 
 import signal
@@ -25,10 +25,10 @@ app = typer.Typer(
 
 Examples:
 $ prolific generate "a red mug"             # a model, a video and a report
-$ prolific generate "a red mug" --seed 1    # another model of the prompt
-$ prolific prompts import animals.txt       # many prompts, as a set
-$ prolific sweep animals                    # the models of the whole set
-$ prolific ui                               # all runs, in MLflow""",
+$ prolific generate "a red mug" --seed 1    # another model of the same prompt
+$ prolific prompts import animals.txt       # add many prompts as a set
+$ prolific sweep animals                    # make the models of the whole set
+$ prolific ui                               # browse all runs in MLflow""",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -37,9 +37,9 @@ $ prolific ui                               # all runs, in MLflow""",
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command and return its exit status: 2 for unusable input, 1 for any other failure."""
+    """Run the command and return its exit status: 2 for invalid input, 1 for any other failure."""
     machine.disable_telemetry()
-    # After sys.exit, Python's own clean-up stops Prefect's embedded server; a plain SIGTERM would leave it running.
+    # The handler calls sys.exit so that Python's exit handlers stop the Prefect server, which SIGTERM alone would not.
     signal.signal(signal.SIGTERM, _stop)
     return reported(lambda: _run(arguments))
 
@@ -50,8 +50,8 @@ def _run(arguments: list[str] | None) -> int | None:
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context else ""
-        message = error.format_message().replace("Value error, ", "")  # a prefix of pydantic's
-        if not message:  # The command was given without arguments, and its help has been printed.
+        message = error.format_message().replace("Value error, ", "")  # pydantic adds this prefix
+        if not message:  # The command had no arguments, so its help has been printed.
             return error.exit_code
         raise InputError(message.rstrip(".") + hint) from None
     if status == 130:  # Typer returns this status for Ctrl-C, which `reported` handles.
@@ -86,18 +86,18 @@ def generate(
     preset: Annotated[
         str, typer.Option(help="The preset: tiny, demo, room, paper or another file in presets/.")
     ] = "demo",
-    seed: Annotated[int, typer.Option(help="The random seed. Another seed gives a different model.")] = 0,
+    seed: Annotated[int, typer.Option(help="The random seed. A different seed gives a different model.")] = 0,
     particles: Annotated[int, typer.Option(help="The number of models that are optimised together.")] = 1,
     method: Annotated[Method, typer.Option(help="The guidance method.")] = VSD,
     id: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="The name of the prompt on file. By default, it is made from the text."),
+        typer.Option(metavar="ID", help="The id of the prompt. By default, it is derived from the text."),
     ] = None,
     json: Json = False,
 ) -> None:
     """Make a textured 3D model, a turntable video and a report from a sentence.
 
-    Stages that have finished before are not run again, and an interrupted run continues where it stopped.
+    Finished stages are not run again, and an interrupted run continues where it stopped.
 
     Examples:
     $ prolific generate "a red mug"
@@ -113,7 +113,7 @@ def generate(
         project, text, preset=preset, seed=seed, particles=particles, method=method.value, id=id
     )
     create.warn_of_unknown_words(project, prompt)
-    preflight.check(project, prompt.id)  # reports a mistake before a server starts
+    preflight.check(project, prompt.id)  # reports mistakes before a server starts
     prefect_runtime.set_up(project)
     from flows import generate as flow
 
@@ -132,7 +132,7 @@ def stage(
     name: Annotated[str, typer.Argument(help="The stage: initialise, nerf, geometry, texture, export or evaluate.")],
     id: Annotated[str, typer.Argument(metavar="ID", help="The id of the prompt.", autocompletion=complete_id)],
 ) -> int:
-    """Run one stage of a prompt on file in this process, without DVC.
+    """Run one stage of an existing prompt in this process, without DVC.
 
     The stages that it depends on must have finished.
 
@@ -144,7 +144,7 @@ def stage(
     return run([name, id])
 
 
-# The order of the lines below is the order of the commands in the help.
+# The help lists the commands in the order of the lines below.
 _MODELS, _SETS, _EXPERIMENTS, _MACHINE = "One model", "Many models", "Experiments", "This machine"
 app.command(rich_help_panel=_MODELS)(generate)
 app.command(rich_help_panel=_MODELS)(stage)

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Command-line options that several commands share."""
 
 from typing import Annotated
 
@@ -8,21 +8,21 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the
 
 
 def complete_id(incomplete: str) -> list[str]:
-    """Return the ids of the prompts on file that begin with `incomplete`, for shell completion."""
+    """Return the ids of the prompts that start with `incomplete`, for shell completion."""
     from prolific_core.errors import ProlificError
     from tasks.runtime.project import Project
 
     try:
         return [id for id in Project.find().prompt_ids() if id.startswith(incomplete)]
     except ProlificError:
-        return []  # the shell is not in a project
+        return []  # the current folder is not in a project
 
 
 Names = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="NAME",
-        help="Ids, prompt sets or patterns such as 'a-red-*'. Without a name, every prompt is meant.",
+        help="Prompt ids, prompt sets or patterns such as 'a-red-*'. By default, all prompts are selected.",
         autocompletion=complete_id,
     ),
 ]

@@ -33,7 +33,7 @@ def sample(
 
     text, out = prompts.check_text(text), out.resolve()
     if not out.parent.is_dir():
-        raise InputError(f"--out: no such folder: {out.parent}")
+        raise InputError(f"--out: the folder {out.parent} does not exist")
     from prolific_core.prior.latent_diffusion import LatentDiffusion
     from prolific_core.seeding import generator
     from prolific_core.visualisation import contact_sheet
@@ -59,7 +59,7 @@ def check(
     samples: Annotated[int, typer.Option(metavar="N", min=40, help="The number of images to sample.")] = 1000,
     json: Json = False,
 ) -> None:
-    """Measure a prior of the Toybox's world against its goals. This takes about seven minutes.
+    """Compare the metrics of a prior of the Toybox's world with their goals. This takes about seven minutes.
 
     Examples:
     $ prolific prior check
@@ -74,7 +74,7 @@ def check(
     shared = _shared_config()
     folder = Path(locate(prior or "toybox"))
     if not folder.is_dir():
-        raise InputError(f"--prior {prior}: only a model of the Toybox's world, in a folder, can be checked")
+        raise InputError(f"--prior must be the folder of a model of the Toybox's world, got {prior}")
     set_up_torch(shared.system.threads, "cpu")
     console, eta = Console("check"), EtaEstimator()
     numbers = measure(folder, samples, progress=lambda done, total: console.step(done, total, eta.left(done, total)))
@@ -92,14 +92,14 @@ def train(
 ) -> None:
     """Train a prior of the Toybox's world, or continue its training. This takes hours.
 
-    The numbers of the training are in priors/NAME/params.yaml.
+    The training parameters are in priors/NAME/params.yaml.
     """
     from flows.orchestration import prefect_runtime
     from tasks.prior_training import pipeline
     from tasks.runtime.project import Project
 
     project = Project.find()
-    pipeline.refresh(project, name)  # reports a mistake in params.yaml before anything starts
+    pipeline.refresh(project, name)  # reports mistakes in params.yaml before a server starts
     prefect_runtime.set_up(project)
     from flows.train_prior import train_prior
 
@@ -107,7 +107,7 @@ def train(
 
 
 def table(numbers: dict) -> str:
-    """Return the metrics beside their goals, then the classifier's accuracy on true renders and on samples."""
+    """Return a table of the metrics and their goals, and the classifier's accuracy on true renders and samples."""
     from flows.benchmarks.results import Goal, goal_table
     from prolific_core.toybox.evaluation.check import GOALS
 
@@ -124,7 +124,7 @@ def table(numbers: dict) -> str:
 
 
 def _shared_config():
-    """Return the parameters of params.yaml, and change to the project's folder, where the paths in it start."""
+    """Return the parameters in params.yaml, and change to the project root, to which its paths are relative."""
     import os
 
     from tasks.runtime.project import Project

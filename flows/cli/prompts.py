@@ -20,8 +20,8 @@ $ prolific prompts list animals""",
     no_args_is_help=True,
 )
 
-Seed = Annotated[int | None, typer.Option(help="The random seed. A new prompt has seed 0.")]
-Preset = Annotated[str | None, typer.Option(help="A file in presets/. A new prompt has the preset demo.")]
+Seed = Annotated[int | None, typer.Option(help="The random seed. The default for a new prompt is 0.")]
+Preset = Annotated[str | None, typer.Option(help="A file in presets/. The default for a new prompt is demo.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -35,13 +35,13 @@ def add(
     text: Annotated[str, typer.Argument(help='The prompt, for example "a red mug".')],
     id: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="The name of the prompt on file. By default, it is made from the text."),
+        typer.Option(metavar="ID", help="The id of the prompt. By default, it is derived from the text."),
     ] = None,
     seed: Seed = None,
     preset: Preset = None,
     settings: Settings = None,
 ) -> None:
-    """Put a prompt on file, or change the parameters of one that is on file."""
+    """Add a prompt, or change the parameters of an existing prompt."""
     from flows.prompt_store import create
     from tasks.runtime.project import Project
 
@@ -56,7 +56,7 @@ def add(
 def show(
     names: Names = None, json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False
 ) -> None:
-    """List the prompts on file, with the number of finished stages of each."""
+    """List the prompts with the number of finished stages of each."""
     from flows.prompt_store import sets
     from tasks.runtime.project import STAGES, Project
 
@@ -67,7 +67,7 @@ def show(
         keys = ("id", "text", "seed", "preset")
         print(dumps([{key: getattr(prompt, key) for key in keys} | {"stages": made[prompt.id]} for prompt in found]))
         return
-    # The text comes last because lines are cut at the terminal's width.
+    # The text is the last column because lines are truncated at the terminal's width.
     rows = [(f"{made[p.id]}/{len(STAGES)}", p.preset, str(p.seed), p.id, p.text) for p in found]
     rows.insert(0, ("made", "preset", "seed", "id", "text"))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
@@ -82,9 +82,9 @@ def show(
 
 @app.command()
 def remove(
-    ids: Annotated[list[str], typer.Argument(metavar="ID", help="Ids of prompts.", autocompletion=complete_id)],
+    ids: Annotated[list[str], typer.Argument(metavar="ID", help="The ids of the prompts.", autocompletion=complete_id)],
 ) -> None:
-    """Delete prompts and everything that was made from them."""
+    """Delete prompts and all files that were made from them."""
     from flows.prompt_store import sets
     from tasks.runtime.project import Project
 
@@ -102,19 +102,19 @@ def read(
         Path,
         typer.Argument(
             help="A .txt file with one prompt per line, a .csv file with the columns text, id, seed, preset or "
-            "parameters such as nerf.steps, or a .yaml file with a list.",
+            "parameters such as nerf.steps, or a .yaml file with a list of prompts.",
             exists=True,
             dir_okay=False,
         ),
     ],
     name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The name of the set. By default, it is the name of the file.")
+        str | None, typer.Option(metavar="NAME", help="The name of the set. By default, the name of the file is used.")
     ] = None,
     seed: Seed = None,
     preset: Preset = None,
     settings: Settings = None,
 ) -> None:
-    """Put all prompts of a file on file, as a set.
+    """Add all prompts in a file, and save their ids as a set.
 
     Examples:
     $ prolific prompts import animals.txt --preset tiny
@@ -128,4 +128,4 @@ def read(
     name, done = sets.import_file(project, file, name, default)
     for id, what in done.items():
         print(f"{id}: {what}")
-    print(f"set {name}: {len(done)} prompts; to make them: prolific sweep {name}")
+    print(f"set {name}: {len(done)} prompts; to make their models, run: prolific sweep {name}")

@@ -17,7 +17,8 @@ def study(
         bool, typer.Option("--quick", help="Use 2 prompts with 2 particles each, which takes minutes.")
     ] = False,
     prompt: Annotated[
-        list[str] | None, typer.Option(help="Use this prompt instead of the fixed ones. This option can be repeated.")
+        list[str] | None,
+        typer.Option(help="Use this prompt instead of the default prompts. This option can be repeated."),
     ] = None,
     method: Annotated[
         list[str] | None,
@@ -35,7 +36,7 @@ def study(
     out: Annotated[Path, typer.Option(help="The folder for study.md, study.json and study.png.")] = Path("study"),
     json: Json = False,
 ) -> None:
-    """Compare sampling, SDS and VSD on the same prior in 2D, as the paper does.
+    """Compare sampling, SDS and VSD on the same prior in 2D, as in the paper.
 
     Without --full or --quick, the study uses 4 prompts with 8 particles each.
     An interrupted study continues where it stopped.
@@ -45,7 +46,7 @@ def study(
     $ prolific study --prompt "a red mug" --method "vsd 7.5" --method "sds 100"
     """
     if full and quick:
-        raise InputError("--full and --quick exclude each other")
+        raise InputError("--full and --quick cannot be used together")
     from flows.benchmarks import study
     from flows.benchmarks.results import as_json
     from tasks.runtime.project import Project

@@ -16,7 +16,7 @@ def sweep(
     pool: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Let the workers of this Prefect work pool run the prompts (prolific deploy)."
+            metavar="NAME", help="Run the prompts on the workers of this Prefect work pool (see prolific deploy)."
         ),
     ] = None,
     only_failed: Annotated[
@@ -35,7 +35,7 @@ def sweep(
     $ prolific sweep 'a-red-*' --only-failed
     """
     if pool is not None and workers != 1:
-        raise InputError("--workers and --pool exclude each other: the pool decides how many prompts run at once")
+        raise InputError("--workers and --pool cannot be used together; a pool has its own workers")
     from flows.orchestration import prefect_runtime, preflight
     from tasks.runtime.project import Project
     from tasks.tracking.tracker import prepare
@@ -74,9 +74,9 @@ def worker(
     devices = None
     if gpus is not None:
         if slots != 1:
-            raise InputError("--gpus and --slots exclude each other: a GPU runs one prompt at a time")
+            raise InputError("--gpus and --slots cannot be used together: each GPU runs one prompt at a time")
         if not all(part.isdecimal() for part in gpus.split(",")):
-            raise InputError(f"--gpus {gpus}: numbers of GPUs, for example 0,1")
+            raise InputError(f"--gpus must be GPU numbers such as 0,1, got {gpus}")
         devices = sorted({int(part) for part in gpus.split(",")})
     from flows.orchestration.deploy import work
     from tasks.runtime.project import Project
@@ -85,9 +85,9 @@ def worker(
 
 
 def deploy() -> None:
-    """Create the work pool, the deployments of prefect.yaml and an automation on a Prefect server.
+    """Create the work pool, the deployments in prefect.yaml and an automation on a Prefect server.
 
-    PREFECT_API_URL names the server.
+    PREFECT_API_URL must be set to the URL of the server's API.
     """
     from flows.orchestration import deploy as deployment
     from tasks.runtime.project import Project

@@ -12,7 +12,7 @@ def ui(
 ) -> None:
     """Browse all runs in MLflow's web interface, which only this machine can reach.
 
-    If MLFLOW_TRACKING_URI names a server, the address of that server is printed instead.
+    If MLFLOW_TRACKING_URI is the address of a server, this command only prints that address.
     """
     import os
     import socket
@@ -25,25 +25,27 @@ def ui(
     project = Project.find()
     store = uri(project)
     if store.startswith(("http:", "https:")):
-        print(f"the runs are on {store} (MLFLOW_TRACKING_URI); open it in a browser")
+        print(f"the runs are on the server {store} (MLFLOW_TRACKING_URI); open this address in a browser")
         return
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            raise InputError(f"port {port} is in use; choose another: prolific ui --port {port % 65535 + 1}") from None
+            raise InputError(
+                f"port {port} is in use; choose another port, for example: prolific ui --port {port % 65535 + 1}"
+            ) from None
     folder = project.state / "mlflow"
     folder.mkdir(parents=True, exist_ok=True)
-    # Without the workflow type, MLflow opens its pages for language models, which show no runs.
+    # Without the workflow type, MLflow opens its pages for language models, which do not show these runs.
     print(
-        f"MLflow: http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning (Ctrl-C stops it)",
+        f"MLflow: http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning (press Ctrl-C to stop it)",
         file=sys.stderr,
         flush=True,
     )
-    # Background jobs are off because they would use 1.9 GB and nothing here needs them.
+    # Background jobs are disabled because they use 1.9 GB of memory and are not needed here.
     env = {**environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    os.chdir(folder)  # the server leaves files in its working directory
+    os.chdir(folder)  # the server writes files to its working directory
     os.execve(sys.executable, command, env)

@@ -1,4 +1,7 @@
-"""Artifacts of a flow run in Prefect's UI: progress, tables and links. A failure to create one fails no run."""
+"""Artifacts of a flow run in Prefect's UI: progress bars, tables and links.
+
+Server errors are ignored, so a run does not fail if an artifact cannot be created.
+"""
 
 from collections.abc import Callable
 
@@ -6,7 +9,10 @@ from flows.orchestration import prefect_runtime
 
 
 def progress(key: str, fraction: float, description: str, known: dict) -> None:
-    """Create or update a progress artifact; `known` keeps its id from one call to the next."""
+    """Create a progress artifact, or update it if `known` contains its id.
+
+    The id of a new artifact is stored in `known`. `fraction` is in [0, 1].
+    """
 
     def work() -> None:
         from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -42,7 +48,7 @@ def link(key: str, url: str, text: str) -> None:
 
 
 def _key(key: str) -> str:
-    """Convert a key to lower-case letters, digits and hyphens, which Prefect requires."""
+    """Convert a key to lower-case letters, digits and hyphens, as Prefect requires."""
     return "".join(sign if sign.isalnum() and sign.isascii() else "-" for sign in key.lower())
 
 

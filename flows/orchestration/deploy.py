@@ -1,4 +1,4 @@
-"""Registration of the deployments at a Prefect server (`prolific deploy`), and their workers (`prolific worker`)."""
+"""Deployments on a Prefect server (`prolific deploy`) and the workers that run them (`prolific worker`)."""
 
 import contextlib
 import os
@@ -16,25 +16,28 @@ from prolific_core.errors import InputError, ProlificError
 from tasks.runtime import machine
 from tasks.runtime.project import Project
 
-SILENCE = 90  # seconds without a heartbeat (one every 30, prefect.yaml) after which a run is marked as crashed
-PATIENCE = 15  # seconds within which all workers must end
-HEAD = "head"  # queue of sweeps, which only wait and need no GPU
+SILENCE = 90  # seconds without a heartbeat before a run is marked as crashed; prefect.yaml sets one every 30 s
+PATIENCE = 15  # seconds that workers have to exit before they are killed
+HEAD = "head"  # work queue for sweeps, which only wait for other runs and do not use a GPU
 ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
 
 
 def server() -> str:
-    """Return the URL of the user's server; raise InputError when there is none."""
+    """Return the API URL of the user's Prefect server.
+
+    Raises an InputError if PREFECT_API_URL is not set or the server does not answer.
+    """
     url = os.environ.get("PREFECT_API_URL", "")
     if not url or not prefect_server.answers(url):
         where = f"no Prefect server answers at {url}" if url else "PREFECT_API_URL is not set"
         raise InputError(
-            f"{where}; start one with `prefect server start`, then: export PREFECT_API_URL=http://127.0.0.1:4200/api"
+            f"{where}; start one with `prefect server start`, then run: export PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
     return url
 
 
 def deploy(project: Project, pool: str = "gpu") -> None:
-    """Create or update the work pool, the deployments of prefect.yaml and the automation for lost runs."""
+    """Create or update the work pool, the deployments in prefect.yaml and the automation for lost runs."""
     url = server()
     prefect_runtime.set_up(project)
     from prefect.client.orchestration import get_client
@@ -46,7 +49,7 @@ def deploy(project: Project, pool: str = "gpu") -> None:
             client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
             print(f"work pool   {pool}: created")
         except ObjectAlreadyExists:
-            print(f"work pool   {pool}: exists already")
+            print(f"work pool   {pool}: already exists")
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
         cwd=project.root,
@@ -60,23 +63,26 @@ def deploy(project: Project, pool: str = "gpu") -> None:
         raise ProlificError(f"prefect deploy failed: {' '.join(lines[-3:])}")
     print(f"deployments generate/{pool}, sweep/nightly (prefect.yaml)")
     _automation()
-    print(f"automation  a run without a heartbeat for {SILENCE} s is marked as crashed")
+    print(f"automation  runs without a heartbeat for {SILENCE} s are marked as crashed")
     print(
-        f"server      {url}\n\nnow start workers: prolific worker --pool {pool} --gpus 0,1 (without a GPU: --slots 1)"
+        f"server      {url}\n\nstart workers with: prolific worker --pool {pool} --gpus 0,1 (without a GPU: --slots 1)"
     )
 
 
 def _automation() -> None:
-    """Create or update the automation for lost runs, without which a run whose machine died stays "running"."""
+    """Create or update the automation that marks lost runs as crashed.
+
+    Without it, the state of a run whose machine died would remain "running".
+    """
     from prefect.automations import Automation
     from prefect.events.actions import ChangeFlowRunState
     from prefect.events.schemas.automations import EventTrigger, Posture
-    from prefect.states import StateType
+    from prefect.client.schemas.objects import StateType
 
     name, heartbeat = "prolific: lost runs", "prefect.flow-run.heartbeat"
     automation = Automation(
         name=name,
-        description="Marks a run whose process or machine died as crashed, so that a sweep starts it again.",
+        description="Marks runs whose process or machine died as crashed, so that a sweep restarts them.",
         trigger=EventTrigger(
             after={heartbeat},
             expect={heartbeat, *(f"prefect.flow-run.{state}" for state in ENDED)},
@@ -86,18 +92,20 @@ def _automation() -> None:
             threshold=1,
             within=timedelta(seconds=SILENCE),
         ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"no heartbeat for {SILENCE} s")],
+        actions=[
+            ChangeFlowRunState(name=None, state=StateType.CRASHED, message=f"no heartbeat for {SILENCE} s", force=False)
+        ],
     )
     try:
-        automation.id = Automation.read(name=name).id
-    except ValueError:  # there is none yet
+        automation.id = Automation.read(name=name).id  # pyright: ignore[reportAttributeAccessIssue]
+    except ValueError:  # the automation does not exist yet
         automation.create()
     else:
         automation.update()
 
 
 def work(project: Project, pool: str, gpus: list[int] | None, slots: int) -> int:
-    """Run process workers until they are stopped: one per GPU (or `slots` of them without GPUs), and one for sweeps."""
+    """Run a worker process per GPU (or `slots` workers without GPUs) and one for sweeps until they are stopped."""
     server()
     machine.disable_telemetry()
     os.environ.setdefault("PREFECT_HOME", str(project.state / "prefect"))
@@ -109,12 +117,12 @@ def work(project: Project, pool: str, gpus: list[int] | None, slots: int) -> int
     )
     workers = {name: _worker(project, pool, name, "default", devices, 1) for name, devices in places}
     workers["head"] = _worker(project, pool, "head", HEAD, "", 4)
-    print(f"workers of pool {pool}: {', '.join(workers)} (Ctrl-C ends them)", file=sys.stderr, flush=True)
+    print(f"workers of pool {pool}: {', '.join(workers)} (press Ctrl-C to stop them)", file=sys.stderr, flush=True)
     try:
         while True:
             for name, process in workers.items():
                 if (status := process.poll()) is not None:
-                    raise ProlificError(f"worker {name} ended with status {status}; the others are stopped too")
+                    raise ProlificError(f"worker {name} exited with status {status}; stopping the other workers")
             time.sleep(0.5)
     finally:
         _stop(list(workers.values()))
@@ -128,15 +136,15 @@ def _worker(project: Project, pool: str, name: str, queue: str, devices: str, li
         cwd=project.root,
         env={**os.environ, "PROLIFIC_ROOT": str(project.root), "CUDA_VISIBLE_DEVICES": devices},
         stdin=subprocess.DEVNULL,
-        start_new_session=True,  # a signal to the terminal's process group reaches it once, from `_stop`
+        start_new_session=True,  # so that the worker receives Ctrl-C only once, from `_stop`
         preexec_fn=machine.die_with_parent,
     )
 
 
 def _stop(workers: list[subprocess.Popen]) -> None:
-    """Send SIGTERM, on which a worker stops its runs and ends, and SIGKILL to workers that do not end in time.
+    """Stop the workers and their runs with SIGTERM, and kill those that do not exit in time.
 
-    Prefect's workers occasionally miss SIGTERM, because the task that it cancels goes on.
+    Prefect's workers occasionally ignore SIGTERM, because the task that it cancels keeps running.
     """
     for process in workers:
         if process.poll() is None:
@@ -146,7 +154,7 @@ def _stop(workers: list[subprocess.Popen]) -> None:
         try:
             process.wait(max(0.0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
-            runs = psutil.Process(process.pid).children(recursive=True)  # some are in sessions of their own
+            runs = psutil.Process(process.pid).children(recursive=True)  # includes runs in other sessions
             for one in (process, *runs):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     one.kill()

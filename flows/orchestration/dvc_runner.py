@@ -1,4 +1,4 @@
-"""Execution of stages by DVC, in a process of its own whose records are read until it ends."""
+"""Execution of stages by DVC in a child process, whose records are read while it runs."""
 
 import itertools
 import json
@@ -19,16 +19,16 @@ from tasks.runtime.console import Console
 from tasks.runtime.project import Project
 from tasks.tracking.tracker import Tracker
 
-POLL_SECONDS = 0.2  # between two reads of the records
-SYNC_SECONDS = 2.0  # between two transfers to MLflow
-TAIL = 12  # last lines of the console shown with a failure
+POLL_SECONDS = 0.2  # interval at which the records are read
+SYNC_SECONDS = 2.0  # interval at which the records are sent to MLflow
+TAIL = 12  # number of log lines shown with a failure
 
 
-stopping = threading.Event()  # when set, the stages of all threads are stopped
+stopping = threading.Event()  # set to stop the running stages of all threads
 
 
 class StageFailed(ProlificError):
-    """Failure of a stage, with its log and its exit status."""
+    """Error raised when a stage fails, with the path of its log and its exit status."""
 
     def __init__(self, message: str, log: Path, status: int = 1):
         super().__init__(message)
@@ -37,16 +37,22 @@ class StageFailed(ProlificError):
 
 
 class StageKilled(StageFailed):
-    """End of a stage's process without a reported failure, most likely a kill, so that a retry may succeed."""
+    """Error raised when a stage ends without reporting a failure.
+
+    The process was most likely killed, so a retry may succeed.
+    """
 
 
 class DvcLocked(StageFailed):
-    """Failure because another DVC process holds a path, so that a retry may succeed."""
+    """Error raised when another DVC process has locked the files of a stage, in which case a retry may succeed."""
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """Finished stage; `cached` means that DVC found it up to date."""
+    """Result of a finished stage.
+
+    `cached` is true if the stage did not run because it was already up to date.
+    """
 
     stage: str
     cached: bool
@@ -55,7 +61,10 @@ class StageResult:
 
 
 def finished(project: Project, subject, names: list[str]) -> set[str]:
-    """Return the leading stages that are up to date, by one call of DVC, which takes about a second."""
+    """Return the stages before the first one that is out of date.
+
+    This requires a single call of `dvc status`, of about one second.
+    """
     if not (project.root / subject.pipeline).with_name("dvc.lock").is_file():
         return set()
     done = subprocess.run(
@@ -68,15 +77,15 @@ def finished(project: Project, subject, names: list[str]) -> set[str]:
     try:
         changed = {name.rpartition(":")[2] for name in json.loads(done.stdout)}
     except ValueError:
-        return set()  # running the stages reports what is wrong
+        return set()  # running the stages will report the error
     unchanged = itertools.takewhile(lambda name: name not in changed, names)
     return set(unchanged) if done.returncode == 0 else set()
 
 
 def run(project: Project, stage: str, tracker: Tracker, console: Console, upstream: bool = True) -> StageResult:
-    """Bring a stage of the tracker's subject up to date, and with `upstream` the stages before it too.
+    """Bring a stage of the tracker's subject up to date and return its result.
 
-    Checking those takes up to 0.3 seconds.
+    If `upstream` is true, the earlier stages are checked and brought up to date as well. The check takes up to 0.3 s.
     """
     subject = tracker.subject
     state = subject.state(stage)
@@ -103,7 +112,7 @@ def run(project: Project, stage: str, tracker: Tracker, console: Console, upstre
 
 
 def _start(project: Project, target: str, console: Path, upstream: bool) -> subprocess.Popen:
-    # The output goes to a file: with a pipe the stage would die with its reader.
+    # The output goes to a file, because a stage that writes to a pipe would die if the reading process died.
     with open(console, "wb") as file:
         return subprocess.Popen(
             [sys.executable, "-m", "tasks.dvc_pipeline.cli", "repro", *([] if upstream else ["--single-item"]), target],
@@ -149,7 +158,7 @@ def _show(record: dict, console: Console) -> None:
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """Send SIGINT to the process group, so that DVC and the stage clean up, and stronger signals if they do not end."""
+    """Send SIGINT to the process group so that DVC and the stage can clean up, then SIGTERM and SIGKILL if needed."""
     for number, seconds in ((signal.SIGINT, 10), (signal.SIGTERM, 5), (signal.SIGKILL, 5)):
         try:
             os.killpg(process.pid, number)
@@ -165,17 +174,19 @@ def _failure(project: Project, subject, stage: str, ran: bool) -> StageFailed:
     id, log = subject.name, subject.state(stage) / "console.log"
     last = tail(log, TAIL)
     if any("is busy" in line for line in last):
-        return DvcLocked(f"stage '{stage}' of '{id}': another dvc is using its files; run the same command again", log)
+        return DvcLocked(
+            f"stage '{stage}' of '{id}': another DVC process is using its files; run the command again later", log
+        )
     noted = _read_json(subject.state(stage) / "failure.json")
     if noted:
         return StageFailed(f"stage '{stage}' of '{id}' failed: {noted['message']}", log, noted["status"])
     end = "was killed" if ran else "failed"
-    message = "\n  ".join([f"stage '{stage}' of '{id}' {end}; the end of {log.relative_to(project.root)}:", *last])
+    message = "\n  ".join([f"stage '{stage}' of '{id}' {end}; last lines of {log.relative_to(project.root)}:", *last])
     return (StageKilled if ran else StageFailed)(message, log)
 
 
 def tail(log: Path, count: int) -> list[str]:
-    """Return the last lines of a log that are not empty."""
+    """Return the last `count` non-empty lines of a log."""
     try:
         lines = log.read_text(errors="replace").splitlines()
     except OSError:

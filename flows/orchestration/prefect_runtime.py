@@ -1,4 +1,4 @@
-"""Prefect's environment, which must be set before Prefect is imported, and flow runs that survive a lost server."""
+"""Setup of Prefect's environment, and flow runs that continue if the Prefect server is lost."""
 
 import functools
 import os
@@ -14,25 +14,27 @@ from tasks.runtime.project import Project
 if TYPE_CHECKING:
     from prefect import Flow, Task
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
-_offline = False  # whether this process has given up on the server
+_offline = False  # whether this process runs flows without a server
 
 
 def set_up(project: Project) -> None:
-    """Set Prefect's environment and make a server available; call it before a module of flows is imported.
+    """Set Prefect's environment variables, and start a Prefect server if the user has none.
 
-    The server is the user's ($PREFECT_API_URL), or one that ends with this process and has its database in
-    .state/prefect. Where none answers, a warning is printed and flows run without Prefect. Variables that the user has
-    set stay.
+    This function must be called before Prefect or a module that defines flows is imported. If PREFECT_API_URL is set,
+    that server is used. Otherwise a server is started that stops with this process and stores its database in
+    .state/prefect. If the server does not answer, a warning is printed and flows run without Prefect. Variables that
+    the user has set are not changed.
     """
     machine.disable_telemetry()
     for name, value in {
         "PREFECT_HOME": str(project.state / "prefect"),
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
-        # 14 seconds, in which a user's server may be restarted; our own server never is.
+        # Three retries take 14 seconds, in which a user's server can be restarted. Our own server is never restarted.
         "PREFECT_CLIENT_MAX_RETRIES": "3" if os.environ.get("PREFECT_API_URL") else "1",
-        "PREFECT_LOGGING_LEVEL": "CRITICAL",  # the command reports a failure itself, once
+        "PREFECT_LOGGING_LEVEL": "CRITICAL",  # the command itself reports each failure once
         "PREFECT_LOGGING_ROOT_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_SERVER_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
@@ -43,7 +45,7 @@ def set_up(project: Project) -> None:
         os.environ.setdefault(name, value)
     url = os.environ.get("PREFECT_API_URL")
     if not url:
-        (project.state / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect hangs where the parent is missing
+        (project.state / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect hangs without the parent folder
         if prefect_server.start(project.state / "prefect" / "server.log", meanwhile=_import) is None:
             del os.environ["PREFECT_API_URL"]
             go_offline("the Prefect server did not start (see .state/prefect/server.log)")
@@ -54,12 +56,12 @@ def set_up(project: Project) -> None:
     from prefect.events.clients import PrefectEventsClient
     from prefect.events.worker import EventsWorker
 
-    # An event that cannot be sent is kept and sent with the next one, without further attempts to reconnect.
+    # Few reconnection attempts suffice, because an event that cannot be sent is kept and sent with the next one.
     EventsWorker.set_client_override(PrefectEventsClient, reconnection_attempts=2)
 
 
 def _import(url: str) -> None:
-    """Import Prefect, which takes 1.5 seconds, for the server at a URL."""
+    """Set the URL of the Prefect server and import Prefect, which takes 1.5 seconds."""
     os.environ["PREFECT_API_URL"] = url
     import prefect.events.worker  # noqa: F401
 
@@ -70,15 +72,15 @@ def is_offline() -> bool:
 
 
 def go_offline(reason: str) -> None:
-    """Run flows without a server from now on, and print a warning the first time."""
+    """Make this process run flows without a server, and print a warning on the first call."""
     global _offline
     if not _offline:
         _offline = True
-        print(f"prolific: {reason}; the work goes on without it", file=sys.stderr, flush=True)
+        print(f"prolific: {reason}; continuing without it", file=sys.stderr, flush=True)
 
 
 def is_server_error(error: BaseException) -> bool:
-    """Return whether an exception is a failure of Prefect rather than of the work in a flow."""
+    """Return whether an exception was caused by Prefect or its server rather than by the code of a flow."""
     if isinstance(error, ProlificError):
         return False
     import httpx
@@ -88,9 +90,10 @@ def is_server_error(error: BaseException) -> bool:
 
 
 def run_flow(flow: "Flow[P, R]", *args: P.args, **kwargs: P.kwargs) -> R:
-    """Run a flow, or only its function where no server answers or the server is lost during the run.
+    """Run a flow, or call its function directly if no server is available.
 
-    A function that was interrupted by the loss is called again, so what it has finished must cost nothing.
+    If the server is lost before the function has returned, the function is called again. It must therefore skip work
+    that it has already finished.
     """
     if is_offline():
         return flow.fn(*args, **kwargs)
@@ -113,11 +116,11 @@ def run_flow(flow: "Flow[P, R]", *args: P.args, **kwargs: P.kwargs) -> R:
     except Exception as error:
         if not is_server_error(error):
             raise
-        go_offline(f"the Prefect server at {os.environ['PREFECT_API_URL']} is gone")
-    # The function may have ended before Prefect failed to record that.
+        go_offline(f"the Prefect server at {os.environ['PREFECT_API_URL']} no longer answers")
+    # The function may have finished before Prefect failed to record its result.
     return outcome.result() if outcome.done() else flow.fn(*args, **kwargs)
 
 
 def run_task(task: "Task[P, R]", *args: P.args, **kwargs: P.kwargs) -> R:
-    """Run a task of a flow, or only its function where the flow runs without a server."""
+    """Run a task of a flow, or call its function directly if the flow runs without a server."""
     return task.fn(*args, **kwargs) if is_offline() else task(*args, **kwargs)

@@ -1,7 +1,8 @@
-"""Prefect server for the duration of one command, on the loopback interface.
+"""Prefect server on the loopback interface that runs for the duration of one command.
 
-Prefect's own ephemeral server is in the process group of the command: a signal to the group (Ctrl-C, SIGTERM of a batch
-system) ends it before its runs are closed, and it survives a command that is killed.
+Prefect's own ephemeral server is not used because it belongs to the command's process group: a signal to the group
+(Ctrl-C, or SIGTERM from a batch system) stops it before its runs are closed. It also keeps running after the command is
+killed.
 """
 
 import atexit
@@ -17,23 +18,23 @@ from pathlib import Path
 
 from tasks.runtime import machine
 
-START = 300.0  # seconds; the first start makes a database
+START = 300.0  # seconds to wait for the server, which creates a database on its first start
 
 
 def start(
     log: Path, home: Path | None = None, meanwhile: Callable[[str], None] = lambda url: None
 ) -> tuple[str, Callable[[], None]] | None:
-    """Start a server that ends with this process; return the URL of its API and a function that stops it earlier.
+    """Start a server that stops when this process ends.
 
-    Its database is in `home` (by default $PREFECT_HOME). `meanwhile` is called with the URL while the server starts.
-    Returns None when it does not start.
+    The database is stored in `home` (by default $PREFECT_HOME). `meanwhile` is called with the URL while the server
+    starts. Returns the API URL and a function that stops the server earlier, or None if the server did not start.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    environment.pop("PREFECT_API_URL", None)  # the address of another server
+    environment.pop("PREFECT_API_URL", None)  # this is the URL of another server
     if home:
         environment["PREFECT_HOME"] = str(home)
-    # The server inherits the socket, so that no other process can take the port in between.
+    # The server inherits the socket, so that no other process can take the port in the meantime.
     with socket.create_server(("127.0.0.1", 0)) as listening, open(log, "wb") as file:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
         process = subprocess.Popen(
@@ -64,12 +65,12 @@ def start(
 
 
 def answers(url: str, seconds: float = 3.0) -> bool:
-    """Return whether a server answers at the URL of an API."""
+    """Return whether a Prefect server responds at the given API URL."""
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=seconds):
             return True
     except urllib.error.HTTPError:
-        return True  # a server that requires authentication
+        return True  # the server runs but requires authentication
     except (OSError, ValueError):
         return False
 
@@ -87,10 +88,11 @@ def main() -> None:
 
 
 def _wait_to_write() -> None:
-    """Make every transaction in SQLite acquire its write lock at the beginning.
+    """Make every SQLite transaction acquire the write lock when it begins.
 
-    A transaction that begins as a read and writes while another one writes is refused at once (SQLITE_BUSY). The client
-    then receives status 503, sleeps for seconds and gives up the second time, as happened to sweeps with four workers.
+    By default, a transaction that starts with a read fails at once (SQLITE_BUSY) if it writes while another transaction
+    is writing. The client then receives status 503, waits for several seconds, and gives up after the second failure.
+    This happened in sweeps with four workers.
     """
     from prefect.server.database.configurations import AioSqliteConfiguration
 

@@ -1,7 +1,7 @@
-"""Checks before a run: mistakes in parameters, and the damage that kills, crashes and bad disks leave behind.
+"""Checks before a run: invalid parameters, and files damaged by killed processes, crashes or disk errors.
 
-Damage is repaired where DVC or the stage then makes the same bytes again from what is left, with one line on stderr.
-What only a user can decide is an InputError that describes what to do.
+A damaged file is removed, with one line on stderr, if DVC or the stage can recreate it exactly. Problems that only the
+user can solve raise an InputError that describes the solution.
 """
 
 import json
@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -20,10 +21,10 @@ from tasks.runtime.project import STAGES, Project, ResolvedPrompt
 
 
 def choose(project: Project, names: list[str], only_failed: bool = False) -> list[str]:
-    """Return the ids of the prompts that a sweep over names runs, each of them checked."""
+    """Check the prompts that a sweep over `names` runs, and return their ids."""
     ids = sets.select(project, names)
     if not ids:
-        raise InputError('no prompts on file; make one: prolific prompts add "a red mug"')
+        raise InputError('no prompts exist yet; add one: prolific prompts add "a red mug"')
     if only_failed:
         ids = [id for id in ids if run_status.is_unfinished(project, id)]
     for id in ids:
@@ -32,9 +33,10 @@ def choose(project: Project, names: list[str], only_failed: bool = False) -> lis
 
 
 def check(project: Project, id: str) -> ResolvedPrompt:
-    """Read a prompt and check all that its run reads, in milliseconds.
+    """Load a prompt, check everything that its run depends on, and repair damaged files.
 
-    Changes into the project's folder, where relative paths in the parameters start.
+    This takes milliseconds. The working directory becomes the project root, to which paths in the parameters are
+    relative.
     """
     os.chdir(project.root)
     prompt = project.resolve(id)
@@ -44,7 +46,7 @@ def check(project: Project, id: str) -> ResolvedPrompt:
 
 
 def repair(project: Project, id: str) -> None:
-    """Repair DVC's lock file and locks and remove damaged checkpoints of a prompt; report lost objects of the cache."""
+    """Remove a prompt's damaged files and stale DVC locks, and report outputs that are missing from DVC's cache."""
     locked = _lock_file(project, project.prompt_folder(id) / "dvc.lock")
     _rwlock(project)
     for stage in STAGES:
@@ -54,7 +56,7 @@ def repair(project: Project, id: str) -> None:
 
 
 def is_complete(path: Path) -> bool:
-    """Return whether a safetensors file has the length that its header implies, without torch."""
+    """Return whether the length of a safetensors file matches its header, without importing torch."""
     try:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -68,31 +70,35 @@ def is_complete(path: Path) -> bool:
 
 
 def _lock_file(project: Project, path: Path) -> dict:
-    """Return the stages in a dvc.lock, which DVC does not write atomically: a kill may leave it empty or truncated."""
+    """Return the stages in a dvc.lock file, and remove the file if it is damaged.
+
+    DVC does not write the file atomically, so a killed process may leave it empty or truncated.
+    """
     if not path.is_file():
         return {}
     text, shown = path.read_text(errors="replace"), path.relative_to(project.root)
     if any(line.startswith(("<<<<<<< ", ">>>>>>> ")) for line in text.splitlines()):
-        raise InputError(f"{shown} has a merge conflict; delete it: DVC makes it again, and finished stages do not run")
+        raise InputError(
+            f"{shown} has a merge conflict; delete it, and DVC recreates it without running finished stages"
+        )
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from voluptuous import Invalid
 
     try:
-        stages = (
-            COMPILED_LOCKFILE_SCHEMA(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))).get("stages") or {}
-        )
+        lock: Any = COMPILED_LOCKFILE_SCHEMA(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        stages = lock.get("stages") or {}
         entries = [entry for stage in stages.values() for entry in (*stage.get("deps", []), *stage.get("outs", []))]
         if not all(re.fullmatch(r"[0-9a-f]{32}(\.dir)?", str(entry.get("md5"))) for entry in entries):
             raise Invalid("truncated within an entry")
         return stages
     except (yaml.YAMLError, Invalid):
         path.unlink()
-        _report(f"{shown} was damaged: removed; DVC makes it again, and finished stages do not run")
+        _report(f"removed the damaged file {shown}; DVC recreates it without running finished stages")
         return {}
 
 
 def _rwlock(project: Project) -> None:
-    """Remove the entries of killed processes from DVC's list of paths in use, which may be damaged too."""
+    """Remove the entries of killed processes from DVC's list of paths in use, or the whole file if it is damaged."""
     path = project.root / ".dvc" / "tmp" / "rwlock"
     if not path.is_file():
         return
@@ -100,13 +106,13 @@ def _rwlock(project: Project) -> None:
 
     shown = path.relative_to(project.root)
     try:
-        with make_lock(f"{path}.lock", tmp_dir=str(path.parent)):  # while no process writes it
+        with make_lock(f"{path}.lock", tmp_dir=str(path.parent)):  # prevents other processes from writing the file
             try:
                 entries = json.loads(path.read_text())
                 stale = [holder for holder in _holders(entries) if not _is_dvc(int(holder["pid"]))]
             except (ValueError, KeyError, TypeError, AttributeError):
                 path.unlink()
-                _report(f"{shown} was damaged: removed")
+                _report(f"removed the damaged file {shown}")
                 return
             if not stale:
                 return
@@ -117,7 +123,7 @@ def _rwlock(project: Project) -> None:
             }
             path.write_text(json.dumps(entries))
     except LockError:
-        return  # another DVC is writing the file
+        return  # another DVC process is writing the file
 
 
 def _holders(entries: dict) -> list[dict]:
@@ -126,7 +132,10 @@ def _holders(entries: dict) -> list[dict]:
 
 
 def _is_dvc(pid: int) -> bool:
-    """Return whether a process exists and is DVC: after a restart of the machine another one may have its number."""
+    """Return whether a process exists and runs DVC.
+
+    After a restart of the machine, the process id may belong to another program.
+    """
     import psutil
 
     try:
@@ -134,22 +143,30 @@ def _is_dvc(pid: int) -> bool:
     except psutil.NoSuchProcess:
         return False
     except psutil.Error:
-        return True  # the process of another user
+        return True  # the process belongs to another user and may run DVC
 
 
 def _cached(project: Project, out: str, stage: dict) -> None:
-    """Report a lost object of DVC's cache: DVC then runs the stage again, which is correct but may take hours."""
+    """Report an output that is missing from DVC's cache.
+
+    DVC then runs its stage again, which is correct but may take hours.
+    """
     cache = project.root / ".dvc" / "cache" / "files" / "md5"
     if not cache.is_dir():
         return
     for entry in stage.get("outs", []):
         lost = [md5 for md5 in _objects(cache, entry["md5"]) if not _object(cache, md5).is_file()]
         if entry.get("path") == out and lost:
-            _report(f"DVC's cache has lost {out}, so that stage runs again (not if `dvc pull` gets it from a remote)")
+            _report(
+                f"{out} is missing from DVC's cache; its stage runs again unless `dvc pull` restores it from a remote"
+            )
 
 
 def _objects(cache: Path, md5: str) -> list[str]:
-    """Return the objects that an output consists of, as far as they can be read."""
+    """Return the hashes of all cache objects of an output.
+
+    If the list of files in an output folder cannot be read, only the hash of the list is returned.
+    """
     if not md5.endswith(".dir"):
         return [md5]
     try:
@@ -165,7 +182,7 @@ def _object(cache: Path, md5: str) -> Path:
 def _checkpoint(project: Project, path: Path) -> None:
     if not is_complete(path):
         path.unlink()
-        _report(f"{path.relative_to(project.root)} was damaged: removed; the stage starts again")
+        _report(f"removed the damaged file {path.relative_to(project.root)}; the stage starts again")
 
 
 def _report(text: str) -> None:

@@ -11,21 +11,21 @@ from tasks.runtime import records
 from tasks.runtime.console import detail
 from tasks.runtime.project import STAGES, Project
 
-MAX_RUNS = 32  # submitted at a time; a pool with more workers needs a larger number
-RESUBMIT = 2  # number of times that a crashed run is started again
+MAX_RUNS = 32  # number of runs submitted at a time, which should be at least the number of workers
+RESUBMIT = 2  # number of times that a crashed run is restarted
 POLL_SECONDS = 2.0
-CLAIMED = 120.0  # seconds within which a worker starts a run that it has taken
-PATIENCE = 600.0  # seconds without an answer of the server before the run counts as failed
+CLAIMED = 120.0  # seconds that a worker has to start a run after claiming it
+PATIENCE = 600.0  # seconds without an answer from the server before a run counts as failed
 
 
 def runner(project: Project, pool: str, names: list[str]) -> Callable[[str, Board], None]:
-    """Return a function that brings one prompt of a sweep over `names` up to date on the pool.
+    """Return a function that runs one prompt of a sweep over `names` on the work pool.
 
-    Raises an InputError when the server has no deployment for the pool.
+    Raises an InputError if the server has no deployment for the pool.
     """
     url = os.environ.get("PREFECT_API_URL")
     if prefect_runtime.is_offline():
-        raise ProlificError(f"--pool {pool}: needs the Prefect server; start it: prefect server start")
+        raise ProlificError(f"--pool {pool} needs a Prefect server; start one with `prefect server start`")
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 
@@ -34,7 +34,7 @@ def runner(project: Project, pool: str, names: list[str]) -> Callable[[str, Boar
             client.read_deployment_by_name(f"generate/{pool}")
     except ObjectNotFound:
         raise InputError(
-            f"--pool {pool}: the Prefect server at {url} has no deployment generate/{pool}; make it: prolific deploy"
+            f"--pool {pool}: the Prefect server at {url} has no deployment generate/{pool}; run `prolific deploy`"
         ) from None
     return lambda id, board: _run(project, pool, names, id, board)
 
@@ -44,23 +44,26 @@ def _run(project: Project, pool: str, names: list[str], id: str, board: Board) -
 
     for submission in range(1 + RESUBMIT):
         run = run_deployment(f"generate/{pool}", parameters={"id": id, "sweep": names}, flow_run_name=id, timeout=0)
-        state = _until_it_ends(project, run.id, id, board)
+        state = _until_it_ends(project, run.id, id, board)  # pyright: ignore[reportAttributeAccessIssue]
         if state.is_completed():
             return
         if not state.is_crashed():
             break
         if submission < RESUBMIT:
-            board.say(f"{id}: its run crashed; started again ({submission + 1} of {RESUBMIT})")
+            board.say(f"{id}: the run crashed; restarting it ({submission + 1} of {RESUBMIT})")
     status = run_status.read(project, id)
-    if state.is_failed() and status and status.state == "failed":  # written by a worker on this machine
+    if state.is_failed() and status and status.state == "failed":  # only a worker on this machine writes it
         raise ProlificError(status.message)
     raise ProlificError(
-        f"its run on '{pool}' ended as {state.name}: {' '.join((state.message or 'no message').split())}"
+        f"the run on pool '{pool}' ended with state {state.name}: {' '.join((state.message or 'no message').split())}"
     )
 
 
 def _until_it_ends(project: Project, run_id, id: str, board: Board):
-    """Wait for the final state of a run, with the progress on the board from the records that its stages write."""
+    """Wait until a run ends and return its final state.
+
+    In the meantime, the progress that its stages record is shown on the board.
+    """
     from prefect.client.orchestration import get_client
     from prefect.states import Cancelling, Crashed
 
@@ -74,17 +77,19 @@ def _until_it_ends(project: Project, run_id, id: str, board: Board):
                 if not prefect_runtime.is_server_error(error):
                     raise
                 if time.monotonic() - answered > PATIENCE:
-                    raise ProlificError(f"the Prefect server at {os.environ['PREFECT_API_URL']} is gone") from None
+                    raise ProlificError(
+                        f"the Prefect server at {os.environ['PREFECT_API_URL']} no longer answers"
+                    ) from None
                 state = None
             if state is not None and state.is_final():
                 return state
             if state is not None:
-                board.show(id, *(_where(project, id, began) if state.is_running() else (state.name.lower(),)))
-            # A worker that dies between taking a run and starting it leaves no heartbeat that could be missed.
+                board.show(id, *(_where(project, id, began) if state.is_running() else (str(state.name).lower(),)))
+            # The automation does not detect a worker that dies before it starts a claimed run, which sends no heartbeat.
             claimed = (claimed or time.monotonic()) if state is not None and state.is_pending() else None
             if claimed and time.monotonic() - claimed > CLAIMED:
                 client.set_flow_run_state(
-                    run_id, Crashed(message=f"taken by a worker, not started in {CLAIMED:.0f} s"), force=True
+                    run_id, Crashed(message=f"claimed by a worker but not started within {CLAIMED:.0f} s"), force=True
                 )
             if dvc_runner.stopping.wait(POLL_SECONDS):
                 client.set_flow_run_state(run_id, Cancelling(), force=True)
@@ -92,7 +97,10 @@ def _until_it_ends(project: Project, run_id, id: str, board: Board):
 
 
 def _where(project: Project, id: str, since: float) -> tuple[str, str, str]:
-    """Return stage, steps and time left from the newest records; those of another machine are not on this disk."""
+    """Return the stage, steps and remaining time from the newest records.
+
+    The records of a worker on another machine are not available. In this case, only "running" is returned.
+    """
     files = [
         (path.stat().st_mtime, name)
         for name in STAGES

@@ -1,6 +1,6 @@
-"""Creation of prompts: from a text and options to the folder prompts/<id>/, which is made or changed.
+"""Creation and modification of prompts, which are stored in prompts/<id>/.
 
-Everything is checked before anything is written.
+All values are checked before files are written.
 """
 
 import sys
@@ -16,15 +16,16 @@ from prolific_core.prompts import DEFAULT_PRESET, Prompt
 from tasks.dvc_pipeline import pipeline
 from tasks.runtime.project import Project
 
-# Scale that SDS needs without a learned score (DreamFusion, arXiv 2209.14988).
+# SDS needs a large guidance scale because it has no learned score (DreamFusion, arXiv 2209.14988).
 _SDS = {"guidance": {"method": "sds", "scale": 100.0}}
 
 
 @dataclass(frozen=True)
 class PromptRequest:
-    """Prompt as a user requested it; a seed or preset of None keeps the one on file.
+    """Request to create or change a prompt.
 
-    `suffix` is appended to an id made from the text, and `where` names the place of the request in messages.
+    If `seed` or `preset` is None, the value of an existing prompt is kept. `suffix` is appended to an id derived from
+    the text. `where` is the prefix of error messages, for example the file and line of the request.
     """
 
     text: str
@@ -37,7 +38,7 @@ class PromptRequest:
 
 
 def plan(project: Project, request: PromptRequest) -> Prompt:
-    """Return the prompt that a request makes, or makes of the prompt on file, without writing it."""
+    """Return the new or changed prompt that a request describes, without writing it."""
     try:
         text = prompts.check_text(request.text)
         seed = request.seed if request.seed is not None else 0
@@ -48,7 +49,9 @@ def plan(project: Project, request: PromptRequest) -> Prompt:
         if project.has_prompt(id):
             old = project.prompt(id)
             if old.text != text:
-                raise InputError(f"prompts/{id} is {old.text!r} already; choose another --id, or remove it first")
+                raise InputError(
+                    f"prompts/{id} already exists with the text {old.text!r}; choose another id or remove it first"
+                )
             seed = old.seed if request.seed is None else seed
             preset = old.preset if request.preset is None else preset
             sections = config.merge(old.sections, request.sections)
@@ -63,7 +66,10 @@ def plan(project: Project, request: PromptRequest) -> Prompt:
 
 
 def put(project: Project, prompt: Prompt) -> str:
-    """Write a planned prompt and return "made", "changed" or "unchanged"; comments in its file stay."""
+    """Write a prompt and return "made", "changed" or "unchanged".
+
+    Comments in an existing file are kept.
+    """
     if not project.has_prompt(prompt.id):
         pipeline.write(project, prompt)
         return "made"
@@ -85,9 +91,10 @@ def file_prompt(
     method: str = "vsd",
     id: str | None = None,
 ) -> Prompt:
-    """Return the prompt on file with these options, which is made when there is none.
+    """Return the prompt with these options, and create it if it does not exist.
 
-    A prompt on file may have more parameters of its own, but no others for the options: that is an InputError.
+    The file of an existing prompt may set further parameters. Raises an InputError if the values of the given
+    options differ.
     """
     suffix = (f"-p{particles}" if particles != 1 else "") + (f"-{method}" if method != "vsd" else "")
     prompt = plan(project, PromptRequest(text, id, seed, preset, sections_of(particles, method), suffix))
@@ -100,37 +107,35 @@ def file_prompt(
 
 
 def settings(pairs: list[str], where: str = "--set") -> dict:
-    """Return the sections that KEY=VALUE pairs such as `nerf.steps=200` set; values are YAML.
+    """Parse KEY=VALUE pairs such as `nerf.steps=200`, with values in YAML, and return them as sections of a prompt.
 
-    Raises an InputError for a key or a value that prolific_core/config.py does not allow.
+    Raises an InputError if prolific_core/config.py does not allow a key or a value.
     """
     sections: dict = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         path = key.strip().split(".")
         if not equals or not all(path):
-            raise InputError(f"{where} {pair}: write KEY=VALUE, for example {where} nerf.steps=200")
+            raise InputError(f"{where} {pair}: a setting must be KEY=VALUE, for example nerf.steps=200")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
-            raise InputError(
-                f"{where} {pair}: the value is not YAML; write for example {where} nerf.steps=200"
-            ) from None
+            raise InputError(f"{where} {pair}: the value must be YAML, for example nerf.steps=200") from None
         for name in reversed(path):
             value = {name: value}
         checked = config.check(where, value).model_dump(mode="json")
         for name in path:
             value, checked = value[name], checked[name]
         if isinstance(value, dict) or isinstance(checked, dict):
-            raise InputError(f"{where} {pair}: '{key}' is a group of parameters; name one of them")
+            raise InputError(f"{where} {pair}: '{key}' is a group of parameters; set one of its parameters instead")
         for name in reversed(path):
-            checked = {name: checked}  # the checked value, since YAML 1.1 reads 1e-3 as text
+            checked = {name: checked}  # uses the checked value, because YAML 1.1 parses 1e-3 as text
         sections = config.merge(sections, checked)
     return sections
 
 
 def sections_of(particles: int, method: str) -> dict:
-    """Return the sections of a prompt that the options of `prolific generate` set."""
+    """Return the sections of a prompt that correspond to options of `prolific generate`."""
     sections: dict = {}
     if particles != 1:
         sections["initialise"] = {"particles": particles}
@@ -141,7 +146,10 @@ def sections_of(particles: int, method: str) -> dict:
 
 
 def warn_of_unknown_words(project: Project, prompt: Prompt) -> None:
-    """Warn in one line of words that the Toybox was not trained on; the vocabulary of other priors is not known."""
+    """Print a warning if a prompt has words that the Toybox was not trained on.
+
+    Prompts for other priors are not checked, because their vocabulary is unknown.
+    """
     if project.config(prompt).prior.path != "toybox":
         return
     from prolific_core.toybox.world.captions import suggest
@@ -150,14 +158,13 @@ def warn_of_unknown_words(project: Project, prompt: Prompt) -> None:
     if unknown:
         words = ", ".join(f"'{word}'" for word in unknown[:5])
         print(
-            f"prolific: warning: the Toybox was not trained on {words}; "
-            f"words that it was trained on: {', '.join(known[:8])}",
+            f"prolific: warning: the Toybox was not trained on {words}; known words include {', '.join(known[:8])}",
             file=sys.stderr,
         )
 
 
 def _make_id(project: Project, request: PromptRequest, text: str, seed: int, preset: str) -> str:
-    """Return a readable id for a text and options that no other text has."""
+    """Return a readable id for a text and its options that differs from the ids of other texts."""
     suffix = (f"-s{seed}" if seed else "") + (
         f"-{preset.lower().replace('_', '-')}" if preset != DEFAULT_PRESET else ""
     )
@@ -168,7 +175,7 @@ def _make_id(project: Project, request: PromptRequest, text: str, seed: int, pre
 
 
 def _edit(project: Project, old: Prompt, new: Prompt) -> None:
-    """Change only the values that differ in a prompt's file, so that a user's comments and layout stay."""
+    """Update only the changed values in a prompt's file, to keep the user's comments and layout."""
     from ruamel.yaml import YAML
 
     path = project.prompt_folder(new.id) / "prompt.yaml"

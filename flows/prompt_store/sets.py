@@ -1,6 +1,6 @@
-"""Sets of prompts: named lists of ids, their import from files, and the selection of prompts by name.
+"""Import, selection and removal of prompts, and sets of prompts.
 
-A set is a text file of ids, prompts/<name>.txt, written by `prolific prompts import NAME.txt` or by hand.
+A set is a text file of prompt ids, prompts/<name>.txt, written by `prolific prompts import` or by hand.
 """
 
 import csv
@@ -25,39 +25,37 @@ EVERY = "every prompt"  # title of a sweep without names
 
 
 def read(path: Path, default: PromptRequest) -> list[PromptRequest]:
-    """Read the prompts of a .txt file (one per line), a .csv file (with a header) or a .yaml file (a list)."""
+    """Read the prompts in a .txt file (one per line), a .csv file (with a header) or a .yaml file (a list)."""
     readers = {".txt": _lines, ".csv": _table, ".yaml": _entries, ".yml": _entries}
     if path.suffix.lower() not in readers:
-        raise InputError(f"{path.name}: a file of prompts ends in .txt, .csv or .yaml")
+        raise InputError(f"{path.name}: a file of prompts must be a .txt, .csv or .yaml file")
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
         rows = readers[path.suffix.lower()](path)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path.name}: not readable as {path.suffix[1:]} in UTF-8 ({error})") from None
+        raise InputError(f"{path.name} must be a valid {path.suffix[1:]} file in UTF-8 ({error})") from None
     if not rows:
         raise InputError(f"{path.name} has no prompts")
     return [_request(where, values, default) for where, values in rows]
 
 
 def import_file(project: Project, path: Path, name: str | None, default: PromptRequest) -> tuple[str, dict[str, str]]:
-    """Add all prompts of a file, and write their ids into the set `name` (by default named like the file).
+    """Add all prompts in a file, and save their ids as the set `name` (by default the name of the file).
 
-    Returns the name of the set, and "made", "changed" or "unchanged" for each id.
+    Returns the name of the set and "made", "changed" or "unchanged" for each id.
     """
     if project.root / "prompts" in path.resolve().parents:
-        raise InputError(
-            f"{path} is in prompts/, where files name prompts that are there; to run it: prolific sweep {path.stem}"
-        )
+        raise InputError(f"{path} is already a set, because it is in prompts/; to run it: prolific sweep {path.stem}")
     name = prompts.check_id(name) if name is not None else prompts.make_id(path.stem)
     if project.has_prompt(name):
-        raise InputError(f"there is a prompt '{name}'; give the set another name with --name")
+        raise InputError(f"a prompt named '{name}' already exists; choose another name for the set with --name")
     planned: dict[str, Prompt] = {}
     for request in read(path, default):
         prompt = create.plan(project, request)
         if planned.setdefault(prompt.id, prompt) != prompt:
             raise InputError(
-                f"{request.where}: '{prompt.id}' was given before with other values; give it an id of its own"
+                f"{request.where}: '{prompt.id}' occurs twice with different values; give each prompt its own id"
             )
     done = {id: create.put(project, prompt) for id, prompt in planned.items()}
     write_atomically(_set_file(project, name), "".join(f"{id}\n" for id in done).encode())
@@ -65,16 +63,19 @@ def import_file(project: Project, path: Path, name: str | None, default: PromptR
 
 
 def select(project: Project, names: list[str]) -> list[str]:
-    """Return the ids that ids, names of sets and patterns such as 'a-red-*' select; without names, all of them."""
+    """Return the ids of the prompts that match `names`, or of all prompts if `names` is empty.
+
+    Each name is a prompt id, the name of a set or a pattern such as 'a-red-*'.
+    """
     known, found = project.prompt_ids(), []
     for name in names:
         if any(sign in name for sign in "*?["):
             ids = fnmatch.filter(known, name)
             if not ids:
-                raise InputError(f"no prompt matches '{name}'; prolific prompts list shows all")
+                raise InputError(f"no prompt matches '{name}'; see `prolific prompts list`")
         elif name in set_names(project):
             if name in known:
-                raise InputError(f"'{name}' is a prompt and a set (prompts/{name}.txt); rename the set")
+                raise InputError(f"'{name}' is both a prompt and a set (prompts/{name}.txt); rename the set")
             ids = _members(project, name)
         else:
             ids = [project.prompt(name).id]
@@ -83,17 +84,20 @@ def select(project: Project, names: list[str]) -> list[str]:
 
 
 def group(project: Project, names: list[str]) -> Group:
-    """Return the experiment and dataset in MLflow of a sweep over names; a single prompt is in the project's own."""
+    """Return the MLflow experiment and dataset of a sweep over `names`.
+
+    A single prompt belongs to the project's default experiment.
+    """
     try:
         rows = [row(project.prompt(id)) for id in select(project, names)]
-    except InputError:  # a file that was edited while the sweep runs is no reason to fail
+    except InputError:  # a file may have been edited during the sweep
         rows = []
     alone = len(names) == 1 and names[0] in project.prompt_ids()
     return Group(EXPERIMENT if alone else title(names)[:200], rows)
 
 
 def title(names: list[str]) -> str:
-    """Return what a sweep over these names is called in MLflow and Prefect."""
+    """Return the title of a sweep over these names in MLflow and Prefect."""
     return ", ".join(names) or EVERY
 
 
@@ -103,9 +107,9 @@ def set_names(project: Project) -> list[str]:
 
 
 def remove(project: Project, id: str) -> None:
-    """Delete a prompt: its folder, outputs, report and logs, and its lines in sets.
+    """Delete a prompt's folder, outputs, report and logs, and remove its id from all sets.
 
-    DVC's cache keeps the outputs until `dvc gc`, so that nothing runs when the prompt is added again.
+    DVC's cache keeps the outputs until `dvc gc` is run, so no stage runs if the prompt is added again before that.
     """
     project.prompt(id)
     with prompt_lock(project, id):
@@ -131,10 +135,10 @@ def _members(project: Project, name: str) -> list[str]:
         if not id or id.startswith("#"):
             continue
         if id not in known:
-            raise InputError(f"prompts/{name}.txt, line {number}: no prompt '{id}'; add it, or delete the line")
+            raise InputError(f"prompts/{name}.txt, line {number}: no prompt '{id}'; add it or delete the line")
         ids.append(id)
     if not ids:
-        raise InputError(f"prompts/{name}.txt names no prompts: write their ids, one per line")
+        raise InputError(f"prompts/{name}.txt must contain prompt ids, one per line")
     return ids
 
 
@@ -150,13 +154,15 @@ def _table(path: Path) -> list[tuple[str, dict]]:
         rows = csv.DictReader(file, strict=True)
         if "text" not in (rows.fieldnames or []):
             raise InputError(
-                f"{path.name}: the first line names the columns: text, and if wanted id, seed, preset, nerf.steps, ..."
+                f"{path.name}: the first line must name the columns: text, and optionally id, seed, preset, nerf.steps"
             )
         found = []
         for row in rows:
             where = f"{path.name}, line {rows.line_num}"
             if None in row or None in row.values():
-                raise InputError(f"{where}: not as many cells as columns; put a text with a comma in quotes")
+                raise InputError(
+                    f"{where}: the line must have as many cells as the header; quote a text that contains a comma"
+                )
             values = {key: row[key] for key in ("text", "id", "preset") if row.get(key)}
             if row.get("seed"):
                 values["seed"] = yaml.safe_load(row["seed"])
@@ -169,7 +175,7 @@ def _entries(path: Path) -> list[tuple[str, dict]]:
     entries = prompts.read_yaml(path, path.name)
     if not isinstance(entries, list):
         raise InputError(
-            f"{path.name}: expected a list of prompts: texts, or entries with 'text:' and what prompt.yaml may have"
+            f"{path.name} must be a list of texts, or of entries with 'text:' and optionally keys of prompt.yaml"
         )
     found = []
     for number, entry in enumerate(entries, 1):

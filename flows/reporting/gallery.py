@@ -1,4 +1,4 @@
-"""Gallery of all evaluated prompts, gallery/index.html, which the root DVC stage writes."""
+"""Gallery page with a card for each evaluated prompt (gallery/index.html), written by the root DVC stage."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,10 @@ from tasks.runtime.project import Project
 
 
 def write(project: Project) -> Path:
-    """Write the page, with one card per evaluated prompt. Images are linked, not copied."""
+    """Write the gallery page and return its path.
+
+    The page links to the images in runs/ and does not embed them.
+    """
     cards = []
     for manifest in sorted((project.root / "runs").glob("*/evaluate/manifest.json")):
         prompt = json.loads(manifest.read_text())["prompt"]
@@ -23,7 +26,7 @@ def write(project: Project) -> Path:
 
 def main() -> None:
     project = Project.find()
-    # A plain `dvc repro` runs no flow, so reports may be missing or old.
+    # `dvc repro` does not run the flows, so reports may be missing or out of date.
     for id in project.prompt_ids():
         evaluated = project.output(id, "evaluate") / "manifest.json"
         page = project.report(id)

@@ -1,6 +1,6 @@
-"""HTML pages from the templates in this folder.
+"""Rendering of HTML pages from the templates in templates/.
 
-A page holds its images and videos as data URLs, has no script, and loads nothing from a network.
+The pages contain no scripts and load nothing from the network. Reports embed their images and videos as data URLs.
 """
 
 import base64
@@ -22,26 +22,30 @@ def _environment() -> Environment:
 
 
 def render(template: str, **values: object) -> str:
-    """Fill a template. All values are escaped."""
+    """Render a template with the given values, which are HTML-escaped."""
     return _environment().get_template(template).render(values)
 
 
 def inline(path: Path) -> str:
-    """Return a file as a data URL."""
+    """Return the contents of a file as a data URL."""
     return f"data:{_MEDIA_TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def number(value: object) -> str:
-    """Format a metric. Floats have four digits, or no decimals from 1000 on."""
+    """Format a metric for display.
+
+    Floats have four significant digits, or no decimals if their absolute value is at least 1000.
+    """
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return "not a number" if value is None else str(value)
 
 
 def polyline(points: Sequence[tuple[float, float]]) -> str:
-    """Return the points of an SVG polyline that fills 300 x 60, or "" for fewer than two points.
+    """Return the `points` attribute of an SVG polyline, scaled to a view box of 300 x 60.
 
-    The outer hundredth of the values is clipped, so that spikes do not fill the curve.
+    The lowest and highest 1% of the values are clipped, so that outliers do not flatten the curve. Fewer than two
+    points give an empty string.
     """
     if len(points) < 2 or points[0][0] == points[-1][0]:
         return ""

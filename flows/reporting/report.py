@@ -1,6 +1,6 @@
-"""Report of one prompt, reports/<id>.html, with the model from all sides, its metrics, stages and parameters.
+"""Report page of a prompt (reports/<id>.html) with its model, metrics, stages and parameters.
 
-It is not an output of a stage, so a change of the page does not run a stage again.
+The report is not an output of a stage, so changing the page does not cause a stage to run again.
 """
 
 import json
@@ -27,7 +27,7 @@ _TITLES = {
 
 
 def write(resolved: ResolvedPrompt) -> Path:
-    """Write the report from the prompt's outputs and records, and return its path."""
+    """Write a prompt's report from its outputs and records, and return the path of the page."""
     project, prompt, config = resolved.project, resolved.prompt, resolved.config
     id, path = prompt.id, project.report(prompt.id)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,9 +52,9 @@ def write(resolved: ResolvedPrompt) -> Path:
 
 
 def command(prompt: Prompt, config: Config) -> str:
-    """Return the command that makes the same bytes again on the same type of processor.
+    """Return the command that reproduces the model, bit for bit on the same type of processor.
 
-    A prompt whose file sets more parameters than `prolific generate` can set is run by its id.
+    If the prompt file sets parameters for which `prolific generate` has no option, the command is `prolific sweep ID`.
     """
     sections = {name: values for name, values in prompt.sections.items() if values}
     if sections != sections_of(config.initialise.particles, config.nerf.guidance.method):
@@ -80,7 +80,7 @@ def _chips(prompt: Prompt, config: Config) -> list[str]:
 
 
 def _metrics(project: Project, id: str) -> list[list[str]]:
-    """Return metric, stage and value of each row. The last stages come first because their metrics matter most."""
+    """Return rows of metric, stage and value, starting with the last stage because its metrics matter most."""
     return [
         [name.replace("_", " "), _TITLES[stage], number(value)]
         for stage in reversed(STAGES)
@@ -96,7 +96,7 @@ def _stage(project: Project, id: str, stage: str) -> dict:
         facts = [f"{usage['seconds']:.0f} s", f"{usage['peak_memory_mb']:.0f} MB", usage.get("device", "")]
     elif not project.output(id, stage).is_dir():
         facts = ["has not run yet"]
-    # A resumed run repeats some steps; the last record of a step is the valid one.
+    # A resumed run repeats some steps. The last record of each step is the valid one.
     losses = {}
     for record in records.read(state / "records.jsonl")[0]:
         if record["kind"] == "metrics" and record["values"].get("loss") is not None:
@@ -112,7 +112,7 @@ def _stage(project: Project, id: str, stage: str) -> dict:
 
 
 def _previews(state: Path) -> list[dict]:
-    """Return the first, a middle and the last preview of each name, in the order in which they were made."""
+    """Return the first, middle and last preview of each name, with captions."""
     by_name: dict[str, list[Path]] = {}
     for path in sorted((state / "preview").glob("*.png")):
         by_name.setdefault(path.stem.rpartition("-")[0], []).append(path)
@@ -124,7 +124,7 @@ def _previews(state: Path) -> list[dict]:
 
 
 def _parameters(config: Config) -> dict[str, list[dict]]:
-    """Return the parameters by section. Those that differ from the default come first."""
+    """Return the parameters by section, starting with those that differ from their defaults."""
     default = flatten(Config().model_dump(mode="json"))
     sections = {}
     for section, values in config.model_dump(mode="json").items():

@@ -1,4 +1,4 @@
-"""Progress of a sweep: a table of the running prompts in a terminal, and plain lines elsewhere."""
+"""Progress display of a sweep: a live table of the running prompts in a terminal, and lines of text elsewhere."""
 
 import sys
 import threading
@@ -9,12 +9,15 @@ from tasks.runtime.console import EVERY, Console, detail, line
 
 
 class Board:
-    """Progress of all prompts of one sweep. Its methods and consoles can be called from any thread."""
+    """Progress display of all prompts in a sweep.
+
+    The methods of the board and of its consoles can be called from any thread.
+    """
 
     def __init__(self, total: int):
         self.total, self.counts = total, {"done": 0, "failed": 0}
         self._lock = threading.RLock()
-        self._rows: dict[str, tuple[str, str, str]] = {}  # stage, steps and detail by id
+        self._rows: dict[str, tuple[str, str, str]] = {}  # (stage, steps, detail) by prompt id
         self._live = None
 
     def __enter__(self) -> "Board":
@@ -31,16 +34,16 @@ class Board:
             self._live.stop()
 
     def console(self, id: str) -> Callable[[str], Console]:
-        """Return a function that creates the console of a prompt's stage, as the flow `generate` expects."""
+        """Return a function that creates a console for a given stage of the prompt."""
         return lambda stage: _Row(self, id, stage)
 
     def show(self, id: str, stage: str, steps: str = "", detail: str = "") -> None:
-        """Show the stage of a running prompt."""
+        """Update the table row of a running prompt."""
         with self._lock:
             self._rows[id] = (stage, steps, detail)
 
     def end(self, id: str, state: str, text: str) -> None:
-        """Remove a prompt from the table and print a line, which stays above it."""
+        """Remove a prompt from the table and print a line with its outcome."""
         with self._lock:
             self._rows.pop(id, None)
             self.counts[state] = self.counts.get(state, 0) + 1
@@ -48,7 +51,7 @@ class Board:
             self.say(f"{_short(id)}  {text}  ({ended} of {self.total})")
 
     def say(self, text: str) -> None:
-        """Print a line, above the table if there is one."""
+        """Print a line above the table, or to stderr if no table is shown."""
         with self._lock:
             if self._live:
                 self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -77,12 +80,12 @@ class Board:
 
 
 class _Row(Console):
-    """Console of a stage that shows its progress on the board."""
+    """Console that shows the progress of a stage on the board."""
 
     def __init__(self, board: Board, id: str, stage: str):
         super().__init__(f"{_short(id)}  {stage}")
         self.board, self.id, self.stage = board, id, stage
-        self._printed = time.monotonic()  # a quick stage prints no progress
+        self._printed = time.monotonic()  # so that a short stage prints no progress
         board.show(id, stage)
 
     def note(self, text: str) -> None:

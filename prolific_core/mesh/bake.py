@@ -1,4 +1,4 @@
-"""Baking of a colour field into a texture, which evaluates the field at each texel's point on the surface."""
+"""Baking of a colour field into a texture by evaluating the field at the surface point of each texel."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ def texel_positions(
     size: int,
     chunk: int = 4_000_000,
 ) -> tuple[Int[Tensor, " texels"], Float[Tensor, "texels 3"]]:
-    """Find the points on the surface that correspond to the centres of texels.
+    """Compute the surface points that correspond to the centres of texels.
 
     The centre of texel (row, column) is at u = (column + 0.5) / size, v = 1 - (row + 0.5) / size.
 
@@ -28,7 +28,7 @@ def texel_positions(
 
     Returns:
         The indices (N,) of the covered texels as row * size + column, in ascending order, and their world points
-        (N, 3). Where charts overlap, the texel belongs to the face with the lowest index.
+        (N, 3). A texel that is covered by several faces belongs to the face with the lowest index.
     """
     corners = torch.stack([uvs[:, 0] * size, (1 - uvs[:, 1]) * size], dim=-1)[faces].double()
     low = (corners.amin(1) - 0.5).ceil().clamp(0, size).long()
@@ -36,7 +36,7 @@ def texel_positions(
     extent = (high - low + 1).clamp(min=0)
     count = extent.prod(1)
     owner = torch.full((size * size,), len(faces), dtype=torch.int64)
-    # The faces are processed in pieces that have at most `chunk` texels in their bounding boxes.
+    # The faces are processed in pieces whose bounding boxes contain about `chunk` texels, to limit the memory.
     piece = torch.div(count.cumsum(0), chunk, rounding_mode="floor")
     for value in piece.unique().tolist():
         face = (piece == value).nonzero().squeeze(1)
@@ -66,7 +66,7 @@ def _centres(texel: Tensor, size: int) -> Tensor:
 
 
 def _barycentrics(corners: Tensor, points: Tensor) -> Tensor:
-    """Return the weights (N, 3) of corners (N, 3, 2) at points (N, 2); they are -1 for a face without area."""
+    """Return the barycentric weights (N, 3) of points (N, 2) in faces (N, 3, 2), or -1 for faces without area."""
     a, b, c = corners.unbind(1)
 
     def cross(p, q):
@@ -91,8 +91,8 @@ def bake(
 ) -> Float[np.ndarray, "texture_size texture_size 3"]:
     """Bake a colour field into a texture.
 
-    Texels outside all charts take the colour of the nearest covered texel, so that neither interpolation nor mip levels
-    mix an unrelated colour into a seam.
+    Texels outside all charts are filled with the colour of the nearest covered texel, so that neither interpolation nor
+    mip levels mix an unrelated colour into a seam.
 
     Args:
         colour_fn: Function from world points (N, 3) to colours (N, 3) in [0, 1].
@@ -101,13 +101,13 @@ def bake(
         uvs: Texture coordinates (V, 2) in [0, 1], with v pointing up.
         texture_size: Height and width T of the texture in texels.
         device: Device on which `colour_fn` is evaluated.
-        chunk: Number of points that are evaluated at once.
+        chunk: Number of points at which `colour_fn` is evaluated at once.
 
     Returns:
-        Texture (T, T, 3), float32 in [0, 1]; row 0 is the top (v = 1).
+        The texture (T, T, 3), float32 in [0, 1]; row 0 is the top (v = 1).
 
     Raises:
-        ValueError: No texel's centre lies in a chart.
+        ValueError: If no texel centre lies in a chart.
     """
     from scipy.ndimage import distance_transform_edt
 
@@ -116,7 +116,7 @@ def bake(
         as_tensor(vertices).float(), as_tensor(faces).long(), as_tensor(uvs).float(), texture_size
     )
     if len(texel) == 0:
-        raise ValueError(f"no texel of a {texture_size} x {texture_size} texture lies in a chart: make it larger")
+        raise ValueError(f"texture_size must be larger than {texture_size}: no texel centre lies in a chart")
     colours = [colour_fn(p.to(device)).float().cpu() for p in points.split(chunk)]
     image = torch.zeros(texture_size * texture_size, 3)
     image[texel] = torch.cat(colours).clamp(0, 1)

@@ -16,34 +16,34 @@ def clean(
     component_fraction: float = 0.05,
     smoothing: int = 0,
 ) -> tuple[Float[np.ndarray, "kept 3"], Int[np.ndarray, "fewer 3"]]:
-    """Repair, smooth and decimate a mesh and drop its small components, with pymeshlab.
+    """Repair, smooth and decimate a mesh and drop its small components with pymeshlab.
 
-    The same mesh gives the same bytes.
+    The result is bitwise reproducible.
 
     Args:
         vertices: Vertex positions (V, 3).
         faces: Vertex indices (F, 3).
-        max_faces: Target number of faces of the decimation (quadric edge collapse, Garland and Heckbert 1997). It keeps
-            the topology, so a mesh with very many holes can keep slightly more faces.
+        max_faces: Target number of faces of the decimation (quadric edge collapse, Garland and Heckbert 1997). The
+            decimation preserves the topology, so a mesh with many holes can have slightly more faces.
         component_fraction: Connected components with fewer faces than this fraction of the largest are dropped.
-        smoothing: Number of iterations of Taubin smoothing (Taubin 1995), which keeps the volume.
+        smoothing: Number of iterations of Taubin smoothing (Taubin 1995), which preserves the volume.
 
     Returns:
-        Vertex positions (V', 3), float32, all of which are used, and vertex indices (F', 3), int64.
+        Vertex positions (V', 3), float32, without unused vertices, and vertex indices (F', 3), int64.
 
     Raises:
-        EmptyMesh: No faces are left, or a vertex position is not finite.
+        EmptyMesh: If no faces remain or a vertex position is not finite.
     """
     import pymeshlab
 
     vertices, faces = np.asarray(vertices, np.float64), np.asarray(faces, np.int64)
     if len(faces) == 0:
-        raise EmptyMesh("the mesh to be cleaned has no faces")
+        raise EmptyMesh("cannot clean a mesh that has no faces")
     if not np.isfinite(vertices).all():
-        raise EmptyMesh("the mesh to be cleaned has vertices that are not numbers")
+        raise EmptyMesh("cannot clean the mesh: all vertex positions must be finite")
     work = pymeshlab.MeshSet(verbose=False)
     work.add_mesh(pymeshlab.Mesh(vertices, faces.astype(np.int32)))
-    # Marching tetrahedra produce vertices that coincide up to rounding, where a grid point lies on the surface, and
+    # If a grid point lies on the surface, marching tetrahedra produces vertices that coincide up to rounding error, and
     # degenerate triangles between them.
     work.meshing_merge_close_vertices(threshold=pymeshlab.PercentageValue(0.001))
     work.meshing_remove_duplicate_faces()
@@ -60,7 +60,7 @@ def clean(
     work.meshing_remove_unreferenced_vertices()
     vertices, faces = _arrays(work)
     if len(faces) == 0:
-        raise EmptyMesh("cleaning left no faces: the surface consisted only of specks and slivers")
+        raise EmptyMesh("cleaning removed all faces: the surface consists only of specks and slivers")
     return vertices.astype(np.float32), faces.astype(np.int64)
 
 
@@ -72,7 +72,7 @@ def keep_large_components(
     Args:
         vertices: Vertex positions (V, 3).
         faces: Vertex indices (F, 3).
-        fraction: Fraction of the largest component's number of faces; 0 keeps everything.
+        fraction: Fraction of the number of faces of the largest component; 0 keeps all components.
 
     Returns:
         The unchanged vertices and the remaining faces (F', 3).

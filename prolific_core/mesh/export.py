@@ -1,7 +1,7 @@
-"""Export of textured meshes as OBJ (with material and PNG) and GLB, and loading of the latter.
+"""Export of textured meshes as OBJ (with material and PNG) and GLB, and loading of GLB files.
 
-Each file is written under a temporary name and renamed, so it is either complete or absent. The same mesh gives the
-same bytes.
+Each file is written under a temporary name and then renamed, so it is either complete or absent. The same mesh always
+gives the same bytes.
 """
 
 from pathlib import Path
@@ -17,9 +17,9 @@ from prolific_core.mesh.unwrap import UnwrappedMesh
 
 
 def write_obj(path: str | Path, mesh: UnwrappedMesh, texture: Shaped[np.ndarray, "size size 3"]) -> list[Path]:
-    """Write an OBJ file with z up, and its material (.mtl) and texture (.png) beside it.
+    """Write an OBJ file with z up, and its material (.mtl) and texture (.png) in the same folder.
 
-    The OBJ file is renamed last, so that the other two exist wherever it does.
+    The OBJ file is written last, so the other two exist whenever it does.
 
     Args:
         path: Path of the OBJ file; the other files have the same stem.
@@ -27,7 +27,7 @@ def write_obj(path: str | Path, mesh: UnwrappedMesh, texture: Shaped[np.ndarray,
         texture: Texture (T, T, 3), float in [0, 1] or uint8; row 0 is the top.
 
     Returns:
-        The paths of the OBJ, the material and the texture.
+        The paths of the OBJ, material and texture files.
     """
     path = Path(path)
     material, image = path.with_suffix(".mtl"), path.with_suffix(".png")
@@ -57,7 +57,7 @@ def write_obj(path: str | Path, mesh: UnwrappedMesh, texture: Shaped[np.ndarray,
 
 
 def write_glb(path: str | Path, mesh: UnwrappedMesh, texture: Shaped[np.ndarray, "size size 3"]) -> Path:
-    """Write a binary glTF file with y up that contains the texture.
+    """Write a binary glTF file with y up and an embedded texture.
 
     Args:
         path: Path of the GLB file.
@@ -73,17 +73,17 @@ def write_glb(path: str | Path, mesh: UnwrappedMesh, texture: Shaped[np.ndarray,
 
 
 def load_glb(path: str | Path, *, device: str | torch.device = "cpu", backend: str = "auto") -> TexturedView:
-    """Load a file written by `write_glb` as a scene that can be rendered.
+    """Load a file written by `write_glb` as a renderable scene.
 
     Args:
         path: Path of the GLB file.
-        device: Device on which it is rendered.
+        device: Device on which the scene is rendered.
         backend: Backend of the visibility kernel; see `render.mesh.raster.Visibility`.
 
     Returns:
         The textured mesh in world axes (z up).
 
     Raises:
-        InputError: The file is missing or is not a GLB with one textured mesh.
+        InputError: If the file does not exist or is not a GLB file with one textured mesh.
     """
     return TexturedView(*read_glb(path), device=device, backend=backend)

@@ -12,10 +12,10 @@ from prolific_core.render.mesh.raster import gather_rows
 
 
 class EmptyMesh(ProlificError, ValueError):
-    """Error raised when there is no surface; the message names the cause and what to change."""
+    """Error raised when a surface is empty or has invalid vertices; the message states the cause."""
 
 
-# Even permutations of a tetrahedron's corners that put the corners inside the surface first.
+# Even permutations of a tetrahedron's corners that put the inside corners first, by the mask of inside corners.
 _ONE = {1: (0, 1, 2, 3), 2: (1, 0, 3, 2), 4: (2, 3, 0, 1), 8: (3, 2, 1, 0)}
 _TWO = {3: (0, 1, 2, 3), 5: (0, 2, 3, 1), 9: (0, 3, 1, 2), 6: (1, 2, 0, 3), 10: (1, 3, 2, 0), 12: (2, 3, 0, 1)}
 
@@ -24,9 +24,9 @@ _TWO = {3: (0, 1, 2, 3), 5: (0, 2, 3, 1), 9: (0, 3, 1, 2), 6: (1, 2, 0, 3), 10: 
 def _triangles(mask: int) -> tuple[tuple[tuple[int, int], ...], ...]:
     """Return the triangles for a mask of inside corners (bit i: corner i), each as three (corner, corner) edges.
 
-    In the tetrahedron 0, x, y, z, which has positive volume, with only corner 0 inside, the triangle on the edges 0x,
-    0y and 0z has the outward normal (1, 1, 1). The other cases follow by even permutations, and by reversing the
-    triangle for the complementary mask.
+    In a tetrahedron (0, x, y, z) of positive volume with only corner 0 inside, the triangle on the edges 0x, 0y and 0z
+    has the outward normal (1, 1, 1). The other cases follow by even permutation of the corners and, for complementary
+    masks, by reversing the triangle.
     """
     if mask in _ONE or 15 - mask in _ONE:
         a, b, c, d = _ONE[mask if mask in _ONE else 15 - mask]
@@ -42,7 +42,7 @@ def _triangles(mask: int) -> tuple[tuple[tuple[int, int], ...], ...]:
 def marching_tetrahedra(
     points: Float[Tensor, "points 3"], sdf: Float[Tensor, " points"], resolution: int
 ) -> tuple[Float[Tensor, "vertices 3"], Int[Tensor, "faces 3"]]:
-    """Extract the surface at which the signed distance is zero.
+    """Extract the surface on which the signed distance is zero.
 
     Faces are oriented outward, away from positive values. The mesh is closed, manifold and consistently oriented if all
     points on the boundary of the grid are outside the surface.
@@ -60,13 +60,13 @@ def marching_tetrahedra(
         resolution: Number R of cubes along each side of the grid.
 
     Returns:
-        Vertices (V, 3), where the signed distance interpolated along a grid edge is zero, and faces (F, 3), int64. Both
-        are empty if no edge crosses the surface. The vertices are differentiable in `points` and `sdf`.
+        Vertices (V, 3), at which the linearly interpolated signed distance along a grid edge is zero, and faces (F, 3),
+        int64. Both are empty if no edge crosses the surface. The vertices are differentiable in `points` and `sdf`.
     """
     tetrahedra = crossed_tetrahedra(sdf.detach(), resolution)
     weights = torch.tensor([1, 2, 4, 8], device=sdf.device)
     mask = ((sdf.detach()[tetrahedra] > 0) * weights).sum(1)
-    ends = []  # (n, 3 corners of the triangle, 2 ends of its grid edge)
+    ends = []  # Each entry (n, 3, 2) holds the two grid points of the edge on which each corner of a triangle lies.
     for value in range(1, 15):
         chosen = tetrahedra[mask == value]
         for triangle in _triangles(value):
@@ -75,7 +75,7 @@ def marching_tetrahedra(
     key, faces = (ends[:, 0] * len(sdf) + ends[:, 1]).unique(return_inverse=True)
     first, second = torch.div(key, len(sdf), rounding_mode="floor"), key % len(sdf)
     a, b = gather_rows(sdf, first), gather_rows(sdf, second)
-    # Exactly one of the two is positive, so their difference is never 0.
+    # Exactly one of the two distances is positive, so their difference is never 0.
     fraction = (a / (a - b)).unsqueeze(-1)
     vertices = torch.lerp(gather_rows(points, first), gather_rows(points, second), fraction)
     return vertices, faces.view(-1, 3)

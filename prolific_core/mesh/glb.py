@@ -1,8 +1,8 @@
 """Encoding and decoding of binary glTF 2.0 with one textured triangle mesh.
 
-The world has z up and its front at +x, glTF has y up and its front at +z, so (x, y, z) becomes (y, z, x). The texture
-already contains the shading, so the material uses `KHR_materials_unlit`, with a rough and non-metallic surface for
-viewers that do not support this extension. The same mesh gives the same bytes.
+World axes have z up and the front at +x, while glTF has y up and the front at +z, so (x, y, z) becomes (y, z, x). The
+texture already contains the shading, so the material uses `KHR_materials_unlit`; viewers that do not support this
+extension render a rough, non-metallic surface. The same mesh always gives the same bytes.
 """
 
 import io
@@ -21,15 +21,15 @@ _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3}
 
 
 def to_y_up(points: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, "points 3"]:
-    """Convert points (N, 3) from world axes (z up, front +x) to glTF (y up, front +z).
+    """Convert points (N, 3) from world axes (z up, front at +x) to glTF axes (y up, front at +z).
 
-    The conversion is a rotation, so faces keep their orientation.
+    The conversion is a rotation, so it preserves the orientation of faces.
     """
     return points[:, [1, 2, 0]]
 
 
 def to_z_up(points: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, "points 3"]:
-    """Convert points (N, 3) from glTF axes (y up, front +z) to world axes (z up, front +x)."""
+    """Convert points (N, 3) from glTF axes (y up, front at +z) to world axes (z up, front at +x)."""
     return points[:, [2, 0, 1]]
 
 
@@ -45,7 +45,7 @@ def png_bytes(texture: Shaped[np.ndarray, "size size 3"]) -> bytes:
 
 
 def glb_bytes(mesh: UnwrappedMesh, texture: Shaped[np.ndarray, "size size 3"]) -> bytes:
-    """Encode a mesh and its texture as GLB: header, JSON chunk and binary chunk (glTF 2.0, section 4).
+    """Encode a mesh and its texture as a GLB file with a JSON chunk and a binary chunk (glTF 2.0, section 4).
 
     Args:
         mesh: The unwrapped mesh in world axes.
@@ -55,7 +55,7 @@ def glb_bytes(mesh: UnwrappedMesh, texture: Shaped[np.ndarray, "size size 3"]) -
         The contents of the file.
     """
     points = to_y_up(np.asarray(mesh.vertices, np.float32))
-    # In glTF v points down.
+    # In glTF, v points down.
     uvs = np.stack([mesh.uvs[:, 0], 1 - mesh.uvs[:, 1]], axis=1)
     blocks = [
         ("POSITION", points.astype("<f4"), "VEC3", 5126, 34962),
@@ -107,7 +107,7 @@ def glb_bytes(mesh: UnwrappedMesh, texture: Shaped[np.ndarray, "size size 3"]) -
             }
         ],
         "textures": [{"sampler": 0, "source": 0}],
-        # Linear filtering with mip levels, clamped at the border.
+        # The sampler filters linearly between texels and mip levels, and clamps at the border.
         "samplers": [{"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071}],
         "images": [{"bufferView": len(views) - 1, "mimeType": "image/png"}],
         "accessors": accessors,
@@ -121,7 +121,7 @@ def glb_bytes(mesh: UnwrappedMesh, texture: Shaped[np.ndarray, "size size 3"]) -
 
 
 def read_glb(path: str | Path) -> tuple[UnwrappedMesh, UInt8[np.ndarray, "size size 3"]]:
-    """Read a GLB file in the form that `glb_bytes` writes.
+    """Read a GLB file in the layout that `glb_bytes` writes.
 
     Args:
         path: Path of the GLB file.
@@ -130,7 +130,7 @@ def read_glb(path: str | Path) -> tuple[UnwrappedMesh, UInt8[np.ndarray, "size s
         The mesh in world axes (z up) and its texture (T, T, 3), uint8.
 
     Raises:
-        InputError: The file is missing or is not a GLB with one textured mesh.
+        InputError: If the file does not exist or is not a GLB file with one textured mesh.
     """
     path = Path(path)
     try:
@@ -151,7 +151,7 @@ def read_glb(path: str | Path) -> tuple[UnwrappedMesh, UInt8[np.ndarray, "size s
         with Image.open(io.BytesIO(_view(body, view))) as image:
             pixels = np.array(image.convert("RGB"))
     except (OSError, KeyError, IndexError, TypeError, ValueError, struct.error) as error:
-        raise InputError(f"{path} is not a GLB with one textured mesh ({error})") from None
+        raise InputError(f"cannot read {path} as a GLB file with one textured mesh: {error}") from None
     uvs = np.stack([uvs[:, 0], 1 - uvs[:, 1]], axis=1)
     return UnwrappedMesh(to_z_up(points), faces, uvs, None if normals is None else to_z_up(normals)), pixels
 
@@ -159,16 +159,16 @@ def read_glb(path: str | Path) -> tuple[UnwrappedMesh, UInt8[np.ndarray, "size s
 def _chunks(data: bytes) -> tuple[dict, bytes]:
     magic, version, length = struct.unpack_from("<III", data)
     if magic != 0x46546C67 or version != 2:
-        raise ValueError("no glTF 2.0 header")
+        raise ValueError("the file does not start with a glTF 2.0 header")
     if length != len(data):
-        raise ValueError(f"the file has {len(data)} of {length} bytes")
+        raise ValueError(f"the length must be {length} bytes as in the header, got {len(data)}")
     size, kind = struct.unpack_from("<II", data, 12)
     if kind != 0x4E4F534A:
-        raise ValueError("the first chunk is not JSON")
+        raise ValueError("the first chunk must be JSON")
     document = json.loads(data[20 : 20 + size])
     body_size, kind = struct.unpack_from("<II", data, 20 + size)
     if kind != 0x004E4942:
-        raise ValueError("the second chunk is not binary")
+        raise ValueError("the second chunk must be binary")
     return document, data[28 + size : 28 + size + body_size]
 
 

@@ -1,4 +1,4 @@
-"""Regularisers that keep an optimised surface smooth."""
+"""Regularisation losses that keep an optimised surface smooth."""
 
 import torch
 from jaxtyping import Float, Int
@@ -9,19 +9,19 @@ from prolific_core.render.mesh.raster import face_normals, gather_rows
 
 
 def face_pairs(faces: Int[Tensor, "faces 3"], edges: Edges | None = None) -> Int[Tensor, "pairs 2"]:
-    """Find the pairs of faces that have an edge in common.
+    """Find the pairs of faces that share an edge.
 
     Args:
         faces: Vertex indices (F, 3).
         edges: `Edges.of(faces)`; computed if None.
 
     Returns:
-        Face indices (P, 2), int64. Edges of one face, or of more than two, are left out.
+        Face indices (P, 2), int64. Edges that do not belong to exactly two faces are ignored.
     """
     edges = edges or Edges.of(faces)
     order = edges.side_edge.argsort(stable=True)
     edge = edges.side_edge[order]
-    face = order % max(len(faces), 1)  # the sides are ordered by side first, then by face
+    face = order % max(len(faces), 1)  # Side s of face f has the index s * F + f.
     count = torch.bincount(edge, minlength=len(edges.ends))
     face = face[count[edge] == 2]
     return face.view(-1, 2)
@@ -30,7 +30,7 @@ def face_pairs(faces: Int[Tensor, "faces 3"], edges: Edges | None = None) -> Int
 def normal_consistency(
     vertices: Float[Tensor, "vertices 3"], faces: Int[Tensor, "faces 3"], edges: Edges | None = None
 ) -> Float[Tensor, ""]:
-    """Compute the mean of 1 - cos(angle between the normals) over pairs of adjacent faces.
+    """Compute the mean of 1 - cos(angle between the normals) over all pairs of adjacent faces.
 
     Args:
         vertices: Vertex positions (V, 3).
@@ -38,8 +38,8 @@ def normal_consistency(
         edges: `Edges.of(faces)`; computed if None.
 
     Returns:
-        A scalar in [0, 2]: 0 for a plane, 1 where faces meet at a right angle. A pair with a face without area counts
-        as 1, without a gradient.
+        A scalar in [0, 2]: 0 for a plane, 1 if all adjacent faces meet at a right angle. A pair that contains a face
+        without area counts as 1 and has no gradient.
     """
     pairs = face_pairs(faces, edges)
     if len(pairs) == 0:
@@ -53,10 +53,10 @@ def normal_consistency(
 def laplacian_smoothness(
     vertices: Float[Tensor, "vertices 3"], faces: Int[Tensor, "faces 3"], edges: Edges | None = None
 ) -> Float[Tensor, ""]:
-    """Compute the mean squared distance of a vertex from the mean of its neighbours.
+    """Compute the mean squared distance between each vertex and the mean of its neighbours.
 
     This is the squared norm of the uniform Laplacian (Nealen et al. 2006). Vertices on an open boundary, whose ring of
-    neighbours is incomplete, and vertices without faces are left out.
+    neighbours is incomplete, and vertices without faces are ignored.
 
     Args:
         vertices: Vertex positions (V, 3).

@@ -1,11 +1,11 @@
-"""Tetrahedral grid of signed distances: cubes that are each divided into six tetrahedra.
+"""Tetrahedral grid of signed distances, in which each cube is divided into six tetrahedra.
 
-The division is Kuhn's: the six tetrahedra are the monotone walks along the cube's edges from corner 000 to corner 111.
-All cubes are divided in the same way and the faces of neighbours match, so the surface has no cracks. Only the signed
-distances are stored, and only cubes that the surface crosses are divided, so that a resolution of 128 (12.6 million
-tetrahedra) fits into memory.
+The cubes are divided by Kuhn's scheme: the six tetrahedra are the monotone paths along the cube's edges from corner 000
+to corner 111. The faces of neighbouring cubes match, so the surface has no cracks. Only the signed distances are
+stored, and only the cubes that the surface crosses are divided, so a resolution of 128 (12.6 million tetrahedra) fits
+into memory.
 
-Signed distances are positive inside, like density minus threshold.
+Signed distances are positive inside the surface, like density minus threshold.
 """
 
 from functools import cache
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-#: Steps (dx, dy, dz) along the seven kinds of edges in the grid.
+#: Offsets (dx, dy, dz) along the seven kinds of edges in the grid.
 STEPS = tuple((x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1) if (x, y, z) != (0, 0, 0))
 
 
@@ -24,7 +24,7 @@ def grid_points(resolution: int, extent: float, device: str | torch.device = "cp
 
     Args:
         resolution: Number R of cubes along each side.
-        extent: Half of the grid's side, in world units.
+        extent: Half of the side length of the grid, in world units.
         device: Device of the result.
 
     Returns:
@@ -63,7 +63,7 @@ def crossed_tetrahedra(sdf: Float[Tensor, " points"], resolution: int) -> Int[Te
         resolution: Number R of cubes along each side.
 
     Returns:
-        Grid points (T, 4), int64, ordered by cube and then by walk.
+        Indices of grid points (T, 4), int64, ordered by cube and then by path.
     """
     n = resolution + 1
     inside = (sdf > 0).view(n, n, n)
@@ -80,7 +80,7 @@ def crossed_tetrahedra(sdf: Float[Tensor, " points"], resolution: int) -> Int[Te
 
 
 def sdf_sign_loss(sdf: Float[Tensor, " points"], resolution: int) -> Float[Tensor, ""]:
-    """Compute a loss on sign changes, which suppresses floaters and holes (nvdiffrec, Munkberg et al. 2022, eq. 2).
+    """Compute a loss on sign changes that suppresses floaters and holes (nvdiffrec, Munkberg et al. 2022, eq. 2).
 
     The loss is the mean of BCE(sigmoid(s_a), inside_b) + BCE(sigmoid(s_b), inside_a) over the grid edges (a, b) whose
     ends have different signs.
@@ -90,7 +90,7 @@ def sdf_sign_loss(sdf: Float[Tensor, " points"], resolution: int) -> Float[Tenso
         resolution: Number R of cubes along each side.
 
     Returns:
-        A scalar, at least 0, and 0 if there are no sign changes.
+        A nonnegative scalar, which is 0 if the signs are all equal.
     """
     n = resolution + 1
     grid = sdf.view(n, n, n)

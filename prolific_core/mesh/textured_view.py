@@ -1,4 +1,4 @@
-"""Rendering of an exported mesh with its texture, as it will be seen by the user."""
+"""Rendering of an exported mesh with its texture."""
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from prolific_core.render.result import Render
 
 
 class TexturedView:
-    """Unwrapped mesh with a texture that can be rendered but not trained.
+    """Textured mesh that can be rendered but not trained.
 
     Args:
         mesh: The unwrapped mesh in world axes.
@@ -38,13 +38,13 @@ class TexturedView:
         self.faces = torch.as_tensor(mesh.faces).long().to(device)
         self.uvs = torch.as_tensor(mesh.uvs).float().to(device)
         self.visibility = Visibility(self.vertices, self.faces, backend)
-        # Normals and silhouettes are properties of the uncut surface, so the copies of seam vertices are merged.
+        # Normals and silhouettes must not depend on the seams, so the copies of vertices on seams are merged.
         self.welded_vertices, weld = torch.unique(self.vertices, dim=0, return_inverse=True)
         self.welded_faces = weld[self.faces]
         self.edges = Edges.of(self.welded_faces)
 
     def colour(self, uvs: Float[Tensor, "points 2"]) -> Float[Tensor, "points 3"]:
-        """Look up the texture bilinearly.
+        """Sample the texture with bilinear interpolation.
 
         Args:
             uvs: Texture coordinates (N, 2) in [0, 1], with v pointing up.
@@ -70,13 +70,13 @@ class TexturedView:
         """Render the mesh without gradients.
 
         Args:
-            cameras: The B cameras.
+            cameras: Batch of B cameras.
             resolution: Height and width of the images in pixels.
-            background: A number, or a colour (3,), (B, 3) or (B, 3, H, W).
-            supersampling: Factor by which the rendering resolution is higher than that of the returned images.
+            background: Grey level, or colours of shape (3,), (B, 3) or (B, 3, H, W).
+            supersampling: Ratio of the rendering resolution to the resolution of the returned images.
 
         Returns:
-            The images; see `render.mesh.shading.render_mesh`.
+            The rendered images; see `render.mesh.shading.render_mesh`.
         """
         return render_mesh(
             self.visibility,

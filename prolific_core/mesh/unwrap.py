@@ -1,4 +1,4 @@
-"""Texture coordinates by xatlas, which cuts the surface into charts, flattens them and packs them into an atlas."""
+"""Texture coordinates computed with xatlas, which cuts a surface into flat charts and packs them into an atlas."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from prolific_core.mesh.extract import EmptyMesh
 from prolific_core.render.mesh.raster import vertex_normals
 
-#: Average number of faces per chart, by which the area of a chart is limited.
+#: Average number of faces per chart, which determines the maximum area of a chart.
 FACES_PER_CHART = 200
 
 
@@ -25,7 +25,7 @@ class UnwrappedMesh:
         normals: Unit normals (V, 3), float32, of the surface before it was cut, or None.
 
     Raises:
-        EmptyMesh: There are no faces, or a vertex position is not finite.
+        EmptyMesh: If the mesh has no faces or a vertex position is not finite.
     """
 
     vertices: Float[np.ndarray, "vertices 3"]
@@ -37,7 +37,7 @@ class UnwrappedMesh:
         if len(self.faces) == 0:
             raise EmptyMesh("the textured mesh has no faces")
         if not np.isfinite(self.vertices).all():
-            raise EmptyMesh("the textured mesh has vertices that are not numbers")
+            raise EmptyMesh("all vertex positions of the textured mesh must be finite")
 
 
 def unwrap(
@@ -48,31 +48,31 @@ def unwrap(
 ) -> UnwrappedMesh:
     """Compute texture coordinates for one square texture.
 
-    The faces keep their order and their corners. The same mesh gives the same atlas.
+    The order of the faces and of their corners is preserved. The same mesh always gives the same atlas.
 
     Args:
         vertices: Vertex positions (V, 3).
         faces: Vertex indices (F, 3).
         texture_size: Height and width of the texture in texels.
-        padding: Distance between charts in texels.
+        padding: Padding between charts in texels.
 
     Returns:
         The mesh cut along the seams between charts, with texture coordinates and normals.
 
     Raises:
-        EmptyMesh: There are no faces.
+        EmptyMesh: If the mesh has no faces.
     """
     import xatlas
 
     if len(faces) == 0:
-        raise EmptyMesh("the mesh to be unwrapped has no faces")
+        raise EmptyMesh("cannot unwrap a mesh that has no faces")
     vertices, faces = np.asarray(vertices), np.asarray(faces)
     atlas = xatlas.Atlas()
     atlas.add_mesh(np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.uint32))
     charts, pack = xatlas.ChartOptions(), xatlas.PackOptions()
     charts.max_iterations = 1
-    # The time to flatten a chart grows with the square of its number of faces. Limiting the number to a few hundred
-    # adds a few seams and reduces minutes to seconds.
+    # The time to flatten a chart is quadratic in its number of faces. Limiting charts to a few hundred faces adds a few
+    # seams but reduces the time from minutes to seconds.
     charts.max_chart_area = _area(vertices, faces) / max(16, len(faces) / FACES_PER_CHART)
     pack.resolution = texture_size
     pack.padding = padding
@@ -80,7 +80,7 @@ def unwrap(
     pack.bruteForce = False
     atlas.generate(charts, pack)
     source, new_faces, uvs = atlas[0]
-    # xatlas divides u and v by the width and height of its atlas, so both are in [0, 1].
+    # xatlas normalises u and v by the width and height of the atlas, so both are in [0, 1].
     source, normals = source.astype(np.int64), _normals(vertices, faces)
     vertices = np.asarray(vertices, np.float32)
     return UnwrappedMesh(vertices[source], new_faces.astype(np.int64), uvs.astype(np.float32), normals[source])

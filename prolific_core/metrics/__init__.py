@@ -1,6 +1,6 @@
 """Metrics of images and of sets of images.
 
 - `alignment.py`: similarity of images and text by a CLIP-style scorer.
-- `fidelity.py`: distances between two sets of features, and to the nearest reference.
-- `diversity.py`: variety and colour saturation of a set of images.
+- `fidelity.py`: distances between two sets of features, and from each feature to its nearest reference.
+- `diversity.py`: diversity and colour saturation of a set of images.
 """

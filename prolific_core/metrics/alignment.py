@@ -7,10 +7,10 @@ from prolific_core.prior.scorer import Scorer
 
 
 def alignment(scorer: Scorer, views: Float[Tensor, "views 3 height width"], text: str) -> float:
-    """Compute the mean cosine similarity of images and a text (CLIP score; Radford et al. 2021, arXiv 2103.00020).
+    """Compute the mean cosine similarity between images and a text (CLIP; Radford et al. 2021, arXiv 2103.00020).
 
     Args:
-        scorer: The image and text encoders.
+        scorer: Scorer that embeds the images and the text.
         views: Images (B, 3, H, W) in [0, 1].
         text: The prompt.
 

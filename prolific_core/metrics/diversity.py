@@ -1,4 +1,4 @@
-"""Variety and colour saturation of a set of images, to be compared with those of a reference set."""
+"""Diversity and colour saturation of a set of images, to be compared with those of a reference set."""
 
 import torch
 from jaxtyping import Float
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def pairwise_distance(rows: Float[Tensor, "rows dimensions"]) -> float:
-    """Compute the mean Euclidean distance between pairs of different rows.
+    """Compute the mean Euclidean distance over all pairs of rows.
 
     Example:
         >>> pairwise_distance(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
@@ -22,7 +22,9 @@ def pairwise_distance(rows: Float[Tensor, "rows dimensions"]) -> float:
 
 
 def saturation(images: Float[Tensor, "batch 3 height width"]) -> float:
-    """Compute the mean HSV saturation, (max - min) / max over the channels of a pixel, which is 0 for black.
+    """Compute the mean HSV saturation.
+
+    The saturation of a pixel is (max - min) / max over its channels, and 0 for black.
 
     Args:
         images: Images (B, 3, H, W) in [0, 1].

@@ -1,4 +1,4 @@
-"""Distances between two sets of images, and from each image to the nearest reference, on features or pixels."""
+"""Distances between two sets of images and from images to their nearest references, computed on features or pixels."""
 
 import torch
 from jaxtyping import Float
@@ -8,16 +8,16 @@ from torch import Tensor
 def frechet_distance(a: Float[Tensor, "n dimensions"], b: Float[Tensor, "m dimensions"]) -> float:
     """Compute the squared Frechet distance between Gaussians fitted to two sets (FID).
 
-    The distance is |mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)) with covariances A and B (Heusel et al. 2017, arXiv
-    1706.08500, eq. 6), computed in float64. It is biased upwards by about D / N, so only sets of the same size should
-    be compared.
+    The distance is |mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)) with means mu and covariances A and B (Heusel et al.
+    2017, arXiv 1706.08500, eq. 6), computed in float64. It has a positive bias of about D / N, so only results for sets
+    of the same size should be compared.
 
     Args:
         a: Features (N, D) of the first set, N > 1.
         b: Features (M, D) of the second set, M > 1.
 
     Returns:
-        The distance, at least 0 up to rounding.
+        The distance, which is nonnegative up to rounding error.
     """
     a, b = a.double(), b.double()
     cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
@@ -31,8 +31,8 @@ def kernel_distance(a: Float[Tensor, "n dimensions"], b: Float[Tensor, "m dimens
     """Compute the kernel distance between two sets (KID).
 
     The distance is the squared maximum mean discrepancy with the kernel (x . y / D + 1)^3 (Binkowski et al. 2018, arXiv
-    1801.01401, sec. 4), computed in float64. Unlike the Frechet distance it does not need many more rows than D. The
-    estimator is unbiased, so the result may be slightly below zero.
+    1801.01401, sec. 4), computed in float64. Unlike the Frechet distance, it does not require sets that are much larger
+    than D. The estimator is unbiased, so the result may be slightly negative.
 
     Args:
         a: Features (N, D) of the first set, N > 1.
@@ -56,12 +56,12 @@ def kernel_distance(a: Float[Tensor, "n dimensions"], b: Float[Tensor, "m dimens
 def nearest_distances(
     queries: Float[Tensor, "n dimensions"], references: Float[Tensor, "m dimensions"], chunk: int = 4096
 ) -> Float[Tensor, " n"]:
-    """Compute the Euclidean distance from each query to the nearest reference.
+    """Compute the Euclidean distance from each query to its nearest reference.
 
     Args:
         queries: Features (N, D).
         references: Features (M, D).
-        chunk: Number of references that are compared at once.
+        chunk: Number of references that are processed at once.
 
     Returns:
         The distances (N,).

@@ -15,29 +15,28 @@ class Scene(Protocol):
     """Parameters that can be rendered, and what training them needs.
 
     One scene is one particle of variational score distillation. A new kind of scene is a class that inherits
-    from `torch.nn.Module` and from this protocol, and that defines `parameter_groups` and `render`:
+    from `torch.nn.Module` and from this protocol, and that defines `render`:
 
         class Constant(nn.Module, Scene):
             def __init__(self):
                 super().__init__()
                 self.colour = nn.Parameter(torch.zeros(3))
 
-            def parameter_groups(self):
-                return [{"params": [self.colour], "lr": 0.01}]
-
             def render(self, cameras, resolution, generator=None):
                 rgb = self.colour.sigmoid().view(1, 3, 1, 1).expand(len(cameras), 3, resolution, resolution)
                 return Render(rgb=rgb, opacity=torch.ones_like(rgb[:, :1]))
 
     Attributes:
+        learning_rate: Learning rate of all parameters, unless `parameter_groups` has others.
         renders_latents: Whether `Render.rgb` holds latents of the prior, which are not encoded again.
     """
 
+    learning_rate: float = 0.01
     renders_latents: bool = False
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the parameters with their learning rates, as `torch.optim` takes them."""
-        ...
+        return [{"params": list(self.parameters()), "lr": self.learning_rate}]
 
     def render(self, cameras: Cameras, resolution: int, generator: torch.Generator | None = None) -> Render:
         """Render one image of `resolution` x `resolution` pixels for each camera.
@@ -74,4 +73,3 @@ class Scene(Protocol):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
         """Restore what `state_dict` has returned."""
-        ...

@@ -1,7 +1,5 @@
 """Images as scenes: distillation in 2D without a renderer (ProlificDreamer, 2305.16213, section 3.2)."""
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -33,10 +31,6 @@ class ImageScene(nn.Module, Scene):
         """Return the images in [0, 1]."""
         return self.pixels.sigmoid()
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the pixels with their learning rate."""
-        return [{"params": list(self.parameters()), "lr": self.learning_rate}]
-
     def render(self, cameras: Cameras, resolution: int, generator: torch.Generator | None = None) -> Render:
         """Return one image for each camera; see `Scene.render`."""
         image = self.image().expand(len(cameras), -1, -1, -1)
@@ -64,10 +58,6 @@ class LatentScene(nn.Module, Scene):
         super().__init__()
         self.learning_rate = learning_rate
         self.latents = nn.Parameter(torch.randn(count, *shape, generator=generator))
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the latents with their learning rate."""
-        return [{"params": list(self.parameters()), "lr": self.learning_rate}]
 
     def render(self, cameras: Cameras, resolution: int, generator: torch.Generator | None = None) -> Render:
         """Return one latent image for each camera; see `Scene.render`."""

@@ -4,54 +4,31 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prolific_core.errors import InputError
-
 #: Radius of the hollow of a 360-degree scene's initial density (ProlificDreamer, 2305.16213, appendix).
 SCENE_RADIUS = 2.5
 
 
-def object_bias(x: Float[Tensor, "n 3"], scale: float, radius: float) -> Float[Tensor, " n"]:
-    """Return the bias of a soft ball, scale * (1 - |x| / radius)."""
-    return scale * (1 - x.norm(dim=-1) / radius)
-
-
-def scene_bias(x: Float[Tensor, "n 3"], scale: float, radius: float = SCENE_RADIUS) -> Float[Tensor, " n"]:
-    """Return the bias of a hollow for cameras inside, with walls beyond `radius`: -scale * (1 - |x| / radius)."""
-    return -object_bias(x, scale, radius)
-
-
-def object_in_scene_bias(
-    x: Float[Tensor, "n 3"], scale: float, radius: float, scene_radius: float = SCENE_RADIUS
-) -> Float[Tensor, " n"]:
-    """Return the bias of a ball at the centre of a hollow.
-
-    The two biases are equal, and the result is continuous, at |x| = 2 / (1 / radius + 1 / scene_radius), which
-    is 5/6 for the paper's radii 0.5 and 2.5.
-    """
-    switch = 2 / (1 / radius + 1 / scene_radius)
-    inner = x.norm(dim=-1) < switch
-    return torch.where(inner, object_bias(x, scale, radius), scene_bias(x, scale, scene_radius))
-
-
 def initial_bias(x: Float[Tensor, "n 3"], scene: str, scale: float, radius: float) -> Float[Tensor, " n"]:
-    """Return the initial density before its activation (ProlificDreamer, 2305.16213, appendix).
+    """Return the initial density before its activation.
+
+    With d = |x|, an object is a soft ball, scale * (1 - d / radius). A 360-degree scene is hollow, with walls beyond
+    R = SCENE_RADIUS: -scale * (1 - d / R). An object in a scene is the ball inside of the hollow; the two are equal,
+    and the result is continuous, at d = 2 / (1 / radius + 1 / R), which is 5/6 for the paper's radii 0.5 and 2.5.
 
     Args:
         x: World positions (N, 3).
         scene: "object", "scene" or "object-in-scene".
         scale: The paper's lambda. Its sign is ignored, because it depends on `scene`.
-        radius: Radius of the object; that of the scene is SCENE_RADIUS.
+        radius: Radius of the object.
 
     Returns:
         The bias (N,).
-
-    Raises:
-        InputError: There is no such scene mode.
     """
+    distance = x.norm(dim=-1)
     if scene == "object":
-        return object_bias(x, abs(scale), radius)
+        return abs(scale) * (1 - distance / radius)
+    hollow = -(abs(scale) * (1 - distance / SCENE_RADIUS))
     if scene == "scene":
-        return scene_bias(x, abs(scale))
-    if scene == "object-in-scene":
-        return object_in_scene_bias(x, abs(scale), radius)
-    raise InputError(f"scene {scene!r}: expected object, scene or object-in-scene")
+        return hollow
+    inner = distance < 2 / (1 / radius + 1 / SCENE_RADIUS)
+    return torch.where(inner, initial_bias(x, "object", scale, radius), hollow)

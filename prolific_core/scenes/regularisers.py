@@ -6,26 +6,24 @@ from torch import Tensor
 
 from prolific_core.render import Render
 
-Scalar = Float[Tensor, ""]
 
-
-def opacity(render: Render) -> Scalar:
+def opacity(render: Render) -> Float[Tensor, ""]:
     """Return the mean opacity, which keeps objects from swelling."""
     return render.opacity.mean()
 
 
-def sparsity(render: Render) -> Scalar:
+def sparsity(render: Render) -> Float[Tensor, ""]:
     """Return the mean of sqrt(opacity^2 + 0.01), which reduces haze around the object (DreamFusion, 2209.14988)."""
     return (render.opacity.square() + 0.01).sqrt().mean()
 
 
-def opacity_bce(render: Render) -> Scalar:
+def opacity_bce(render: Render) -> Float[Tensor, ""]:
     """Return the binary cross entropy of the opacity with itself: 0 for empty and opaque pixels, log 2 at 0.5."""
     opacity = render.opacity.clamp(1e-3, 1 - 1e-3)
     return -(opacity * opacity.log() + (1 - opacity) * (1 - opacity).log()).mean()
 
 
-def entropy(render: Render) -> Scalar:
+def entropy(render: Render) -> Float[Tensor, ""]:
     """Return the mean entropy, in bits, of the distribution of the weights along each ray.
 
     It is small when each ray meets one thin surface. With p_i = w_i / opacity, it is -sum p_i log2 p_i, averaged
@@ -46,7 +44,7 @@ def entropy(render: Render) -> Scalar:
     return ((opacity * opacity.log2()).sum() - (weights * weights.log2()).sum()) / rays
 
 
-def orientation(render: Render, directions: Float[Tensor, "batch height width 3"]) -> Scalar:
+def orientation(render: Render, directions: Float[Tensor, "batch height width 3"]) -> Float[Tensor, ""]:
     """Return the penalty on visible normals that face away from the camera (Ref-NeRF, 2112.03907, equation 11).
 
     It is sum w max(0, n . d)^2 per ray, averaged. No gradient flows into the weights, so that the penalty turns

@@ -67,6 +67,7 @@ class TetrahedralSurface(nn.Module, Scene):
             )
         self.resolution, self.extent, self.backend = resolution, float(extent), backend
         self.train_config = train_config or GeometryConfig()
+        self.learning_rate = self.train_config.learning_rate
         points = grid_points(resolution, extent)
         self.register_buffer("points", points, persistent=False)
         self.register_buffer("boundary", boundary_mask(resolution), persistent=False)
@@ -138,10 +139,6 @@ class TetrahedralSurface(nn.Module, Scene):
         closed = torch.where(self.boundary, -self.sdf.detach().abs() - 1e-3, self.sdf)
         return marching_tetrahedra(points, closed, self.resolution)
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return signed distances and displacements with the learning rate of `train_config`."""
-        return [{"params": [self.sdf, self.deformation], "lr": self.train_config.learning_rate}]
-
     def render(
         self,
         cameras: Cameras,
@@ -180,8 +177,9 @@ class TetrahedralSurface(nn.Module, Scene):
                 "laplacian": lambda: laplacian_smoothness(vertices * cells, faces, edges),
                 "sdf_regularisation": lambda: sdf_sign_loss(self.sdf, self.resolution),
             }
-            weighted = (name for name in regularisers if getattr(self.train_config, name) > 0)
-            render.losses = {name: regularisers[name]() for name in weighted}
+            render.losses = {
+                name: loss() for name, loss in regularisers.items() if getattr(self.train_config, name) > 0
+            }
         return render
 
     def losses(self, render: Render, progress: float) -> dict[str, Tensor]:

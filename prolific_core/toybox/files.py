@@ -1,4 +1,4 @@
-"""Array files that are written completely or not at all."""
+"""Atomic writing of array files."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from prolific_core.files import atomically
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """Write an array in NumPy's format without pickling.
+    """Write an array to a .npy file atomically and without pickling.
 
     Args:
         path: File to write.
-        array: Array of any shape whose values are not objects.
+        array: Array of any shape and of any dtype except object.
     """
     with atomically(path) as temporary, open(temporary, "wb") as file:
         np.save(file, array, allow_pickle=False)

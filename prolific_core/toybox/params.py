@@ -1,4 +1,4 @@
-"""Parameters of the Toybox training, with units, defaults and bounds that priors/<name>/params.yaml is checked by."""
+"""Schema of priors/<name>/params.yaml: the parameters of the Toybox training with their units, defaults and bounds."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from pydantic import Field, field_validator, model_validator
 from prolific_core.config import Fraction, Rate, Section, Steps, SystemConfig
 
 WEIGHTS = Path(__file__).parent / "weights"
-SIZE = 64  # Side of every image, in pixels.
-HELD_OUT_SEED = 90001  # Seed of the renders that metrics use and training never does.
+SIZE = 64  # Height and width of every image, in pixels.
+HELD_OUT_SEED = 90001  # Seed of the renders for metrics, which training never uses.
 
 Batch = Annotated[int, Field(ge=2, le=4096)]
-# Folder of a published model to continue from, with a fresh optimizer.
+# Folder of a published model whose training is continued with a new optimizer.
 Folder = Annotated[str | None, Field(max_length=1000)]
 
 
 def _divide(heads: int, name: str, values: dict[str, Any]) -> int:
-    """Return the number of heads if it divides the width with that name."""
-    width = values.get(name, heads)  # A width that is itself invalid is reported by its own bounds.
+    """Return the number of heads, or raise ValueError if it does not divide the width with the given name."""
+    width = values.get(name, heads)  # An invalid width is absent here, because its own field reports it.
     if width % heads:
-        raise ValueError(f"does not divide {name} = {width}")
+        raise ValueError(f"must divide {name} = {width}")
     return heads
 
 
 class MixConfig(Section):
-    """Fractions of the kinds of images, which need not sum to one."""
+    """Fractions of the kinds of images, which do not have to sum to one."""
 
     colour: Fraction = 0.59
     normals: Fraction = 0.20
@@ -37,17 +37,18 @@ class MixConfig(Section):
     @model_validator(mode="after")
     def _some(self):
         if not self.colour + self.normals + self.pair + self.room > 0:
-            raise ValueError("the mix is empty: at least one of its fractions must be above 0")
+            raise ValueError("at least one fraction of the mix must be greater than 0")
         return self
 
 
 class RenderConfig(Section):
-    """The rendered data set.
+    """Parameters of the rendered data set.
 
     Attributes:
-        seed: Seed of the training images; the held-out ones use the next.
+        seed: Seed of the training images; the held-out images use seed + 1.
         images: Number of training images.
-        heldout: Number of images of pairs of family and colour that only the classifier and the scorer see.
+        heldout: Number of images with held-out pairs of family and colour, which only the classifier and the scorer are
+            trained on.
         shard: Images per file.
         mix: Fractions of the kinds of images.
         striped: Fraction of the single coloured objects that have stripes.
@@ -64,13 +65,13 @@ class RenderConfig(Section):
 
 
 class AutoencoderConfig(Section):
-    """The AutoencoderKL from 64 x 64 pixels to 16 x 16 x `latent`.
+    """Parameters of the AutoencoderKL, which encodes 64 x 64 pixels as 16 x 16 latents.
 
     Attributes:
-        initial: Folder of a published model whose autoencoder is used unchanged, so that its latents stay valid.
-        latent: Channels of the latents; the linear decoder that training starts from has room for 12.
-        linear_steps: Steps that fit the linear decoder.
-        steps: Training steps.
+        initial: Folder of a published model whose autoencoder is used unchanged, so that its latents remain valid.
+        latent: Channels of the latents; the linear codec that training starts from supports at most 12.
+        linear_steps: Number of steps in which the linear decoder is fitted.
+        steps: Number of training steps.
         batch: Images per step.
         learning_rate: Peak learning rate.
         kl: Weight of the KL term.
@@ -86,25 +87,25 @@ class AutoencoderConfig(Section):
 
 
 class DiffusionConfig(Section):
-    """The U-Net on 16 x 16 latents and its text encoder.
+    """Parameters of the U-Net on 16 x 16 latents and of its text encoder.
 
     Attributes:
         initial: Folder of a published model to continue from.
-        channels: Channels of the three levels; they are multiples of 16, the number of groups in a group norm.
+        channels: Channels of the three levels, which must be multiples of 16, the number of groups of a group norm.
         text_width: Width of the text encoder.
-        text_layers: Layers of the text encoder.
-        text_heads: Attention heads of the text encoder.
-        steps: Training steps.
-        batch: Images per step; more steps of 16 do better than fewer of 32 while the training is short.
+        text_layers: Number of layers of the text encoder.
+        text_heads: Number of attention heads of the text encoder.
+        steps: Number of training steps.
+        batch: Images per step; for short trainings, more steps of 16 images work better than fewer steps of 32.
         learning_rate: Peak learning rate.
-        warmup: Steps in which the learning rate rises.
-        hold: Fraction of the steps after which the learning rate falls linearly to zero.
-        ema: Decay of the averaged weights.
-        drop_caption: Fraction of the captions replaced by the empty one, for classifier-free guidance.
-        fronts: Fraction of a batch that shows the front or the back of coloured objects that have a front.
-        named_views: Fraction of the captions of objects with a front that name the view; of all others, half do.
-        time_shift: Shift of the timesteps towards noise, where the view is decided; 1 draws them uniformly.
-        sample_every: Steps between two previews.
+        warmup: Number of steps in which the learning rate rises.
+        hold: Fraction of the steps after which the learning rate decays linearly to zero.
+        ema: Decay of the exponential moving average of the weights.
+        drop_caption: Fraction of the captions that are replaced by the empty one, for classifier-free guidance.
+        fronts: Fraction of a batch that shows the front or the back of coloured objects with a front.
+        named_views: Fraction of the captions of objects with a front that name the view; it is 0.5 for other objects.
+        time_shift: Shift of the timesteps towards noise, at which the view is determined; 1 samples them uniformly.
+        sample_every: Number of steps between two previews.
     """
 
     initial: Folder = None
@@ -133,17 +134,17 @@ class DiffusionConfig(Section):
 
 
 class ScorerConfig(Section):
-    """The scorer, a small CLIP model.
+    """Parameters of the scorer, a small CLIP model.
 
     Attributes:
         initial: Folder of a published model to continue from.
-        width: Width of both transformers.
-        vision_layers: Layers of the image encoder.
-        text_layers: Layers of the text encoder.
-        heads: Attention heads of both.
-        patch: Side of an image patch, in pixels.
-        projection: Dimensions of the shared embedding.
-        steps: Training steps.
+        width: Width of both encoders.
+        vision_layers: Number of layers of the image encoder.
+        text_layers: Number of layers of the text encoder.
+        heads: Number of attention heads of both encoders.
+        patch: Height and width of an image patch, in pixels.
+        projection: Dimension of the shared embedding.
+        steps: Number of training steps.
         batch: Images per step.
         learning_rate: Peak learning rate.
     """
@@ -166,12 +167,12 @@ class ScorerConfig(Section):
 
 
 class ClassifierConfig(Section):
-    """The classifier that metrics use.
+    """Parameters of the classifier, which is used for metrics.
 
     Attributes:
-        channels: Channels of the four levels, each with half the resolution of the one before.
-        features: Dimensions of the features.
-        steps: Training steps.
+        channels: Channels of the four levels, each with half the resolution of the previous one.
+        features: Dimension of the features.
+        steps: Number of training steps.
         batch: Images per step.
         learning_rate: Peak learning rate.
     """
@@ -184,7 +185,7 @@ class ClassifierConfig(Section):
 
 
 class TrainingConfig(Section):
-    """All of priors/<name>/params.yaml: one section per stage, and the machine's."""
+    """Contents of priors/<name>/params.yaml, with one section per stage and one for the machine."""
 
     system: SystemConfig = SystemConfig()
     render: RenderConfig = RenderConfig()

@@ -1,6 +1,8 @@
-"""DVC's command line with this Python first in PATH, without telemetry, and ended with its parent process.
+"""Wrapper around DVC's command line that puts this Python first in PATH and turns telemetry off.
 
-python -m tasks.dvc_pipeline.cli repro prompts/a-red-mug/dvc.yaml:nerf
+    python -m tasks.dvc_pipeline.cli repro prompts/a-red-mug/dvc.yaml:nerf
+
+On Linux, the process ends when its parent dies.
 """
 
 import os
@@ -12,22 +14,22 @@ from tasks.runtime import machine
 
 
 def environment() -> dict[str, str]:
-    """Return an environment in which `python` is this interpreter and libraries send no usage reports."""
+    """Return a copy of the environment in which `python` is this interpreter and telemetry is off."""
     machine.disable_telemetry()
-    # The path is not resolved: in a virtual environment the folder of the link is the one to use.
+    # Do not resolve symlinks: in a virtual environment, sys.executable is a link, and its folder belongs in PATH.
     here = str(Path(sys.executable).parent)
     return {**os.environ, "PATH": os.pathsep.join([here, os.environ.get("PATH", "")]), "PYTHONUNBUFFERED": "1"}
 
 
 def read_only(pipeline: str) -> None:
-    """Make DVC read only one pipeline file, given relative to the root, instead of all files of the project.
+    """Make DVC load only one pipeline file, given relative to the root, instead of every one in the project.
 
-    Prompts do not depend on each other, and reading the file of each prompt takes 0.04 seconds per stage that runs.
+    Prompts do not depend on each other, and loading their files would add 0.04 seconds per prompt to every stage.
     """
     from dvc.repo.index import Index
 
-    Index.from_repo = classmethod(
-        lambda cls, repo, onerror=None: cls.from_file(repo, repo.fs.join(repo.root_dir, pipeline))
+    Index.from_repo = classmethod(  # pyright: ignore[reportAttributeAccessIssue]
+        lambda cls, repo, onerror=None: Index.from_file(repo, repo.fs.join(repo.root_dir, pipeline))
     )
 
 
@@ -45,9 +47,9 @@ def main() -> int:
     from dvc import lock
     from dvc.cli import main as dvc
 
-    # DVC polls a lock that the stage of another prompt holds at a sixth of this interval, by default every half second.
+    # DVC polls a lock held by another prompt's stage at one sixth of this interval; the default is every 0.5 seconds.
     lock.DEFAULT_TIMEOUT = 0.3
-    # The flag, which comes before the command, makes concurrent prompts wait for each other's locks.
+    # With this flag, which must precede the command, concurrent runs wait for each other's locks instead of failing.
     return dvc(["--wait-for-lock", *sys.argv[1:]])
 
 

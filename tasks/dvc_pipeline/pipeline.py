@@ -1,6 +1,7 @@
-"""DVC pipeline of a prompt: prompts/<id>/dvc.yaml, made from STAGES and the same for every prompt.
+"""Generator of a prompt's DVC pipeline, prompts/<id>/dvc.yaml.
 
-Its commands contain only the id, so that the text of a prompt never reaches a shell.
+The file is generated from STAGES and is identical for every prompt. Its commands contain the id of the prompt but not
+its text, which therefore never reaches a shell.
 """
 
 import re
@@ -14,7 +15,7 @@ from tasks.runtime.project import STAGES, Project, code_of
 
 
 class _Plain(yaml.SafeDumper):
-    """YAML dumper that repeats a list instead of referring to its first occurrence."""
+    """YAML dumper that writes repeated lists in full instead of using anchors and aliases."""
 
     def ignore_aliases(self, data) -> bool:
         return True
@@ -30,7 +31,7 @@ def text(project: Project) -> str:
         sections = list(spec.sections(name))
         stages[name] = {
             "wdir": "../..",
-            # With exec the stage is DVC's own child, and ends when DVC is killed.
+            # With exec, the stage is a direct child of DVC and ends when DVC is killed.
             "cmd": f"exec python -m tasks {name} ${{id}}",
             "deps": [
                 *(path for path in code_of(name) if (project.root / path).exists()),
@@ -47,16 +48,16 @@ def text(project: Project) -> str:
 
 
 def write(project: Project, prompt: Prompt) -> None:
-    """Create prompts/<id>/ of a new prompt."""
+    """Create the folder of a new prompt, with its prompt.yaml and dvc.yaml."""
     folder = project.prompt_folder(prompt.id)
     _write_changes(folder / "prompt.yaml", dump(prompt))
     _write_changes(folder / "dvc.yaml", text(project))
 
 
 def refresh(project: Project, prompt: Prompt) -> None:
-    """Bring the files of a prompt, as read from prompt.yaml, up to date: dvc.yaml, and the sections of prompt.yaml.
+    """Update a prompt's dvc.yaml and add missing sections to its prompt.yaml.
 
-    DVC fails where a section that it watches is absent. Missing ones are appended, so that a user's comments stay.
+    DVC fails if a section that it tracks is missing. Sections are appended, so that the user's comments are kept.
     """
     folder = project.prompt_folder(prompt.id)
     _write_changes(folder / "dvc.yaml", text(project))
@@ -69,6 +70,6 @@ def refresh(project: Project, prompt: Prompt) -> None:
 
 
 def _write_changes(path: Path, content: str) -> None:
-    """Write a file if its content differs, so that an unchanged one keeps its modification time."""
+    """Write a file only if its content differs, so that an unchanged file keeps its modification time."""
     if not path.is_file() or path.read_text(encoding="utf-8") != content:
         write_atomically(path, content.encode())

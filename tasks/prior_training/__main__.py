@@ -1,9 +1,9 @@
-"""Command of every DVC stage of a prior: `python -m tasks.prior_training STAGE NAME`.
+"""Command-line entry point of the stages that train a prior, which the generated DVC pipelines call.
 
     python -m tasks.prior_training diffusion toybox
 
-A prior is a folder priors/<name>/ with its parameters (params.yaml) and its DVC pipeline (dvc.yaml). A stage that is
-killed resumes from its last checkpoint and ends with the same bytes as one that is not.
+A prior is a folder priors/<name>/ with its parameters (params.yaml) and its DVC pipeline (dvc.yaml). A killed stage
+resumes from its last checkpoint, and its output has the same bytes as that of an uninterrupted run.
 """
 
 import os
@@ -25,7 +25,7 @@ def run(project: Project, name: str, prior: str) -> dict:
     job.key  # noqa: B018 (reports a missing input before torch is loaded)
     os.chdir(project.root)
     machine.threads(job.system.threads)
-    job.device  # noqa: B018 (sets threads and determinism before anything computes)
+    job.device  # noqa: B018 (sets threads and determinism before the computation starts)
     body = getattr(stages, name)
     return job.run(body, Console(f"{prior} {name}"))
 
@@ -34,7 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if len(arguments) != 2:
-        print(f"usage: python -m tasks.prior_training STAGE NAME; the stages are {', '.join(STAGES)}", file=sys.stderr)
+        print(
+            f"usage: python -m tasks.prior_training STAGE NAME, where STAGE is one of: {', '.join(STAGES)}",
+            file=sys.stderr,
+        )
         return 2
     machine.disable_telemetry()
     if "DVC_STAGE" in os.environ:

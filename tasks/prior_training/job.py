@@ -1,4 +1,4 @@
-"""The job of one training stage of one prior."""
+"""Job that runs one stage of a prior's training."""
 
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,14 @@ from tasks.runtime.project import Project
 
 
 class PriorStage(Job):
-    """A job of one prior, which the bodies in `tasks/prior_training/stages.py` receive.
+    """Job of one stage of a prior's training, which the functions in `tasks/prior_training/stages.py` receive.
 
-    Its checkpoint depends on parameters, inputs and data, but not on code: a training takes up to a day, and is
-    continued after its files were edited or moved. After a change that makes the steps before it worthless, delete
+    Its checkpoint depends on parameters, inputs and data but not on code, because training takes up to a day and must
+    be able to resume after files were edited or moved. If a code change invalidates the steps before it, delete
     .state/priors/<name>/<stage>/checkpoints.
     """
 
-    section: Any  # The stage's own section of the parameters, or None.
+    section: Any  # The stage's section of the parameters, or None if it has none.
 
     def __init__(self, project: Project, name: str, prior: str):
         if name not in STAGES:
@@ -31,7 +31,7 @@ class PriorStage(Job):
         self.subject = {"prior": prior}
         self.inputs, self.section = spec.inputs, getattr(self.config, spec.section) if spec.section else None
         initial = getattr(self.section, "initial", None)
-        # The job's key holds the contents of these files: of data only, see the class.
+        # The job's key depends on these files. They exclude code, for the reason given in the class docstring.
         self.code = (*spec.data, *([initial] if initial else []))
         super().__init__(
             project.root,
@@ -44,15 +44,15 @@ class PriorStage(Job):
 
     @property
     def parameters(self) -> dict:
-        """Sections of the parameters that the result depends on."""
+        """Parameter sections that the result depends on."""
         values = self.config.model_dump(mode="json")
         return {section: values[section] for section in STAGES[self.name].sections}
 
     def input(self, name: str) -> Path:
-        """Return the finished folder of an earlier stage."""
+        """Return the output folder of an earlier stage, after checking that it is complete."""
         if name not in self.inputs:
             raise ProlificError(
-                f"stage '{self.name}' reads '{name}' but does not list it: "
+                f"stage '{self.name}' reads the output of '{name}', which must be among its inputs; "
                 "add it to STAGES in tasks/prior_training/specs.py"
             )
         folder, prior = self.runs.output(name), self.runs.name
@@ -60,10 +60,10 @@ class PriorStage(Job):
         return folder
 
     def show_samples(self, images, step: int) -> None:
-        """Save a preview of images (N, 3, S, S) in [0, 1], eight in a row."""
+        """Save images (N, 3, S, S) in [0, 1] as one preview with eight images per row."""
         from prolific_core.visualisation import contact_sheet
 
-        self.picture("samples", contact_sheet(images, columns=8), step)
+        self.image("samples", contact_sheet(images, columns=8), step)
 
     def observe(self, step: int, values: dict) -> None:
         """Record the metrics of a training step."""

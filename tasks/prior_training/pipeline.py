@@ -1,4 +1,4 @@
-"""DVC pipeline of a prior's training: priors/<name>/dvc.yaml, made from the table of stages."""
+"""Generator of a prior's DVC pipeline, priors/<name>/dvc.yaml."""
 
 import yaml
 
@@ -19,7 +19,7 @@ def pipeline(prior: str) -> str:
     for name, spec in STAGES.items():
         stages[name] = {
             "wdir": "../..",
-            # With exec the stage is DVC's own child, and ends when DVC is killed.
+            # With exec, the stage is a direct child of DVC and ends when DVC is killed.
             "cmd": f"exec python -m tasks.prior_training {name} {prior}",
             "deps": [*spec.dependencies, *(f"{folder}/{earlier}" for earlier in spec.inputs)],
             "params": [{f"{folder}/params.yaml": spec.sections}],
@@ -29,16 +29,17 @@ def pipeline(prior: str) -> str:
 
 
 def refresh(project: Project, name: str) -> None:
-    """Write priors/<name>/dvc.yaml from STAGES, and add the sections that params.yaml lacks, as DVC requires them.
+    """Write priors/<name>/dvc.yaml and add missing sections to params.yaml, because DVC requires all of them.
 
-    Raises an InputError for a mistake in params.yaml.
+    Raises:
+        InputError: If params.yaml is missing or invalid.
     """
     runs = PriorRuns(project, name)
     missing = runs.missing_sections()
     path, text = runs.folder / "dvc.yaml", pipeline(name).encode()
     if not path.is_file() or path.read_bytes() != text:
         write_atomically(path, text)
-    if missing:  # Appended, so that the user's comments stay.
+    if missing:  # The sections are appended, so that the user's comments are kept.
         params = runs.folder / "params.yaml"
         added = "".join(f"\n{section}: {{}}\n" for section in missing)
         write_atomically(params, params.read_bytes() + added.encode())

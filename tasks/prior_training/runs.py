@@ -1,4 +1,4 @@
-"""One prior's folders and parameters, and the description of its training that MLflow receives."""
+"""Folders and parameters of a prior, and the description of its training for MLflow."""
 
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class PriorRuns:
-    """One prior, with the interface that `tasks.tracking.prompt_runs.PromptRuns` has for a prompt."""
+    """Training of one prior, with the same interface as `tasks.tracking.prompt_runs.PromptRuns`."""
 
     experiment = "priors"
 
@@ -28,43 +28,44 @@ class PriorRuns:
 
     @property
     def identity(self) -> list:
-        """Values that identify this training among the runs of MLflow."""
+        """Values that identify this training among MLflow's runs."""
         return ["prior", self.name, self.config.model_dump(mode="json")]
 
     @property
     def parameters(self) -> dict:
-        """All parameters, with dotted names."""
+        """All parameters, keyed by dotted names."""
         return flatten(self.config.model_dump(mode="json"))
 
     @cached_property
     def config(self) -> "TrainingConfig":
-        """Parameters from priors/<name>/params.yaml, checked."""
+        """Validated parameters of priors/<name>/params.yaml."""
         from prolific_core.toybox.params import TrainingConfig
 
         shown = f"priors/{self.name}/params.yaml"
         if not (self.folder / "params.yaml").is_file():
             known = ", ".join(sorted(path.parent.name for path in self.project.root.glob("priors/*/params.yaml")))
-            raise InputError(f"no prior '{self.name}' ({shown} is missing); known: {known or 'none'}")
+            raise InputError(f"no prior '{self.name}' ({shown} does not exist); the priors are: {known or 'none'}")
         checked = config.check(shown, self._read(), TrainingConfig)
-        for section in ("autoencoder", "diffusion", "scorer"):  # Before the hours that earlier stages take.
+        for section in ("autoencoder", "diffusion", "scorer"):  # Fail now rather than after hours of training.
             initial = getattr(checked, section).initial
             if initial and not (self.project.root / initial / "model_index.json").is_file():
                 raise InputError(
-                    f"{shown}: {section}.initial = '{initial}': no published model there (model_index.json is missing)"
+                    f"{shown}: {section}.initial must be the folder of a published model, which contains "
+                    f"model_index.json, got '{initial}'"
                 )
         return checked
 
     def missing_sections(self) -> list[str]:
-        """Return the sections that params.yaml leaves out, whose defaults hold."""
+        """Return the sections that are missing from params.yaml, for which the defaults apply."""
         sections, given = type(self.config).model_fields, self._read()
         return [section for section in sections if section not in given]
 
     def stage_tags(self, stage: str) -> dict:
-        """Return the tags of one stage's run."""
+        """Return the MLflow tags of one stage's run."""
         return {"prior": self.name}
 
     def stage_parameters(self, stage: str) -> dict:
-        """Return the parameters of one stage, with dotted names."""
+        """Return the parameters of one stage, keyed by dotted names."""
         section = STAGES[stage].section
         return flatten(getattr(self.config, section).model_dump(mode="json")) if section else {}
 
@@ -73,7 +74,7 @@ class PriorRuns:
         return self.project.state / "priors" / self.name / stage
 
     def output(self, stage: str) -> Path:
-        """Return the folder of a stage's result."""
+        """Return the folder of a stage's output."""
         return self.folder / stage
 
     def _read(self) -> dict:

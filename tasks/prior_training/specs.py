@@ -1,9 +1,9 @@
 """Inputs, code, data and parameters that each stage of a prior's training depends on.
 
-A training may take a day, so that its lists of code serve DVC alone: a checkpoint does not depend on them, and a
-training that was interrupted resumes although its code has been edited or moved since (`tasks/prior_training/job.py`).
-After an edit that cannot change a result, such as a comment, `dvc commit priors/NAME/dvc.yaml` brings dvc.lock up to
-date, and no stage runs again.
+Only DVC uses the lists of code. Checkpoints do not depend on them, because training may take a day: an interrupted
+training resumes even if its code has been edited or moved since (`tasks/prior_training/job.py`). After an edit that
+cannot change a result, such as one to a comment, `dvc commit priors/NAME/dvc.yaml` updates dvc.lock, so that no stage
+runs again.
 """
 
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PriorStageSpec:
-    """Everything that a stage's result depends on.
+    """Dependencies of one stage's result.
 
     Attributes:
-        inputs: Earlier stages whose output it reads.
+        inputs: Names of the earlier stages whose outputs the stage reads.
         code: Files and folders, relative to the project's root, whose change makes DVC run the stage again.
-        section: Section of priors/<name>/params.yaml that it reads, besides `system`.
-        data: Files and folders of the package that it reads, beside the code.
-        cached: Whether DVC keeps the output in its cache; renders and their latents are made again from their seed.
+        section: Section of priors/<name>/params.yaml that the stage reads in addition to `system`, or None.
+        data: Data files and folders of the package that the stage reads.
+        cached: Whether DVC caches the output. Renders and latents are not cached, because they can be regenerated.
     """
 
     inputs: tuple[str, ...]
@@ -29,12 +29,12 @@ class PriorStageSpec:
 
     @property
     def dependencies(self) -> list[str]:
-        """Code and data of the stage and of all stages, sorted."""
+        """Sorted paths of the stage's code and data and of the code that all stages share."""
         return sorted({*_COMMON, *self.code, *self.data})
 
     @property
     def sections(self) -> list[str]:
-        """Sections of the parameters that the result depends on."""
+        """Names of the parameter sections that the result depends on."""
         return [section for section in (self.section, "system") if section]
 
 

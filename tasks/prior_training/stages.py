@@ -1,6 +1,6 @@
-"""Bodies of the stages that train a prior: render, autoencoder, diffusion, scorer, classifier and model.
+"""Stages that train a prior: render, autoencoder, diffusion, scorer, classifier and model.
 
-Each is a function of its job that writes `job.output` and returns the metrics of the result.
+Each stage is a function that writes its files to `job.output` and returns the metrics of the result.
 """
 
 import os
@@ -11,14 +11,14 @@ from tasks.runtime import records
 
 
 def render(job: PriorStage) -> dict:
-    """Render the training and held-out images as shards."""
+    """Render the training and held-out images and save them in shards."""
     from prolific_core.toybox.training import shards
 
-    # Finished shards survive a kill in the checkpoint's folder.
+    # Shards are written to the checkpoint folder, so that the finished ones survive a kill.
     folder = job.checkpoint / "shards"
     shards.render(folder, job.section, job.progress)
     for path in sorted(folder.iterdir()):
-        # A link instead of a move: a kill before the output is in its place must not lose the renders.
+        # Link instead of moving the file, so that a kill before the output is in place does not lose the renders.
         os.link(path, job.output / path.name)
     return {"images": job.section.images, "heldout_images": job.section.heldout}
 
@@ -57,7 +57,7 @@ def diffusion(job: PriorStage) -> dict:
 
 
 def scorer(job: PriorStage) -> dict:
-    """Train the scorer."""
+    """Train the scorer on the renders and their captions."""
     from prolific_core.toybox.training import scorer as training
 
     model = training.train(job.input("render"), job.section, job.checkpoint / "state.safetensors", job.observe)
@@ -66,7 +66,7 @@ def scorer(job: PriorStage) -> dict:
 
 
 def classifier(job: PriorStage) -> dict:
-    """Train the classifier."""
+    """Train the classifier that the metrics use."""
     from prolific_core.toybox.training import classifier as training
 
     network = training.train(job.input("render"), job.section, job.checkpoint / "state.safetensors", job.observe)
@@ -75,7 +75,7 @@ def classifier(job: PriorStage) -> dict:
 
 
 def model(job: PriorStage) -> dict:
-    """Put the trained parts together as one model folder, which `prior.path` accepts."""
+    """Combine the trained parts into one model folder that `prior.path` accepts."""
     from diffusers import (
         AutoencoderKL,  # pyright: ignore[reportPrivateImportUsage]
         DDIMScheduler,  # pyright: ignore[reportPrivateImportUsage]

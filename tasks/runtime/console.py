@@ -1,15 +1,15 @@
-"""Progress of a stage on stderr: a bar in a terminal, and a plain line every few seconds elsewhere."""
+"""Progress display of a stage on stderr: a bar in a terminal, and a line every few seconds elsewhere."""
 
 import sys
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
 
-EVERY = 10.0  # seconds between plain lines
+EVERY = 10.0  # minimum number of seconds between progress lines if stderr is not a terminal
 
 
 class Console:
-    """Progress display of one stage on stderr, which leaves stdout to the result of a command."""
+    """Progress display of one stage on stderr, so that stdout contains only the result of a command."""
 
     def __init__(self, title: str):
         self.title = title
@@ -21,7 +21,7 @@ class Console:
         self._values = values
 
     def note(self, text: str) -> None:
-        """Print a line that stays, above the bar where there is one."""
+        """Print a permanent line, above the progress bar if one is shown."""
         if self._bar is not None:
             self._bar.console.print(f"{self.title}: {text}", markup=False, highlight=False, soft_wrap=True)
         else:
@@ -51,12 +51,12 @@ class Console:
             self._bar = None
 
 
-# Makes the console of a stage by its name; a sweep replaces it by one that draws on its progress display.
+# Function that creates the console of a stage from its name. A sweep replaces it to show all stages in one display.
 new_console: ContextVar[Callable[[str], Console]] = ContextVar("new_console", default=Console)
 
 
 def bar():
-    """Make a progress bar that fits 80 columns: stage, bar, step, then loss and seconds left."""
+    """Create a progress bar that fits in 80 columns and shows stage, bar, step, loss and remaining seconds."""
     from rich.console import Console as Terminal
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -70,7 +70,7 @@ def bar():
 
 
 def detail(left: float | None, values: dict) -> str:
-    """Format the loss and the remaining time, for example `loss 0.312, 93 s left`."""
+    """Format the loss (or else the first metric) and the remaining time, for example `loss 0.312, 93 s left`."""
     parts = []
     name = "loss" if "loss" in values else next(iter(values), None)
     if name and values[name] is not None:

@@ -1,4 +1,4 @@
-"""Reporting of failures as one line and an exit status: 2 for unusable input, 1 for everything else."""
+"""Reporting of failures as a one-line message and an exit status: 2 for invalid input, 1 for other failures."""
 
 import errno
 import os
@@ -13,23 +13,25 @@ _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def explain(error: BaseException) -> str | None:
-    """Return a one-line message for an expected failure, or None for one that is a bug."""
+    """Return a one-line message for an expected failure, or None for a bug."""
     if isinstance(error, ProlificError):
         return str(error)
     where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
     code = error.errno if isinstance(error, OSError) else None
-    # Libraries written in Rust or C++ report the same failures only as text.
+    # Libraries written in Rust or C++ raise other exceptions for these failures, so check the message as well.
     if code in _FULL or "No space left on device" in str(error):
         return f"the disk is full{where}; free some space and run the same command again"
     if code in _FORBIDDEN or "Permission denied" in str(error) or "Read-only file system" in str(error):
-        return f"no permission to write or read{where or ': ' + str(error)}; change it or use another clone"
+        return (
+            f"no permission to read or write{where or ': ' + str(error)}; change the permissions or use another clone"
+        )
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return "out of memory; use a smaller preset or resolution (params.yaml), or close other programs"
     return None
 
 
 def reported(work: Callable[[], int | None], note: Callable[[str, int], None] | None = None) -> int:
-    """Run a command and return its exit status; report a failure on stderr and to `note`."""
+    """Run `work` and return its exit status; print the message of a failure to stderr and pass it to `note`."""
     try:
         return work() or 0
     except KeyboardInterrupt:
@@ -41,7 +43,7 @@ def reported(work: Callable[[], int | None], note: Callable[[str, int], None] | 
     except Exception as error:
         message = explain(error)
         if message is None:
-            traceback.print_exc()  # a bug, which nobody can fix without its place in the code
+            traceback.print_exc()  # A bug cannot be fixed without its traceback.
             message = f"unexpected {type(error).__name__}: {str(error) or 'no message'}"
         message, status = " ".join(message.split()), getattr(error, "exit_status", 1)
         if note:

@@ -1,8 +1,8 @@
-"""Job: a computation bound to files, whose output appears only when it is complete.
+"""Base class of jobs: computations on files, whose output appears only once it is complete.
 
-The body of a job is a function `run(job) -> dict[str, float]` that reads finished folders, writes into `job.output`
-and returns its metrics. It is a pure function of its parameters, inputs and code. Everything that may differ between
-two equal runs (times, memory) goes to .state/, never to the output.
+A job runs a function `run(job) -> dict[str, float]` that reads the outputs of earlier jobs, writes to `job.output` and
+returns metrics. The result must depend only on parameters, inputs and code. Everything that may differ between two
+identical runs, such as times and memory, is written to .state/ and never to the output.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from prolific_core.config import LoggingConfig, SystemConfig
 from prolific_core.errors import InputError
-from prolific_core.files import atomically, write_atomically
+from prolific_core.files import atomically, write_json
 from tasks.runtime import locks, machine, records
 from tasks.runtime.console import Console
 
@@ -26,10 +26,10 @@ METRICS = "metrics.json"
 
 
 class Job:
-    """Base class of jobs: the interface that a body uses, and the machinery that runs the body.
+    """Base class of jobs, which runs the function of a job and provides its inputs, output, checkpoints and reporting.
 
-    Subclasses define everything that decides the result. `final` is the folder that the output becomes; records,
-    previews and checkpoints go into the folder `state`.
+    Subclasses define everything that determines the result. `final` is the final folder of the output; records,
+    previews and checkpoints are written to the folder `state`.
     """
 
     def __init__(
@@ -47,26 +47,26 @@ class Job:
         self._records: records.Records | None = None
         self._console: Console | None = None
 
-    # Definition, by subclasses
+    # Attributes that subclasses define
 
-    title: str  # used in messages
-    subject: dict  # entries that identify the subject in the manifest
-    parameters: dict  # sections that the result depends on
+    title: str  # name of the job in messages
+    subject: dict  # entries of the manifest that identify the prompt or the prior
+    parameters: dict  # parameter sections that the result depends on
     code: tuple[str, ...]  # files and folders, relative to the root, that the result depends on
-    inputs: tuple[str, ...] = ()  # earlier jobs whose output is read
+    inputs: tuple[str, ...] = ()  # names of the earlier jobs whose outputs are read
 
     def input(self, name: str) -> Path:
-        """Return the finished folder of an earlier job; raise InputError when it is missing or damaged."""
+        """Return the output folder of an earlier job; raise InputError if it is missing or damaged."""
         raise NotImplementedError
 
     @property
     def identity(self) -> dict:
-        """Values that decide the result besides inputs, parameters and code."""
+        """Values other than parameters, inputs and code that determine the result."""
         return {}
 
     @cached_property
     def key(self) -> str:
-        """Hash of everything that decides the result: parameters, identity, inputs and code."""
+        """Hash of everything that determines the result: parameters, identity, inputs and code."""
         for name in self.inputs:
             self.input(name)
         parts = {
@@ -81,7 +81,7 @@ class Job:
 
     @cached_property
     def output(self) -> Path:
-        """Empty folder for the result; it becomes `final` after the body has returned."""
+        """Empty folder for the output, which is renamed to `final` after the job has succeeded."""
         shutil.rmtree(self._partial, ignore_errors=True)
         self._partial.mkdir(parents=True)
         return self._partial
@@ -92,17 +92,17 @@ class Job:
 
     @cached_property
     def checkpoint(self) -> Path:
-        """Folder of the checkpoints from which an interrupted run with the same key continues."""
+        """Folder of the checkpoints from which an interrupted run with the same key resumes."""
         folder = self.state / "checkpoints" / self.key
         if folder.parent.is_dir():
-            for other in folder.parent.iterdir():  # checkpoints of other parameters, inputs or code are of no more use
+            for other in folder.parent.iterdir():  # Delete the checkpoints of other parameters, inputs or code.
                 if other != folder:
                     shutil.rmtree(other, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def measure(self, **values) -> None:
-        """Add metrics of the result, which are written to metrics.json."""
+        """Add metrics to the result, which are written to metrics.json."""
         self._metrics |= {name: records.plain(value) for name, value in values.items()}
 
     # Reporting
@@ -110,8 +110,8 @@ class Job:
     def progress(self, step: int, steps: int, **metrics) -> None:
         """Report that `step` of `steps` steps are done, with the metrics of this step; call it after every step.
 
-        Metrics are recorded every `logging.metrics_every` steps. Pass tensors as they are: most of them are never read,
-        so a GPU does not have to wait for them.
+        Metrics are recorded every `logging.metrics_every` steps. Pass tensors rather than floats, because most values
+        are never recorded, and every conversion to a float synchronises with the GPU.
         """
         self._step = step
         left = self._eta.left(step, steps)
@@ -130,27 +130,27 @@ class Job:
             self._console.step(step, steps, left)
 
     def note(self, text: str) -> None:
-        """Show and record one line of information or a warning, which is not part of the result."""
+        """Print and record a one-line note or warning, which is not part of the result."""
         self._record("note", text=text)
         if self._console:
             self._console.note(text)
 
     def fractions(self, fractions: dict[str, float]) -> None:
-        """Record fractions of the run time by name, which are not part of the result."""
+        """Record the fraction of the run time spent on each activity, which is not part of the result."""
         self._fractions = fractions
 
-    def picture(self, name: str, image, step: int | None = None) -> Path:
+    def image(self, name: str, image, step: int | None = None) -> Path:
         """Save an image, (3, H, W) or (H, W, 3) in [0, 1], as a preview; preview.png is a copy of the newest one."""
         step = self._step if step is None else step
         path = self.state / "preview" / f"{name}-{step:06d}.png"
         save_png(path, image)
         with atomically(self.state / "preview.png") as temporary:
             shutil.copyfile(path, temporary)
-        self._record("picture", name=name, step=step, file=f"preview/{path.name}")
+        self._record("image", name=name, step=step, file=f"preview/{path.name}")
         return path
 
     def video(self, name: str, frames) -> Path:
-        """Save frames (N, 3, S, S) in [0, 1] as a video beside the previews."""
+        """Save frames (N, 3, S, S) in [0, 1] as a video in the preview folder and return its path."""
         from prolific_core.visualisation import write_video
 
         path = self.state / "preview" / f"{name}.mp4"
@@ -161,7 +161,7 @@ class Job:
 
     @cached_property
     def device(self):
-        """The torch.device to compute on, with the number of threads and deterministic algorithms set."""
+        """Device to compute on. The first access sets the number of threads and enables deterministic algorithms."""
         return machine.set_up_torch(self.system.threads, self.system.device)
 
     def _record(self, kind: str, **values) -> None:
@@ -171,10 +171,10 @@ class Job:
     # Execution
 
     def run(self, body: Callable[["Job"], dict | None], console: Console | None = None) -> dict:
-        """Run the body, put its complete output in place and return the metrics."""
+        """Run `body`, move its complete output to the final folder and return the metrics."""
         began = time.monotonic()
         with locks.hold(self.state / "lock", f"{self.title} is already running; wait for it or stop it first"):
-            key = self.key  # reads the inputs, so that a missing one is reported before anything is written
+            key = self.key  # This checks the inputs before anything is written.
             resumes = self.checkpoint.is_dir() and any(self.checkpoint.iterdir())
             if not resumes:
                 shutil.rmtree(self.state / "preview", ignore_errors=True)
@@ -182,7 +182,7 @@ class Job:
             self._console = console
             try:
                 if "torch" in sys.modules:
-                    self.device  # noqa: B018 (sets threads and determinism before the body computes)
+                    self.device  # noqa: B018 (sets threads and determinism before the computation starts)
                 self.measure(**(body(self) or {}))
                 self._finish()
             except BaseException:
@@ -197,7 +197,7 @@ class Job:
         return self._metrics
 
     def _finish(self) -> None:
-        """Write the metrics and then the manifest, and move the complete folder to its final place."""
+        """Write the metrics and the manifest, then move the complete output to its final folder."""
         write_json(self.output / METRICS, self._metrics)
         manifest = {
             "stage": self.name,
@@ -211,7 +211,7 @@ class Job:
             },
         }
         write_json(self.output / MANIFEST, manifest)
-        if self.final.exists():  # DVC removes it before the run, so this is a run without DVC
+        if self.final.exists():  # DVC deletes the old output before a run, so this is a run without DVC.
             old = self.final.with_name(f".{self.name}.old")
             shutil.rmtree(old, ignore_errors=True)
             self.final.replace(old)
@@ -231,29 +231,29 @@ class Job:
 
 
 def check_output(folder: Path, shown: str, command: str) -> str:
-    """Return the digest of a finished folder's manifest; raise InputError when the folder is not complete."""
+    """Return the digest of an output folder's manifest; raise InputError if a file is missing or has been modified."""
     manifest = folder / MANIFEST
     if not manifest.is_file():
         what = "is incomplete" if folder.exists() else "is missing"
-        raise InputError(f"{shown} {what}; make it with: {command}")
+        raise InputError(f"{shown} {what}; create it with: {command}")
     try:
         files = json.loads(manifest.read_text())["files"]
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{shown}/{MANIFEST} is damaged; make it again with: {command}") from None
+        raise InputError(f"{shown}/{MANIFEST} is damaged; create it again with: {command}") from None
     for name, expected in files.items():
         if not (folder / name).is_file() or digest(folder / name) != expected:
-            raise InputError(f"{shown}/{name} is not the file its stage wrote; make it again with: {command}")
+            raise InputError(f"{shown}/{name} is missing or has been modified; create it again with: {command}")
     return digest(manifest)
 
 
 def note_failure(state: Path, line: str, status: int) -> None:
-    """Record a failure for the flow that waits for this process through DVC, which hides the exit status."""
-    with contextlib.suppress(OSError):  # a full disk or a missing permission, which is probably the failure itself
+    """Save a failure to a file for the flow that started this process through DVC, which hides the exit status."""
+    with contextlib.suppress(OSError):  # The reported failure, such as a full disk, may also prevent this write.
         write_json(state / "failure.json", {"message": line, "status": status})
 
 
 def save_png(path: Path, image) -> None:
-    """Write an image as PNG: a tensor or array (3, H, W) or (H, W, 3), floats in [0, 1] or bytes."""
+    """Write a tensor or array (3, H, W) or (H, W, 3), of floats in [0, 1] or bytes, as a PNG file."""
     import numpy as np
     from PIL import Image
 
@@ -268,13 +268,8 @@ def save_png(path: Path, image) -> None:
         Image.fromarray(array).save(temporary, format="PNG")
 
 
-def write_json(path: Path, value: dict) -> None:
-    """Write a value as sorted and indented JSON, so that equal values give equal bytes."""
-    write_atomically(path, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
-
-
 def digest(path: Path) -> str:
-    """Return the SHA-256 of a file, of the names and contents in a folder, or of nothing when it is missing."""
+    """Return the SHA-256 of a file, of a folder's file names and contents, or of no bytes if the path is missing."""
     total = hashlib.sha256()
     if path.is_dir():
         for file in sorted(path.rglob("*")):

@@ -1,6 +1,6 @@
-"""File locks that the operating system releases when their process ends, in whatever way.
+"""File locks that the operating system releases when the process ends, even if it is killed.
 
-Lock files are never deleted: a process that waits for one would then hold a file that others no longer see.
+Lock files are never deleted, because a process that waits for a deleted file would acquire a lock that others ignore.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from tasks.runtime.project import Project
 
 
 def hold(path: Path, busy: str) -> AbstractContextManager:
-    """Acquire a lock file, or raise a ProlificError with the message `busy` where something else holds it."""
+    """Acquire a lock file, or raise a ProlificError with the message `busy` if the lock is already held."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         return FileLock(path).acquire(blocking=False)
@@ -23,10 +23,9 @@ def hold(path: Path, busy: str) -> AbstractContextManager:
 
 
 def prompt_lock(project: Project, id: str, waiting: Callable[[str], None] | None = None) -> AbstractContextManager:
-    """Acquire a prompt, so that two runs never write the same output.
+    """Acquire the lock of a prompt, so that two runs never write the same output.
 
-    Where another run holds it, wait for that run after a call of `waiting` with a message; without `waiting`, raise a
-    ProlificError.
+    If another run holds the lock, call `waiting` with a message and wait; without `waiting`, raise a ProlificError.
     """
     path = project.state / id / "lock"
     try:

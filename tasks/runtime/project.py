@@ -1,7 +1,7 @@
-"""Layout of a project's files, and the inputs, parameter sections and code that each stage reads.
+"""Layout of a project's files, and the inputs, parameter sections and code that each stage depends on.
 
 A project is a clone with params.yaml, presets/ and prompts/ at its root. DVC manages the outputs in
-runs/<id>/<stage>/; logs, checkpoints, previews and databases go to .state/, which is safe to delete.
+runs/<id>/<stage>/; logs, checkpoints, previews and databases are kept in .state/, which can safely be deleted.
 """
 
 import os
@@ -22,12 +22,12 @@ class StageSpec:
     prior: bool = False
 
     def sections(self, name: str) -> tuple[str, ...]:
-        """Return the parameter sections whose change runs the stage again."""
+        """Return the names of the parameter sections that the stage depends on."""
         return (name, "prior", "system") if self.prior else (name, "system")
 
 
-# A change of any of these files runs every stage again, so the list holds only what decides a result: not the
-# tracker, the console, the report or the flows.
+# A change to any of these files makes every stage run again, so the list contains only files that affect results. The
+# tracker, the console, the report and the flows do not.
 _COMMON = (
     "prolific_core/cameras.py",
     "prolific_core/config.py",
@@ -37,7 +37,7 @@ _COMMON = (
     "tasks/runtime/machine.py",
     "tasks/runtime/stage.py",
 )
-# The prior's scorer and classifier are used only by `evaluate`, so a better classifier runs only that stage again.
+# The prior's scorer and classifier are omitted, because only `evaluate` uses them.
 _PIPELINE = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 _GUIDED = (
     "prolific_core/checkpoint.py",
@@ -92,19 +92,19 @@ STAGES: dict[str, StageSpec] = {
 
 
 def code_of(stage: str) -> tuple[str, ...]:
-    """Return the files and folders, relative to the root, whose change makes a stage's result stale."""
+    """Return the files and folders, relative to the root, that a stage's result depends on."""
     return tuple(sorted((f"tasks/{stage}.py", *STAGES[stage].code)))
 
 
 @dataclass(frozen=True)
 class Project:
-    """Folder of a project, and the paths below it."""
+    """Root folder of a project, and the paths below it."""
 
     root: Path
 
     @classmethod
     def find(cls, start: Path | None = None) -> "Project":
-        """Return the project of $PROLIFIC_ROOT, else of the nearest folder upwards that is one, else this clone."""
+        """Return the project in $PROLIFIC_ROOT if it is set, else the nearest enclosing project, else this clone."""
         if given := os.environ.get("PROLIFIC_ROOT"):
             candidates = [Path(given).expanduser().resolve()]
         else:
@@ -114,8 +114,8 @@ class Project:
             if (folder / "params.yaml").is_file() and (folder / "presets").is_dir():
                 return cls(folder)
         raise InputError(
-            f"no project at {candidates[0]}: there is no params.yaml beside a presets folder; "
-            "go into your clone or set PROLIFIC_ROOT to it"
+            f"no project at {candidates[0]}: it must contain params.yaml and presets/; "
+            "change to your clone or set PROLIFIC_ROOT to its path"
         )
 
     @property
@@ -138,22 +138,23 @@ class Project:
         return (self.prompt_folder(id) / "prompt.yaml").is_file()
 
     def finished_stages(self, id: str) -> int:
-        """Return the number of stages of a prompt that have an output."""
+        """Return the number of finished stages of a prompt."""
         return sum((self.output(id, stage) / "manifest.json").is_file() for stage in STAGES)
 
     def prompt(self, id: str) -> Prompt:
-        """Read the prompt of an id from its file; raise InputError when there is none."""
+        """Read a prompt from its file; raise InputError if the file does not exist or is invalid."""
         prompts.check_id(id)
         shown = f"prompts/{id}/prompt.yaml"
         path = self.prompt_folder(id) / "prompt.yaml"
         if not self.has_prompt(id):
             known = ", ".join(self.prompt_ids()[:8]) or "none yet"
             raise InputError(
-                f"no prompt '{id}' ({shown} is missing); known: {known}; make one: prolific generate \"TEXT\""
+                f"no prompt '{id}' ({shown} does not exist); the prompts are: {known}; "
+                'create one with: prolific generate "TEXT"'
             )
         prompt = prompts.parse(shown, prompts.read_yaml(path, shown))
         if prompt.id != id:
-            raise InputError(f"{shown}: id = {prompt.id!r}: it must be the name of its folder, '{id}'")
+            raise InputError(f"{shown}: id must be the name of its folder, '{id}', got {prompt.id!r}")
         return prompt
 
     def prompt_ids(self) -> list[str]:
@@ -163,15 +164,17 @@ class Project:
         return sorted(path.stem for path in self.root.glob("presets/*.yaml"))
 
     def shared_config(self) -> config.Config:
-        """Return the checked parameters of params.yaml alone, without a preset or a prompt."""
+        """Return the validated parameters of params.yaml alone, without a preset or a prompt."""
         values = prompts.read_yaml(self.root / "params.yaml", "params.yaml") or {}
         return config.resolve(("params.yaml", values))  # pyright: ignore[reportArgumentType] (resolve checks the type)
 
     def config(self, prompt: Prompt) -> config.Config:
-        """Return the checked configuration: params.yaml, overridden by the preset, overridden by the prompt."""
+        """Return the validated configuration: params.yaml, overridden by the preset and then by the prompt."""
         preset = f"presets/{prompt.preset}.yaml"
         if prompt.preset not in self.presets():
-            raise InputError(f"no preset '{prompt.preset}' ({preset} is missing); known: {', '.join(self.presets())}")
+            raise InputError(
+                f"no preset '{prompt.preset}' ({preset} does not exist); the presets are: {', '.join(self.presets())}"
+            )
         return config.resolve(
             ("params.yaml", prompts.read_yaml(self.root / "params.yaml", "params.yaml") or {}),
             (preset, prompts.read_yaml(self.root / preset, preset) or {}),
@@ -186,7 +189,7 @@ class Project:
 
 @dataclass(frozen=True)
 class ResolvedPrompt:
-    """Prompt with its configuration, read once at the start of a run so that all of the run uses the same values."""
+    """Prompt with its configuration, read once at the start of a run, so that the whole run uses the same values."""
 
     project: Project
     prompt: Prompt
@@ -198,7 +201,7 @@ class ResolvedPrompt:
 
     @property
     def pipeline(self) -> str:
-        """Path of its DVC pipeline, relative to the project's root."""
+        """Path of the prompt's DVC pipeline, relative to the project's root."""
         return f"prompts/{self.id}/dvc.yaml"
 
     def output(self, stage: str) -> Path:

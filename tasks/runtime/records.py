@@ -1,18 +1,17 @@
-"""Records of a running stage: an append-only JSONL file that other processes read along.
+"""Records of a running stage, in an append-only JSONL file that other processes can read at the same time.
 
 Each line is an event with the time at which it was written:
 
     {"kind": "start", "attempt": "...", "key": "...", "revision": "14eb0a3c2d11", "time": ...}
     {"kind": "progress", "step": 40, "steps": 600, "left": 93.1, "time": ...}          the progress bar
     {"kind": "metrics", "step": 40, "values": {"loss": 0.31}, "usage": {...}, "time": ...}  the curves
-    {"kind": "picture", "name": "view", "step": 50, "file": "preview/view-000050.png", "time": ...}
+    {"kind": "image", "name": "view", "step": 50, "file": "preview/view-000050.png", "time": ...}
     {"kind": "file", "file": "preview/turntable.mp4", "time": ...}
-    {"kind": "note", "text": "expects about 0.7 GB on cpu", "time": ...}                 a line for the console
+    {"kind": "note", "text": "estimated memory: about 0.7 GB on cpu", "time": ...}       a line for the console
     {"kind": "end", "seconds": 61.0, "peak_memory_mb": 900.0, "metrics": {...},
      "manifest": "<digest of the manifest>", "device": "cpu", "time": ...}
 
-A run that resumes continues the same file. Readers (the terminal, MLflow) may be slow or absent without an effect on
-the stage.
+A resumed run appends to the same file. Slow or missing readers (the terminal, MLflow) do not affect the stage.
 """
 
 import json
@@ -28,13 +27,13 @@ from tasks.runtime.usage import Usage
 
 
 def plain(value) -> float | None:
-    """Convert a number or a tensor of one element to a float, or to None when it is not finite."""
+    """Convert a number or a one-element tensor to a float, or to None if it is not finite."""
     value = float(value)
     return value if math.isfinite(value) else None
 
 
 class Records:
-    """Writer of a records file, which continues an existing file only when it has the same `key`."""
+    """Writer of a records file, which appends to an existing file only if that is unfinished and has the same `key`."""
 
     def __init__(self, path: Path, key: str):
         self.path = path
@@ -42,10 +41,10 @@ class Records:
         resumed = start is not None and start.get("key") == key and not ended(path)
         self.attempt = start["attempt"] if resumed else uuid.uuid4().hex
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Unbuffered appends of whole lines, so that a kill leaves at most one partial line, which readers skip.
+        # Lines are appended whole and unbuffered, so that a kill leaves at most one partial line, which readers skip.
         self._file = open(path, "ab" if resumed else "wb", buffering=0)  # noqa: SIM115
         if resumed:
-            self._file.write(b"\n")  # ends a partial line
+            self._file.write(b"\n")  # Terminate the partial line that a kill may have left.
         self._usage = Usage()
         self.write("start", attempt=self.attempt, key=key, revision=revision(path.parent))
 
@@ -60,14 +59,14 @@ class Records:
 
 
 class EtaEstimator:
-    """Estimator of the remaining seconds from the speed of the last steps, since the first ones load and compile."""
+    """Estimator of the remaining seconds from the latest steps, because loading and compiling slow the first steps."""
 
     def __init__(self, window: int = 40):
         self._seen: deque[tuple[float, int]] = deque(maxlen=window)
 
     def left(self, step: int, steps: int) -> float | None:
         if self._seen and step <= self._seen[-1][1]:
-            self._seen.clear()  # a new count of steps has begun
+            self._seen.clear()  # The step count has restarted.
         now = time.monotonic()
         self._seen.append((now, step))
         (then, before) = self._seen[0]
@@ -75,7 +74,10 @@ class EtaEstimator:
 
 
 def read(path: Path, offset: int = 0) -> tuple[list[dict], int]:
-    """Return the complete records after a byte offset, and the offset for the next call; a missing file has none."""
+    """Return the complete records after a byte offset, and the offset for the next call.
+
+    A missing file has no records.
+    """
     try:
         with open(path, "rb") as file:
             file.seek(offset)
@@ -87,7 +89,7 @@ def read(path: Path, offset: int = 0) -> tuple[list[dict], int]:
 
 
 def first(path: Path) -> dict | None:
-    """Return the first record of a file if it is a complete `start`."""
+    """Return the first record of a file if it is a complete `start` record, else None."""
     try:
         with open(path, "rb") as file:
             found = next(_parse(file.readline()), None)
@@ -97,7 +99,7 @@ def first(path: Path) -> dict | None:
 
 
 def ended(path: Path) -> bool:
-    """Return whether the run that wrote the file reached its end."""
+    """Return whether the run that wrote the file has finished."""
     records, _ = read(path)
     return bool(records) and records[-1]["kind"] == "end"
 
@@ -107,6 +109,6 @@ def _parse(data: bytes) -> Iterator[dict]:
         try:
             record = json.loads(line)
         except ValueError:
-            continue  # a partial line, left by a kill
+            continue  # Skip a partial line that a kill has left.
         if isinstance(record, dict) and "kind" in record:
             yield record

@@ -1,13 +1,13 @@
-"""Revision of the project's code that a result was made with."""
+"""Git revision of the code that produced a result."""
 
 import subprocess
 from pathlib import Path
 
 
 def revision(folder: Path) -> str | None:
-    """Return the commit of the git repository around a folder, with `-dirty` when files differ from it, or None.
+    """Return the commit of the repository that contains a folder, with `-dirty` if files differ from it, or None.
 
-    A changed dvc.lock does not count, since every run writes one; MLflow's runs have a tag for it.
+    Changes to dvc.lock are ignored, because every run writes it; its hash is a separate tag of the runs in MLflow.
     """
 
     def git(*arguments: str) -> subprocess.CompletedProcess:

@@ -1,6 +1,6 @@
-"""Stage: a job whose parameters, inputs and folders are those of one prompt of the project.
+"""Job that runs one stage of a prompt.
 
-The body of a stage is the function `run(stage: Stage) -> dict[str, float]` in tasks/<name>.py.
+Each stage is a function `run(stage: Stage) -> dict[str, float]` in tasks/<name>.py.
 """
 
 import importlib
@@ -15,14 +15,14 @@ from tasks.runtime.project import STAGES, Project, code_of
 
 
 class Stage(Job):
-    """Job of one stage of a prompt, which the body of the stage receives."""
+    """Job of one stage of a prompt, which the function `run` of the stage's module receives."""
 
     def __init__(self, project: Project, name: str, id: str):
         if name not in STAGES:
             raise InputError(f"no stage '{name}'; the stages are {', '.join(STAGES)}")
         self.project = project
         self.id = id
-        resolved = project.resolve(id)  # once: a file edited while the stage runs changes nothing
+        resolved = project.resolve(id)  # Read the files once, so that edits during the run have no effect.
         self.prompt, self.config = resolved.prompt, resolved.config
         self.title = f"stage '{name}' of '{id}'"
         self.code, self.inputs = code_of(name), STAGES[name].inputs
@@ -51,10 +51,11 @@ class Stage(Job):
         return {"prompt": [self.prompt.text, self.prompt.seed]}
 
     def input(self, name: str) -> Path:
-        """Return the finished folder of an earlier stage."""
+        """Return the output folder of an earlier stage, after checking that it is complete."""
         if name not in self.inputs:
             raise ProlificError(
-                f"stage '{self.name}' reads '{name}' but does not list it: add it to STAGES in tasks/runtime/project.py"
+                f"stage '{self.name}' reads the output of '{name}', which must be among its inputs; "
+                "add it to STAGES in tasks/runtime/project.py"
             )
         folder = self.project.output(self.id, name)
         self._inputs[name] = check_output(folder, f"runs/{self.id}/{name}", f"prolific stage {name} {self.id}")
@@ -65,7 +66,7 @@ def run(project: Project, name: str, id: str) -> dict:
     """Run a stage in this process and return its metrics."""
     stage = Stage(project, name, id)
     stage.key  # noqa: B018 (reports a missing input before torch is loaded)
-    os.chdir(project.root)  # relative paths in the parameters start there
-    machine.threads(stage.config.system.threads)  # before the module of the body imports torch
+    os.chdir(project.root)  # Paths in the parameters are relative to the root.
+    machine.threads(stage.config.system.threads)  # This must precede the import of torch in the stage's module.
     body = importlib.import_module(f"tasks.{name}").run
     return stage.run(body, Console(f"{id} {name}"))

@@ -1,4 +1,4 @@
-"""Memory and processor use of this process, for the curves under "System metrics" in MLflow."""
+"""Memory and CPU usage of this process, for the curves under "System metrics" in MLflow."""
 
 import sys
 
@@ -6,14 +6,14 @@ import psutil
 
 
 class Usage:
-    """Sampler of this process's resources; a sample takes a tenth of a millisecond."""
+    """Sampler of the memory and CPU usage of this process; one sample takes 0.1 milliseconds."""
 
     def __init__(self):
         self._process = psutil.Process()
-        self._process.cpu_percent()  # starts the interval of the first sample
+        self._process.cpu_percent()  # The first call starts the interval of the first sample.
 
     def sample(self) -> dict[str, float]:
-        """Return the memory in use, and the processor time since the last sample (100 is one core)."""
+        """Return the memory in use (in MB) and the CPU usage since the last sample (in percent of one core)."""
         values = {
             "system/cpu_percent": self._process.cpu_percent(),
             "system/memory_mb": self._process.memory_info().rss / 2**20,

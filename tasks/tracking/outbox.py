@@ -1,7 +1,7 @@
-"""Runs that could not be sent to MLflow, kept in .state/mlflow/outbox/ until it is reachable again.
+"""Outbox for runs that could not be sent to MLflow, stored in .state/mlflow/outbox/ until it is reachable again.
 
 The next run of a prompt overwrites its records and outputs, so the metrics, images and small files that a tracker sends
-are copied; weights are not.
+are copied to the outbox. Weights are not copied.
 """
 
 import hashlib
@@ -15,19 +15,21 @@ from tasks.runtime import locks, records
 from tasks.runtime.project import Project
 from tasks.tracking.stage_run import FILES, manifest_digest
 
-_PLAIN = ("experiment", "name", "identity", "tags", "parameters", "prompts")  # attributes that are copied
+# Attributes of the subject that are copied.
+_PLAIN = ("experiment", "name", "identity", "tags", "parameters", "prompts")
 
 
 class PendingRun:
-    """Copy of a tracker's subject in a folder of the outbox, with the interface of the original."""
+    """Pending run in the outbox: a copy of a tracker's subject with the same interface as the original."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         content = json.loads((folder / "subject.json").read_text())
         for name in _PLAIN:
             setattr(self, name, content["subject"][name])
-        self.stages: dict[str, dict] = content["stages"]  # tags, parameters, cached, failed
-        self.finished: dict | None = content["finished"]  # metrics, origin
+        self.stages: dict[str, dict] = content["stages"]  # tags, parameters and flags by stage
+        # Metrics and origin of the run, or None if `Tracker.finish` was not called.
+        self.finished: dict | None = content["finished"]
         self.failed: bool = content["failed"]
 
     def delete(self) -> None:
@@ -51,9 +53,10 @@ class PendingRun:
 
 
 def keep(project: Project, token: str, subject, stages: dict[str, dict], finished: dict | None, failed: bool) -> None:
-    """Copy a subject into the outbox, where it replaces an earlier copy of the same run.
+    """Copy a subject to the outbox, replacing an earlier copy of the same run.
 
-    `stages` has `cached` and `failed` by stage; `finished` has `metrics`, `files` and `origin`, or is None.
+    `stages` maps the name of each stage to its flags `cached` and `failed`. `finished` has the keys `metrics`, `files`
+    and `origin`, or is None if `Tracker.finish` was not called.
     """
     stages = {
         name: flags | {"tags": subject.stage_tags(name), "parameters": subject.stage_parameters(name)}
@@ -88,7 +91,7 @@ def keep(project: Project, token: str, subject, stages: dict[str, dict], finishe
 
 
 def kept(project: Project) -> Iterator[PendingRun]:
-    """Iterate over the kept runs, the oldest first, or over none while another process sends them."""
+    """Yield the pending runs, the oldest first, or nothing if another process is already sending them."""
     if not _folder(project).is_dir():
         return
     try:

@@ -12,14 +12,14 @@ EXPERIMENT = "prolific"
 
 @dataclass(frozen=True)
 class Group:
-    """Prompts of one sweep: an experiment in MLflow, and its dataset, which has a `row` for each prompt."""
+    """Prompts of one sweep: the name of their MLflow experiment, and its dataset, which has one `row` per prompt."""
 
     experiment: str
     prompts: list[dict]
 
 
 class PromptRuns:
-    """Runs of one prompt, which without a `group` are in the project's own experiment."""
+    """Runs of one prompt, which belong to the default experiment unless a `group` is given."""
 
     def __init__(self, resolved: ResolvedPrompt, group: Group | None = None):
         self.project, self.prompt, self.config = resolved.project, resolved.prompt, resolved.config
@@ -46,13 +46,13 @@ class PromptRuns:
 
     @property
     def metrics(self) -> dict:
-        """Metrics of the finished model by `evaluate` and `export`; MLflow plots the first one first."""
+        """Metrics of the finished model: those of `evaluate`, followed by those of `export`."""
         paths = [self.output(stage) / "metrics.json" for stage in ("evaluate", "export")]
         return {name: value for path in paths if path.is_file() for name, value in json.loads(path.read_text()).items()}
 
     @property
     def files(self) -> list[Path]:
-        """The finished model, its turntable and its report."""
+        """Paths of the finished model, its turntable and its report."""
         turntable = self.output("evaluate") / "turntable.mp4"
         return [self.output("export") / "mesh.glb", turntable, self.project.report(self.name)]
 
@@ -66,7 +66,7 @@ class PromptRuns:
 
 
 def row(prompt: Prompt) -> dict:
-    """Return the entry of a prompt in a dataset."""
+    """Return the row of a prompt in the dataset of its experiment."""
     return {"id": prompt.id, "text": prompt.text, "seed": prompt.seed, "preset": prompt.preset}
 
 

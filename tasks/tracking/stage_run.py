@@ -1,4 +1,4 @@
-"""Nested run of one stage in MLflow, sent from the stage's records and output on disk."""
+"""Nested MLflow run of one stage, which is sent from the stage's records and output on disk."""
 
 import hashlib
 import json
@@ -8,14 +8,14 @@ from pathlib import Path
 
 from tasks.runtime import records
 
-SENT = "prolific.sent"  # tag: number of bytes of the records file that have been sent
-ATTEMPT = "prolific.attempt"  # tag: identifies the computation that made the records or the output
-FILES = ("*.json", "*.png", "*.mp4", "*.glb")  # files of a stage's output that are sent
+SENT = "prolific.sent"  # tag with the number of bytes of the records file that have been sent
+ATTEMPT = "prolific.attempt"  # tag that identifies the computation that produced the records or the output
+FILES = ("*.json", "*.png", "*.mp4", "*.glb")  # patterns of the output files that are sent
 FACTS = ("cached", "device", "seconds", "peak_memory_mb")
 
 
 class StageRun:
-    """Run of a stage, which its tracker (tasks/tracking/tracker.py) finds or creates."""
+    """MLflow run of one stage, nested in the parent run of its tracker (tasks/tracking/tracker.py)."""
 
     def __init__(self, tracker, stage: str):
         self.tracker, self.stage = tracker, stage
@@ -25,16 +25,16 @@ class StageRun:
         self.run: str | None = None
         self.offset = 0
         self.done = False
-        self.facts: dict[str, str | float] = {}  # values of FACTS, for the parent
+        self.facts: dict[str, str | float] = {}  # values of FACTS, which the parent run summarises
 
     def send(self, parent: str, cached: bool, failed: bool) -> None:
         path = self.state / "records.jsonl"
         start = records.first(path)
         if cached and not self._recorded(path):
-            start = None  # the output came from DVC's cache, and the records belong to another run
+            start = None  # The output came from DVC's cache, and the records belong to another run.
         attempt = start["attempt"] if start else manifest_digest(self.output)
         if attempt is None:
-            return  # the stage has not started
+            return  # The stage has not started.
         if attempt != self.attempt:
             self._open(parent, attempt, start, cached)
         if self.done:
@@ -46,12 +46,12 @@ class StageRun:
             self._close(end)
         elif failed:
             self.tracker.client.set_terminated(self.run, "FAILED")
-        if offset != self.offset:  # at the end, so that an interrupted transfer is repeated as a whole
+        if offset != self.offset:  # Set the tag last, so that an interrupted transfer is repeated.
             self.offset = offset
             self.tracker.client.set_tag(self.run, SENT, str(offset))
 
     def _recorded(self, path: Path) -> bool:
-        """Return whether the records belong to the present output."""
+        """Return whether the records belong to the current output."""
         found, _ = records.read(path)
         return bool(found) and found[-1].get("manifest", "")[:16] == manifest_digest(self.output)
 
@@ -65,7 +65,7 @@ class StageRun:
             self.offset = int(sent.get(SENT, 0))
             self.done = found.info.status == "FINISHED"
             return
-        # A computation that MLflow has no run of was made for this parent, even if it is sent only when up to date.
+        # If MLflow has no run of this attempt, it was computed for this parent, even if DVC now reports it as cached.
         cached = cached and (start is None or tracker.find(attempt, ATTEMPT, anywhere=True) is not None)
         self.facts = {"cached": str(cached).lower()}
         tags = {
@@ -89,14 +89,17 @@ class StageRun:
             if record["kind"] == "metrics":
                 values = {**record["values"], **record.get("usage", {})}
                 points += [(name, value, record["step"], time) for name, value in values.items()]
-            elif record["kind"] == "picture":
+            elif record["kind"] == "image":
                 self._image(record, time)
             elif record["kind"] == "file" and (self.state / record["file"]).is_file():
                 self.tracker.client.log_artifact(self.run, str(self.state / record["file"]))
         log(self.tracker.client, self.run, points)
 
     def _image(self, record: dict, time: int) -> None:
-        """Send an image under the name that the UI's step slider expects, which is the same when it is sent again."""
+        """Send an image under the name that MLflow's step slider expects.
+
+        The name is deterministic, so that sending an image again replaces it.
+        """
         source = self.state / record["file"]
         if not source.is_file():
             return
@@ -111,7 +114,7 @@ class StageRun:
         self.tracker.client.set_tag(self.run, "mlflow.loggedImages", "true")
 
     def _close(self, end: dict | None) -> None:
-        """Send the metrics, files, time and memory of a stage that has ended, and close its run."""
+        """Send the metrics, files, run time and peak memory of a finished stage, and mark its run as finished."""
         client, end = self.tracker.client, end or {}
         metrics = self.output / "metrics.json"
         values = end.get("metrics") or (json.loads(metrics.read_text()) if metrics.is_file() else {})
@@ -119,12 +122,12 @@ class StageRun:
         fractions = {
             f"time_fraction_{name.replace(' ', '_')}": fraction for name, fraction in end.get("fractions", {}).items()
         }
-        # A final metric is logged at the last step, so that it ends a curve of the same name.
+        # Final metrics are logged at the last step, so that they become the last points of curves with the same names.
         step = max(
             (record["step"] for record in records.read(self.state / "records.jsonl")[0] if record["kind"] == "metrics"),
             default=0,
         )
-        step = step if end else 0  # the records belong to another run
+        step = step if end else 0  # Without an end record, the records belong to another run.
         log(
             client,
             self.run,
@@ -142,12 +145,12 @@ class StageRun:
 
 
 def milliseconds(record: dict) -> int:
-    """Return the time of a record in milliseconds, or 0 where it has none."""
+    """Return the time of a record in milliseconds, or 0 if it has none."""
     return int(record.get("time", 0) * 1000)
 
 
 def log(client, run: str, points: list[tuple]) -> None:
-    """Log points (name, value, step, milliseconds) in batches."""
+    """Log metrics, given as tuples (name, value, step, milliseconds), in batches."""
     from mlflow.entities import Metric
 
     metrics = [Metric(name, value, time, step) for name, value, step, time in points if value is not None]
@@ -156,6 +159,6 @@ def log(client, run: str, points: list[tuple]) -> None:
 
 
 def manifest_digest(output: Path) -> str | None:
-    """Return a short digest of the manifest in a stage's output, or None where there is none."""
+    """Return a short digest of the manifest in a stage's output, or None if the manifest does not exist."""
     manifest = output / "manifest.json"
     return hashlib.sha256(manifest.read_bytes()).hexdigest()[:16] if manifest.is_file() else None

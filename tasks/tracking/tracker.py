@@ -1,9 +1,9 @@
 """Tracking with MLflow: a parent run for each prompt (or prior) and configuration, and a nested run for each stage.
 
-Everything is read from the records and output that a stage leaves on disk, so that it can be sent at any time and
-repeatedly: a run is found by a tag with its identity, points carry their own times, and images have fixed names.
-Tracking never fails a run: a server that does not answer causes one warning, and what was not sent is kept
-(tasks/tracking/outbox.py) and sent later.
+Everything is read from the records and outputs of the stages on disk, so it can be sent at any time and more than once:
+runs are identified by a tag, metrics have their own timestamps, and images have fixed names. Tracking never makes a run
+fail: if the server does not answer, one warning is printed, and the unsent data is kept (tasks/tracking/outbox.py) and
+sent later.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from tasks.tracking.prompt_runs import PromptRuns
 from tasks.tracking.stage_run import FACTS, StageRun, log
 
 TOKEN = "prolific.token"
-WHOLE = ""  # key of the hash of a whole dvc.lock, besides those of its stages
+WHOLE = ""  # key of the hash of the whole dvc.lock; the other keys are names of stages
 
 
 def uri(project: Project) -> str:
@@ -36,7 +36,10 @@ def uri(project: Project) -> str:
 
 
 def prepare() -> None:
-    """Import MLflow, which takes two seconds, in a thread while Prefect's server starts or DVC checks the stages."""
+    """Start importing MLflow in a thread.
+
+    The import takes two seconds, during which Prefect's server starts or DVC checks the stages.
+    """
     if os.environ.get("PROLIFIC_TRACKER") != "off":
         _set_environment()
         module = "mlflow" if os.environ.get("MLFLOW_TRACKING_URI") else "mlflow.store.tracking.sqlalchemy_store"
@@ -44,23 +47,23 @@ def prepare() -> None:
 
 
 def _set_environment() -> None:
-    """Set the variables that MLflow reads when it is imported."""
+    """Set the environment variables that MLflow reads when it is imported."""
     machine.disable_telemetry()
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
 
 
 def sync(project: Project, subject, stages: list[str]) -> None:
-    """Send the records of stages of a prompt, given by its id, or of another subject."""
+    """Send the records of the given stages of a subject, which is the id of a prompt or an object (see `Tracker`)."""
     with Tracker(project, subject) as tracker:
         for stage in stages:
             tracker.sync_stage(stage)
-        if isinstance(tracker.subject, PromptRuns) and "evaluate" in stages:  # the last stage
+        if isinstance(tracker.subject, PromptRuns) and "evaluate" in stages:  # evaluate is the last stage
             tracker.finish(tracker.subject.metrics, tracker.subject.files)
 
 
 def remember(project: Project, experiment: str, key: str, parameters: dict, values: dict, files: list[Path]) -> None:
-    """Send a run without stages, with its parameters, metrics and files; a later call with the same key updates it."""
+    """Send the parameters, metrics and files of a run without stages, or update the run if the key was used before."""
     runs = SimpleNamespace(
         experiment=experiment, name=experiment, identity=[experiment, key], tags={}, parameters=parameters
     )
@@ -69,10 +72,11 @@ def remember(project: Project, experiment: str, key: str, parameters: dict, valu
 
 
 class Tracker:
-    """Runs of one subject. Call `sync_stage` repeatedly while a stage runs, and once when it has ended.
+    """Context manager that sends the runs of one subject to MLflow.
 
-    The subject is the id of a prompt, or an object with the attributes of `PromptRuns`, of which some may be missing
-    where there are no stages.
+    Call `sync_stage` repeatedly while a stage runs, and once more after it has ended. The subject is the id of a prompt
+    or an object with the attributes of `PromptRuns`. If it has no stages, only `experiment`, `name`, `identity`, `tags`
+    and `parameters` are required.
     """
 
     def __init__(self, project: Project, subject):
@@ -82,7 +86,7 @@ class Tracker:
         self.token = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self.client = None
         self._off = os.environ.get("PROLIFIC_TRACKER") == "off"
-        self._lost = False  # whether the server stopped answering
+        self._lost = False  # whether the server has stopped answering
         self._parent: str | None = None
         self._status: str | None = None
         self._stages: dict[str, StageRun] = {}
@@ -99,16 +103,19 @@ class Tracker:
         if self._lost:
             try:
                 outbox.keep(self.project, self.token, self.subject, self._synced, self._finished, failed)
-            except Exception as trouble:  # a full disk, most likely
-                print(f"prolific: the records for MLflow could not be kept ({trouble})", file=sys.stderr)
+            except Exception as trouble:  # The most likely cause is a full disk.
+                print(
+                    f"prolific: could not save the unsent MLflow records ({trouble}); free some disk space",
+                    file=sys.stderr,
+                )
 
     def sync_stage(self, stage: str, cached: bool = False, failed: bool = False) -> None:
-        """Send the new records of a stage, and its metrics and files when it has ended or is `cached` by DVC."""
+        """Send the new records of a stage, and its metrics and files if it has ended or its output was `cached`."""
         self._synced[stage] = {"cached": cached, "failed": failed}
         self._guarded(lambda: self._sync_stage(stage, cached, failed))
 
     def finish(self, metrics: dict, files: list[Path]) -> None:
-        """Send the subject's own metrics and files to the parent run, with the revisions of code and DVC lock."""
+        """Send the subject's metrics and files to the parent run, with the code revision and the hashes of dvc.lock."""
         if self._off and not self._lost:
             return
         origin = {"revision": revision(self.project.root), "locks": self._locks()}
@@ -116,13 +123,13 @@ class Tracker:
         self._guarded(lambda: self._finish(**self._finished))
 
     def address(self, port: int = 5000) -> str | None:
-        """Return the URL of the parent run in the UI that `prolific ui` serves."""
+        """Return the URL of the parent run in the UI that `prolific ui` serves, or None if no run was sent."""
         if not self._parent:
             return None
         return f"http://127.0.0.1:{port}/#/experiments/{self._experiment}/runs/{self._parent}"
 
     def parent(self) -> str:
-        """Return the subject's run, which is created when there is none."""
+        """Return the id of the subject's parent run, which is created if it does not exist."""
         if self._parent is None:
             if self.client is None:
                 self._connect()
@@ -138,18 +145,18 @@ class Tracker:
         return self._parent
 
     def find(self, value: str, tag: str = TOKEN, anywhere: bool = False):
-        """Return the run with a value of a tag in the subject's experiment or in any, or None."""
+        """Return a run whose `tag` equals `value`, in the subject's experiment or `anywhere`, or None."""
         places = [found.experiment_id for found in self.client.search_experiments()] if anywhere else [self._experiment]
         found = self.client.search_runs(places, f"tags.`{tag}` = '{value}'", max_results=1)
         return found[0] if found else None
 
     def make(self, token: str, tags: dict, began: int = 0):
-        """Create a run with a token by which it is found again; `began` is in milliseconds, or 0 for now."""
+        """Create a run that `find` can find by its token; `began` is its start time in milliseconds, or 0 for now."""
         tags = {TOKEN: token, "mlflow.source.name": "prolific", "mlflow.user": "prolific", **tags}
         return self.client.create_run(self._experiment, start_time=began or None, tags=tags)
 
     def parameters(self, run, values: dict) -> None:
-        """Log the parameters that a run lacks, since the server may have stopped after the run's creation."""
+        """Log the parameters that are missing from a run, because a server may fail after it has created the run."""
         from mlflow.entities import Param
 
         items = [Param(name, str(value)[:6000]) for name, value in values.items() if name not in run.data.params]
@@ -184,11 +191,11 @@ class Tracker:
 
     def _end(self, failed: bool) -> None:
         status = "FAILED" if failed else "FINISHED"
-        if status != self._status:  # a run that had finished keeps its times
+        if status != self._status:  # A run that has already finished keeps its end time.
             self.client.set_terminated(self._parent, status)
 
     def _send_kept(self) -> None:
-        """Send the runs of the outbox; they stay there if the server stops answering again."""
+        """Send the pending runs, which stay in the outbox if the server stops answering again."""
         for kept in outbox.kept(self.project):
             tracker = Tracker(self.project, kept)
             tracker.client = self.client
@@ -200,13 +207,13 @@ class Tracker:
                     tracker._finish(kept.finished["metrics"], kept.files, kept.finished["origin"])
                 tracker._end(kept.failed)
             except Exception as error:
-                self.client.search_experiments(max_results=1)  # raises if the server does not answer
-                print(f"prolific: {kept.folder} cannot be sent to MLflow and is kept ({error})", file=sys.stderr)
+                self.client.search_experiments(max_results=1)  # This raises if the server does not answer.
+                print(f"prolific: could not send {kept.folder} to MLflow; it stays there ({error})", file=sys.stderr)
             else:
                 kept.delete()
 
     def _log_metrics(self, run: str, values: dict) -> None:
-        """Log metrics whose values differ from those of the run, which shows the newest."""
+        """Log the metrics whose values differ from the latest ones of the run."""
         there = self.client.get_run(run).data.metrics
         now = int(time.time() * 1000)
         log(self.client, run, [(name, value, 0, now) for name, value in values.items() if there.get(name) != value])
@@ -217,7 +224,7 @@ class Tracker:
         self.client.log_batch(run, tags=[RunTag(name, value) for name, value in tags.items() if value])
 
     def _dataset(self, run: str, prompts: list[dict]) -> None:
-        """Log the prompts of a sweep as the dataset of the run."""
+        """Log the prompts as the dataset of a run."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
         from mlflow.exceptions import MlflowException
 
@@ -239,16 +246,16 @@ class Tracker:
         inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "prompts")])]
         try:
             self.client.log_inputs(run, inputs)
-        except MlflowException:  # another prompt of the sweep logged it at the same moment, so it exists now
+        except MlflowException:  # Another prompt of the sweep created the dataset concurrently, so try again.
             self.client.log_inputs(run, inputs)
 
     def _locks(self) -> dict[str, str]:
-        """Return hashes of the subject's dvc.lock (WHOLE) and of each stage's entry in it."""
+        """Return the hashes of the subject's dvc.lock (with the key WHOLE) and of each stage's entry in it."""
         path = (self.project.root / getattr(self.subject, "pipeline", "")).with_name("dvc.lock")
         if not hasattr(self.subject, "pipeline") or not path.is_file():
             return {}
         content = path.read_bytes()
-        stages = (yaml.safe_load(content) or {}).get("stages", {})  # a kill may have left it empty
+        stages = (yaml.safe_load(content) or {}).get("stages", {})  # The file may be empty after a kill.
         entries = {name: json.dumps(entry, sort_keys=True).encode() for name, entry in stages.items()}
         return {name: hashlib.sha256(entry).hexdigest()[:16] for name, entry in {WHOLE: content, **entries}.items()}
 
@@ -259,7 +266,7 @@ class Tracker:
         logging.getLogger("alembic").setLevel(logging.ERROR)
         folder = self.project.state / "mlflow"
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "lock"):  # MLflow crashes when several processes create the database
+        with FileLock(folder / "lock"):  # MLflow crashes if several processes create the database at once.
             from mlflow import MlflowClient
 
             client = MlflowClient(uri(self.project))
@@ -267,7 +274,7 @@ class Tracker:
         self.client = client
 
     def _find_experiment(self) -> str:
-        """Return the id of the subject's experiment, which is created when there is none."""
+        """Return the id of the subject's experiment, which is created if it does not exist."""
         from mlflow.exceptions import MlflowException
 
         name = self.subject.experiment
@@ -277,9 +284,9 @@ class Tracker:
             place = (self.project.state / "mlflow" / "artifacts").as_uri() if local else None
             try:
                 return self.client.create_experiment(name, artifact_location=place)
-            except MlflowException:  # another process or machine has created it meanwhile
+            except MlflowException:  # Another process or machine has created it in the meantime.
                 found = self.client.get_experiment_by_name(name)
-        if found.lifecycle_stage == "deleted":  # in the UI, where its name stays taken
+        if found.lifecycle_stage == "deleted":  # It was deleted in the UI, where its name stays reserved.
             self.client.restore_experiment(found.experiment_id)
         return found.experiment_id
 
@@ -288,11 +295,11 @@ class Tracker:
             return
         try:
             work()
-        except Exception as error:  # no failure of a server may end a run
+        except Exception as error:  # A server failure must not end the run.
             self._off = self._lost = True
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             print(
-                f"prolific: MLflow at {uri(self.project)} is not reachable; the run goes on, and what it "
-                f"recorded is kept and sent the next time ({reason})",
+                f"prolific: MLflow at {uri(self.project)} is not reachable; the run continues, and its "
+                f"records are kept and sent by the next run ({reason})",
                 file=sys.stderr,
             )

@@ -54,7 +54,7 @@ def test_an_example_is_short_and_needs_public_names_only(name):
 
 def test_the_public_names_are_those_of_the_modules():
     names = {}
-    for node in ast.walk(ast.parse((ROOT / "prolific_core/__init__.py").read_text())):
+    for node in ast.walk(ast.parse((ROOT / "prolific_core/__init__.pyi").read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("prolific_core."):
             names |= {alias.name: node.module for alias in node.names}
     assert names == prolific_core._MODULE_OF

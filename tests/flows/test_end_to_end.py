@@ -1,11 +1,11 @@
-"""The whole way, as a user goes it: a sentence, six real stages, a model. The prior is tiny and random.
+"""A whole run of the command, with DVC, Prefect and MLflow, and with six real stages on a tiny random prior.
 
-What the numbers are worth is for other tests; here every stage must do its work on what the one
-before left, through DVC, Prefect and MLflow, and do it once.
+The values of the metrics are the subject of other tests.
 """
 
 import json
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -16,12 +16,12 @@ from tests.support import metrics_page, tiny_pipeline
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A clone in which one prompt was made, and what the command said."""
+    """Clone in which one prompt was made, and the finished command."""
     root = copy_project(tmp_path_factory.mktemp("end to end") / "clone")
     tiny_pipeline.make(root / "prior")
     clone = Clone(root)
     clone.edit("params.yaml", "path: toybox", "path: prior")
-    # No word that the Toybox knows: its judges are not asked.
+    # The Toybox has no such word, so that its classifier is not used.
     done = clone.prolific("generate", "something", "--preset", "tiny", "--json", PROLIFIC_TRACKER="flow")
     assert done.returncode == 0, done.stderr
     return clone, done
@@ -44,11 +44,11 @@ def test_a_sentence_becomes_a_model(made):
 
     frames = imageio.imread(result["turntable"])
     assert frames.shape[0] == 8 and frames.shape[-1] == 3
-    page = open(result["report"]).read()
+    page = Path(result["report"]).read_text()
     assert page.count("<img") >= 4 and "<video" in page and "<svg" in page
 
 
-def test_its_curves_pictures_and_files_are_in_mlflow(made):
+def test_its_curves_images_and_files_are_in_mlflow(made):
     clone, _ = made
     from mlflow import MlflowClient
 
@@ -60,7 +60,7 @@ def test_its_curves_pictures_and_files_are_in_mlflow(made):
     logged = {name for run in runs.values() for name in run.data.metrics}
     assert (
         logged <= metrics_page.documented()
-        and {"loss_normal_consistency", "share_score_model", "system/memory_mb"} <= logged
+        and {"loss_normal_consistency", "time_fraction_score_model", "system/memory_mb"} <= logged
     )
     parent = runs.pop("something-tiny")
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}

@@ -1,4 +1,4 @@
-"""Whole processes killed, many times, and machines that are lost: minutes, so `make test-faults` only."""
+"""Kills of whole commands and loss of machines, which take minutes and run in `make test-faults` only."""
 
 import os
 import random
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.faults
 
 
 def test_a_command_killed_at_any_moment_goes_on_by_any_other(clone, made_once, prefect_server):
-    """Prefect, DVC and the stages at once, as a power cut or the out-of-memory killer would; then whichever command."""
+    """Kill all processes, like a power cut, or one of them, like the out-of-memory killer, and run any command."""
     chance = random.Random(11)
     commands = [
         (["flows.cli.main", "sweep", "a-red-mug"], 9.0),
@@ -34,12 +34,12 @@ def test_a_command_killed_at_any_moment_goes_on_by_any_other(clone, made_once, p
         time.sleep(chance.random() * seconds)
         started = [psutil.Process(running.pid), *psutil.Process(running.pid).children(recursive=True)]
         if turn % 2:
-            os.killpg(running.pid, signal.SIGKILL)  # all of its group; the others end with their parents
+            os.killpg(running.pid, signal.SIGKILL)  # the whole group; other processes end with their parents
         else:
             chance.choice(started).kill()  # one of them
         running.communicate(timeout=120)
         assert not psutil.wait_procs(started, timeout=20)[1]
-        if turn % 6 == 5:  # another seed, so that there is work again
+        if turn % 6 == 5:  # another seed makes the stages run again
             clone.edit("prompts/a-red-mug/prompt.yaml", f"seed: {turn // 6}", f"seed: {turn // 6 + 1}")
     clone.edit("prompts/a-red-mug/prompt.yaml", "seed: 4", "seed: 0")
     done = clone.prolific("sweep", "a-red-mug", **prefect_server)
@@ -50,7 +50,7 @@ def test_a_command_killed_at_any_moment_goes_on_by_any_other(clone, made_once, p
 
 @pytest.fixture
 def whole_server(tmp_path):
-    """As a user starts one, with the services that schedule runs and watch for events that do not come."""
+    """Server as a user starts one, with the services for schedules and automations."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}/api"
@@ -71,11 +71,11 @@ def whole_server(tmp_path):
         process.wait(30)
 
 
-def test_a_lost_machine_is_noticed_by_its_silence_and_its_prompt_made_elsewhere(clone, project, whole_server):
+def test_the_prompt_of_a_lost_machine_is_made_by_another_worker(clone, project, whole_server):
     (id,) = add(project, "a blue chair")
     environment = {**whole_server, "PREFECT_LOGGING_LEVEL": "ERROR"}
     without = clone.prolific("sweep", "--pool", "gpu", **environment)
-    assert without.returncode == 2 and "has no deployment generate/gpu; make it: prolific deploy" in without.stderr
+    assert without.returncode == 2 and "has no deployment generate/gpu; run `prolific deploy`" in without.stderr
     for _ in range(2):
         assert clone.prolific("deploy", **environment).returncode == 0
     assert len(ask(whole_server, "automations/filter")) == 1 and len(ask(whole_server, "deployments/filter")) == 2
@@ -95,7 +95,7 @@ def test_a_lost_machine_is_noticed_by_its_silence_and_its_prompt_made_elsewhere(
     other = clone.start("flows.cli.main", "worker", **environment)
     try:
         out, err = sweeping.communicate(timeout=400)
-        assert sweeping.returncode == 0 and "its run crashed; started again (1 of 2)" in err, out + err
+        assert sweeping.returncode == 0 and "the run crashed; restarting it (1 of 2)" in err, out + err
         assert clone.ran() == ["initialise", "nerf", *list(STAGES)[1:]]
         states = [
             run["state_name"]
@@ -129,11 +129,11 @@ def test_a_pool_makes_prompts_and_a_crashed_run_is_started_again(clone, project,
             process for process in psutil.Process(worker.pid).children(recursive=True) if "tasks" in process.cmdline()
         )
         assert stage.environ()["CUDA_VISIBLE_DEVICES"] == "3"
-        # The process of the run: the worker's own child.
+        # The process of the flow run is a child of the worker.
         engine = next(process for process in stage.parents() if "prefect.engine" in process.cmdline())
         engine.kill()
         out, err = sweeping.communicate(timeout=120)
-        assert sweeping.returncode == 0 and "its run crashed; started again (1 of 2)" in err, out + err
+        assert sweeping.returncode == 0 and "the run crashed; restarting it (1 of 2)" in err, out + err
         assert clone.ran() == ["initialise", "nerf", *list(STAGES)[1:]]
         started = psutil.Process(worker.pid).children(recursive=True)
         worker.send_signal(signal.SIGTERM)

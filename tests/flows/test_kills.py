@@ -1,4 +1,4 @@
-"""A stage killed at any moment and started again ends with the bytes of one that was not."""
+"""Stages that are killed and started again end with the same bytes as stages that are not."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from tests.support import tiny_pipeline
 
 @pytest.fixture
 def clones(tmp_path) -> tuple[Clone, Clone]:
-    """Two copies of a project with one tiny prompt, whose checkpoints come every other step."""
+    """Two copies of a project with one tiny prompt, whose stages write a checkpoint every other step."""
     first = Clone(copy_project(tmp_path / "whole"))
     tiny_pipeline.make(first.root / "prior")
     first.edit("params.yaml", "path: toybox", "path: prior")
@@ -30,7 +30,9 @@ def files(clone: Clone) -> dict[str, bytes]:
     return {path.relative_to(runs).as_posix(): path.read_bytes() for path in sorted(runs.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.parametrize("kills", [10, pytest.param(100, marks=pytest.mark.faults)])
+@pytest.mark.parametrize(
+    "kills", [pytest.param(10, marks=pytest.mark.slow), pytest.param(100, marks=pytest.mark.faults)]
+)
 def test_killed_stages_end_in_the_same_bytes(clones, kills):
     whole, killed = clones
     script = [

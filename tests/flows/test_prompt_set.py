@@ -1,4 +1,4 @@
-"""The prompt set: what is added, imported, named and removed, and what a changed number re-runs."""
+"""Prompts on file: adding, importing, selecting and removing them, and the stages that a changed parameter runs."""
 
 import json
 
@@ -12,7 +12,7 @@ from tasks.runtime.project import Project
 
 @pytest.fixture
 def prolific(project, monkeypatch, capsys):
-    """The command in this process: its status, and what it printed."""
+    """Run the command in this process and return its status, stdout and stderr."""
     monkeypatch.chdir(project.root)
 
     def run(*arguments: str):
@@ -61,15 +61,15 @@ def test_a_prompt_is_added_once_and_edited_after_that(prolific, project):
         (["--set", "nerf.step=5"], "--set: unknown key 'nerf.step'; did you mean 'steps'?"),
         (["--set", "nerf.steps=many"], "--set: nerf.steps = 'many'"),
         (["--set", "nerf.steps=0"], "--set: nerf.steps = 0"),
-        (["--set", "nerf.steps"], "write KEY=VALUE"),
+        (["--set", "nerf.steps"], "a setting must be KEY=VALUE"),
         (["--set", "nerf={}"], "'nerf' is a group of parameters"),
         (["--set", "nerf.guidance={scale: 5}"], "'nerf.guidance' is a group of parameters"),
-        (["--set", "nerf.steps={"], "the value is not YAML"),
+        (["--set", "nerf.steps={"], "the value must be YAML"),
         (["--set", "nerf.cameras.fov=[50, 40]"], "a range goes from low to high"),
         (["--preset", "../demo"], "no preset '../demo'"),
         (["--seed", "-1"], "seed = -1"),
         (["--id", "../x"], "not usable"),
-        (["--id", "a-red-mug"], "prompts/a-red-mug is 'a red mug' already"),
+        (["--id", "a-red-mug"], "prompts/a-red-mug already exists with the text 'a red mug'"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(prolific, project, arguments, said):
@@ -110,18 +110,22 @@ def test_a_file_becomes_prompts_and_a_set(prolific, project, name, id, steps):
         ("x.txt", "a green mug\na\tred mug\n", "x.txt, line 2: the prompt has a control character"),
         ("x.csv", "text,nerf.step\na green mug,5\n", "x.csv, line 2: unknown key 'nerf.step'"),
         ("x.csv", "text,seed\na green mug,-1\n", "x.csv, line 2: prompt: seed = -1"),
-        ("x.csv", "text,seed\na green mug, small,1\n", "x.csv, line 2: not as many cells"),
-        ("x.csv", "prompt\na green mug\n", "the first line names the columns: text"),
+        ("x.csv", "text,seed\na green mug, small,1\n", "x.csv, line 2: the line must have as many cells as the header"),
+        ("x.csv", "prompt\na green mug\n", "the first line must name the columns: text"),
         (
             "x.yaml",
             "- a green mug\n- {text: a red mug, nerf: {step: 5}}\n",
             "x.yaml, prompt 2: unknown key 'nerf.step'",
         ),
         ("x.yaml", "- a green mug\n- 5\n", "x.yaml, prompt 2: the prompt must be text"),
-        ("x.yaml", "- {text: a green mug, id: g}\n- {text: a mug, id: g}\n", "x.yaml, prompt 2: 'g' was given before"),
+        (
+            "x.yaml",
+            "- {text: a green mug, id: g}\n- {text: a mug, id: g}\n",
+            "x.yaml, prompt 2: 'g' occurs twice with different values",
+        ),
         ("x.yaml", "a: {", "not valid YAML"),
-        ("x.json", "[]", "ends in .txt, .csv or .yaml"),
-        ("a-red-mug.txt", "a green mug\n", "give the set another name with --name"),
+        ("x.json", "[]", "must be a .txt, .csv or .yaml file"),
+        ("a-red-mug.txt", "a green mug\n", "choose another name for the set with --name"),
         ("x.txt", "\n", "x.txt has no prompts"),
     ],
 )
@@ -153,7 +157,7 @@ def test_names_are_ids_sets_and_patterns(project):
             sets.select(project, [name])
 
 
-def test_list_shows_what_is_made(prolific, project):
+def test_list_shows_finished_stages(prolific, project):
     output = project.output("a-red-mug", "initialise")
     output.mkdir(parents=True)
     (output / "manifest.json").write_text("{}")
@@ -170,7 +174,7 @@ def test_list_shows_what_is_made(prolific, project):
     assert found == {"id": "a-red-mug", "text": "a red mug", "seed": 0, "preset": "demo", "stages": 1}
 
 
-def test_a_number_reruns_what_reads_it_and_what_depends_on_that(made):
+def test_a_parameter_runs_its_stage_and_the_later_ones_again(made):
     project = Project(made.root)
     for setting, stages in {
         "logging.preview_every=3": [],
@@ -183,15 +187,17 @@ def test_a_number_reruns_what_reads_it_and_what_depends_on_that(made):
         assert made.repro() == stages, setting
 
 
-def test_a_prompt_costs_the_others_nothing(made):
-    """DVC reads no other pipeline, of which there may be hundreds, when one prompt is brought up to date."""
+def test_a_run_reads_no_other_prompt(made):
+    """Bringing one prompt up to date reads its pipeline only, since there may be hundreds of them."""
     other = made.root / "prompts" / "other" / "dvc.yaml"
     other.parent.mkdir()
     other.write_text("stages: [this is no pipeline]")
     try:
         assert made.repro() == [] and made.repro("prompts/a-red-mug/dvc.yaml:nerf") == []
         assert made.run("tasks.dvc_pipeline.cli", "status", "prompts/a-red-mug/dvc.yaml").returncode == 0
-        assert "other/dvc.yaml" in made.run("tasks.dvc_pipeline.cli", "repro").stderr  # in the root everything is read
+        assert (
+            "other/dvc.yaml" in made.run("tasks.dvc_pipeline.cli", "repro").stderr
+        )  # `dvc repro` in the root reads all of them
     finally:
         other.unlink()
         other.parent.rmdir()

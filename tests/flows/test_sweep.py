@@ -1,5 +1,6 @@
-"""Many prompts at once: failures, kills, lost servers, two runs of one prompt; and what a user is told."""
+"""Sweeps: failures, kills, lost servers, concurrent runs of one prompt, workers and messages."""
 
+import io
 import json
 import os
 import signal
@@ -38,7 +39,7 @@ def until(ready, seconds: float = 90):
 
 
 def in_mlflow(project) -> dict:
-    """How the prompts' own runs ended, by experiment and name."""
+    """Return the status of the prompts' parent runs by experiment and name."""
     from mlflow import MlflowClient
 
     from tasks.tracking import tracker
@@ -73,11 +74,11 @@ def test_a_failure_stops_no_other_and_only_it_runs_again(clone, project, prefect
     lines = done.stdout.splitlines()
     assert lines[0].split()[:2] == ["chair", "done"] and lines[1].split()[:2] == ["car", "failed"]
     assert "car: stage 'nerf' of 'car' failed: out of memory" in done.stdout and "    last words" in lines
-    assert lines[-1] == "2 prompts: 1 done, 1 failed; to go on: prolific sweep --only-failed"
+    assert lines[-1] == "2 prompts: 1 done, 1 failed; to continue, run: prolific sweep --only-failed"
     assert all(len(line) <= 80 for line in done.stderr.splitlines()), done.stderr
     assert sorted(clone.ran()) == sorted([*STAGES, "initialise", "nerf"])
 
-    # Prefect has a run for each, under one of the sweep, and the table of results.
+    # Prefect has a run for each prompt below the run of the sweep, and the table of results.
     runs = ask(prefect_server, "flow_runs/filter", sort="START_TIME_DESC", limit=3)
     states = {run["name"]: run["state_name"] for run in runs}
     assert states == {"chair": "Completed", "car": "Failed", "chair, car": "Failed"}
@@ -87,7 +88,7 @@ def test_a_failure_stops_no_other_and_only_it_runs_again(clone, project, prefect
     (progress,) = ask(prefect_server, "artifacts/latest/filter", artifacts={"key": {"any_": ["sweep-progress"]}})
     assert progress["data"] == 100
 
-    # The same run again, by Prefect's own command: finished stages are looked at, and no more.
+    # Prefect's own command retries the failed run, in which finished stages do not run again.
     (clone.root / "trouble-nerf.py").unlink()
     failed = next(run["id"] for run in runs if run["name"] == "car")
     again = clone.run(
@@ -105,7 +106,7 @@ def test_a_failure_stops_no_other_and_only_it_runs_again(clone, project, prefect
     assert clone.prolific("sweep", "chair", "car", "--only-failed").stdout.startswith("nothing to do")
     assert in_mlflow(project) == {"chair, car": {"chair": "FINISHED", "car": "FINISHED"}}
 
-    # A sweep that has nothing to do loads neither torch nor diffusers, in no process of it.
+    # A sweep with nothing to do loads neither torch nor diffusers in any of its processes.
     for name in ("torch", "diffusers"):
         (tmp_path / f"{name}.py").write_text(POISON)
     path = os.pathsep.join([str(tmp_path), str(clone.root)])
@@ -118,18 +119,20 @@ def test_a_failure_stops_no_other_and_only_it_runs_again(clone, project, prefect
     )
 
 
-def test_runs_that_begin_at_once_wait_for_no_second_try(prefect_server):
-    """SQLite refuses a write that began as a read while another writes; the client then sleeps for seconds, or gives up."""
+def test_concurrent_runs_need_no_retry(prefect_server):
+    """SQLite refuses a transaction that writes after a read while another one writes; the client then waits."""
     flow = ask(prefect_server, "flows/", name="at once")
-    tell = lambda number: ask(
-        prefect_server, "flow_runs/", flow_id=flow["id"], name=f"at once {number}", state={"type": "RUNNING"}
-    )  # noqa: E731
+
+    def create(number: int):
+        name = f"at once {number}"
+        return ask(prefect_server, "flow_runs/", flow_id=flow["id"], name=name, state={"type": "RUNNING"})
+
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(tell, range(64)))  # urllib raises at a 503
+        made = list(pool.map(create, range(64)))  # urllib raises for status 503
     assert len({run["id"] for run in made}) == 64
 
 
-def test_two_runs_of_one_prompt_make_it_once(clone, prefect_server):
+def test_concurrent_runs_of_one_prompt_run_its_stages_once(clone, prefect_server):
     clone.trouble("nerf", "import time; time.sleep(3)")
     first = clone.start("flows.cli.main", "generate", "a red mug", **prefect_server)
     until(lambda: "nerf" in clone.ran())
@@ -139,7 +142,7 @@ def test_two_runs_of_one_prompt_make_it_once(clone, prefect_server):
     first.communicate()
 
 
-def test_a_number_changed_while_later_stages_run_is_not_lost(clone, prefect_server):
+def test_a_parameter_that_changes_during_the_run_is_noticed(clone, prefect_server):
     clone.trouble("geometry", "import time; time.sleep(2)")
     running = clone.start("flows.cli.main", "generate", "a red mug", **prefect_server)
     until(lambda: "geometry" in clone.ran())
@@ -151,7 +154,7 @@ def test_a_number_changed_while_later_stages_run_is_not_lost(clone, prefect_serv
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_a_lost_server_stops_nothing_and_a_signal_stops_everything_quietly(clone):
-    """With the server that the command started itself."""
+    """This concerns the server that the command starts itself."""
     clone.trouble("nerf", "import time; time.sleep(3 if stage.prompt.seed == 0 else 100)")
     running = clone.start("flows.cli.main", "sweep")
     until(lambda: "nerf" in clone.ran())
@@ -164,7 +167,7 @@ def test_a_lost_server_stops_nothing_and_a_signal_stops_everything_quietly(clone
     out, err = running.communicate(timeout=120)
     assert running.returncode == 0 and clone.ran() == list(STAGES), err
     said = [line for line in err.splitlines() if line.startswith("prolific: ")]
-    assert len(said) == 1 and said[0].endswith("is gone; the work goes on without it")
+    assert len(said) == 1 and said[0].endswith("no longer answers; continuing without it")
     assert "Event" not in err and "Traceback" not in err
 
     clone.edit("prompts/a-red-mug/prompt.yaml", "seed: 0", "seed: 1")
@@ -186,7 +189,7 @@ def test_a_lost_server_stops_nothing_and_a_signal_stops_everything_quietly(clone
 
 @pytest.fixture
 def plain(project, monkeypatch):
-    """No Prefect, and prompts that a test's own function makes: what is a sweep's own doing."""
+    """Run a sweep without Prefect, in which a function of the test takes the place of the flow of each prompt."""
     from flows import sweep
 
     monkeypatch.setattr(prefect_runtime, "_offline", True)
@@ -228,22 +231,22 @@ def test_as_many_run_at_once_as_there_are_workers(plain):
     assert most == 2
 
 
-def test_an_error_of_the_program_is_one_failed_prompt(plain):
+def test_a_bug_is_one_failed_prompt(plain):
     assert plain(lambda id: [][1] if id == "car2" else None)["car2"] == "failed"
 
 
-def test_what_is_left_after_a_kill_is_what_only_failed_runs(project):
+def test_only_failed_selects_what_a_kill_has_left(project):
     ids = add(project, "a blue car", "a red car2", "a pink car3")
     run_status.write(project, "car", RunStatus("done"))
-    run_status.write(project, "car2", RunStatus("running"))  # as a kill leaves it
+    run_status.write(project, "car2", RunStatus("running"))  # the state after a kill
     assert preflight.choose(project, ids, only_failed=True) == ["car2", "car3"]  # car3 never ran
     for stage in STAGES:
         project.output("car3", stage).mkdir(parents=True)
-        (project.output("car3", stage) / "manifest.json").write_text("{}")  # by dvc repro, which keeps no outcome
+        (project.output("car3", stage) / "manifest.json").write_text("{}")  # made by dvc repro, which records no status
     assert preflight.choose(project, ids, only_failed=True) == ["car2"]
 
 
-def test_a_prompt_that_is_being_made_is_not_removed(project):
+def test_a_prompt_with_a_run_in_progress_is_not_removed(project):
     said = []
     with prompt_lock(project, "a-red-mug"):
         with pytest.raises(ProlificError, match="a run of prompt 'a-red-mug' is in progress"):
@@ -266,7 +269,7 @@ def test_a_terminal_shows_a_line_per_running_prompt_in_80_columns():
         console.values({"loss": 0.123456})
         console.step(1234, 15000, 1234.5)
     shown.end("mug", "done", "done after 5 s")
-    screen = Console(width=80, force_terminal=False, file=open(os.devnull, "w"), record=True)
+    screen = Console(width=80, force_terminal=False, file=io.StringIO(), record=True)
     screen.print(shown._table())
     lines = screen.export_text().splitlines()
     assert (
@@ -283,7 +286,7 @@ def test_a_terminal_shows_a_line_per_running_prompt_in_80_columns():
         (["sweep", "--workers", "0"], "'--workers': Input should be greater than or equal to 1"),
         (["sweep", "--max-failures", "0"], "'--max-failures': Input should be greater than or equal to 1"),
         (["sweep", "nothing-*"], "no prompt matches 'nothing-*'"),
-        (["worker", "--gpus", "0,x"], "--gpus 0,x: numbers of GPUs"),
+        (["worker", "--gpus", "0,x"], "--gpus must be GPU numbers such as 0,1, got 0,x"),
         (["worker"], "PREFECT_API_URL is not set"),
         (["deploy"], "PREFECT_API_URL is not set; start one with `prefect server start`"),
     ],
@@ -298,7 +301,7 @@ def test_bad_input_is_one_line_and_status_2(project, monkeypatch, capsys, argume
 
 
 def test_a_worker_per_gpu_sees_that_one_only_and_sweeps_see_none(project, prefect_server, monkeypatch):
-    """How they run is for `make test-faults`."""
+    """Their execution is tested by `make test-faults`."""
     from flows.orchestration import deploy
 
     started = {}
@@ -306,8 +309,10 @@ def test_a_worker_per_gpu_sees_that_one_only_and_sweeps_see_none(project, prefec
     def start(command, **options):
         environment = options["env"]
         started[command[command.index("--name") + 1].rpartition("-")[2]] = (
-            environment["CUDA_VISIBLE_DEVICES"], command[command.index("--work-queue") + 1], command[command.index("--limit") + 1],
-        )  # fmt: skip
+            environment["CUDA_VISIBLE_DEVICES"],
+            command[command.index("--work-queue") + 1],
+            command[command.index("--limit") + 1],
+        )
         assert environment["PROLIFIC_ROOT"] == str(project.root)
         return type(
             "Process",
@@ -321,7 +326,7 @@ def test_a_worker_per_gpu_sees_that_one_only_and_sweeps_see_none(project, prefec
 
     monkeypatch.setenv("PREFECT_API_URL", prefect_server["PREFECT_API_URL"])
     monkeypatch.setattr(deploy.subprocess, "Popen", start)
-    with pytest.raises(ProlificError, match="worker gpu3 ended with status 1; the others are stopped too"):
+    with pytest.raises(ProlificError, match="worker gpu3 exited with status 1; stopping the other workers"):
         deploy.work(project, "gpu", [0, 3], 1)
     assert started == {"gpu0": ("0", "default", "1"), "gpu3": ("3", "default", "1"), "head": ("", "head", "4")}
 
@@ -331,7 +336,10 @@ def test_workers_that_miss_their_signal_are_ended_all_the_same(monkeypatch):
     from flows.orchestration import deploy
 
     run = "subprocess.Popen(['sleep', '100'], start_new_session=True)"
-    deaf = f"import signal, subprocess, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); {run}; print(flush=True); time.sleep(100)"
+    deaf = (
+        "import signal, subprocess, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        f"{run}; print(flush=True); time.sleep(100)"
+    )
     start = lambda code: subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)  # noqa: E731
     workers = [start(deaf), start("print(flush=True); import time; time.sleep(100)"), start(deaf)]
     for process in workers:

@@ -111,5 +111,5 @@ def test_a_score_that_does_not_follow_gives_one_warning_at_half_way():
     assert "score_gain is 0.95 at half-way, not below 0.9" in run(lambda step: 0.95)[50]
     assert run(lambda step: 1.0 if step < 20 else 0.8) == {}  # a mean, not a moment
     assert list(run(lambda step: 0.85 if step < 20 else 0.93)) == [50]
-    assert run(lambda step: 0.5 if step <= 50 else 1.2) == {}  # half-way is when it is asked
+    assert run(lambda step: 0.5 if step <= 50 else 1.2) == {}  # only the first half counts
     assert ScoreGainMonitor(10).see(9, {}) is None  # methods without a score

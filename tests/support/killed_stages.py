@@ -1,10 +1,10 @@
-"""Run a prompt's real stages, killing each at random moments: a script, so that it forks with no thread but its own.
+"""Run a prompt's real stages and kill each at random moments. This is a script so that it can fork without threads.
 
     python -m tests.support.killed_stages REFERENCE KILLED ID KILLS SEED
 
-REFERENCE and KILLED are two copies of one project; in the first nothing is killed. Importing torch and
-diffusers takes longer than a tiny stage: they are imported once, and every try is a fork of that process.
-Prints one JSON object: the kills by stage, and how many tries began at a checkpoint.
+REFERENCE and KILLED are two copies of one project; nothing is killed in the first one. Importing torch and diffusers
+takes longer than a tiny stage, so they are imported once, and every attempt is a fork of that process.
+Prints one JSON object with the number of kills by stage and the number of attempts that resumed from a checkpoint.
 """
 
 import json
@@ -19,7 +19,7 @@ from tasks.runtime import machine
 
 
 def fork(project, stage: str, id: str) -> int:
-    """Start a stage in a process of its own."""
+    """Run a stage in a forked process and return its id."""
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -27,10 +27,10 @@ def fork(project, stage: str, id: str) -> int:
             from tasks.runtime.stage import run
 
             os.environ["PROLIFIC_ROOT"] = str(project.root)
-            sys.stderr = open(os.devnull, "w")
+            sys.stderr = open(os.devnull, "w")  # noqa: SIM115
             run(project, stage, id)
             status = 0
-        except BaseException as error:  # a fork never goes on into its parent's work
+        except BaseException as error:  # the fork must not continue with the code of its parent
             print(f"{stage}: {type(error).__name__}: {error}", file=sys.stdout, flush=True)
         finally:
             os._exit(status)
@@ -56,7 +56,7 @@ def main(reference: str, killed: str, id: str, kills: int, seed: int) -> None:
         seconds[stage] = time.monotonic() - began
 
     project, chance = Project(Path(killed)), random.Random(seed)
-    # Each stage at least once, then the longer ones more often, as in life.
+    # Every stage is killed at least once, and longer ones more often.
     plan = [*STAGES, *chance.choices(list(STAGES), list(seconds.values()), k=kills)][:kills]
     resumed = 0
     for stage in STAGES:
@@ -64,7 +64,7 @@ def main(reference: str, killed: str, id: str, kills: int, seed: int) -> None:
         while wanted or not ended:
             saved = list(project.stage_state(id, stage).glob("checkpoints/*/*.safetensors"))
             for path in saved:
-                checkpoint.load(path)  # a kill never leaves half of one
+                checkpoint.load(path)  # raises if a kill has left a partial file
             resumed += bool(saved)
             pid, ended = fork(project, stage, id), True
             if wanted:

@@ -1,4 +1,4 @@
-"""What docs/metrics.md lists: the names in the first column of its tables of metrics."""
+"""Names of the metrics that docs/metrics.md documents, from the first column of its tables."""
 
 import re
 
@@ -6,7 +6,7 @@ from tests.conftest import ROOT
 
 
 def documented(section: str = "## Metrics") -> set[str]:
-    """The names below a heading, as far as the next one of its rank."""
+    """Return the names between a heading and the next one of the same level."""
     text = (ROOT / "docs" / "metrics.md").read_text()
     rank = section.split()[0]
     part = text.partition(f"{section}\n")[2].partition(f"\n{rank} ")[0]

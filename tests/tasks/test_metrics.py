@@ -1,4 +1,4 @@
-"""docs/metrics.md lists what is measured, and nothing else. (A whole run's names: tests/flows/test_end_to_end.py.)"""
+"""docs/metrics.md documents exactly the metrics that exist. Those of a whole run: tests/flows/test_end_to_end.py."""
 
 from functools import cache
 
@@ -11,16 +11,16 @@ from tests.conftest import ROOT
 from tests.support import metrics_page
 
 
-def test_what_the_judge_and_the_study_measure_is_listed():
-    judged = set(quality.Row.__dataclass_fields__) - {"prompt", "method", "runs", "one_front", "saturation_error"}
-    assert judged | {"fronts"} <= metrics_page.documented("### Of a prompt's run")
+def test_the_metrics_of_the_classifier_and_the_study_are_documented():
+    classified = set(quality.Row.__dataclass_fields__) - {"prompt", "method", "runs", "one_front", "saturation_error"}
+    assert classified | {"fronts"} <= metrics_page.documented("### Of a prompt's run")
     studied = {TRACKED.get(name, name) for name in study.Row.__dataclass_fields__} - {"method"}
     assert studied == metrics_page.documented("### Of a study")
 
 
 @pytest.mark.parametrize("name", sorted(metrics_page.documented()))
-def test_what_is_listed_is_measured(name):
-    """Its name is in the code, the prefix aside that the loop gives it."""
+def test_documented_metrics_exist(name):
+    """The name is in the code, except for the prefix that the loop adds."""
     wanted = name.removeprefix("loss_").removeprefix("time_fraction_")
     assert any(form in code() for form in (f'"{wanted}"', f'"{wanted.replace("_", " ")}"', f"{wanted}="))
 

@@ -1,4 +1,4 @@
-"""Stages and files: nothing half-written is taken for whole, and only what changed runs again."""
+"""Stages and their files: incomplete output never counts, and only what has changed runs again."""
 
 import json
 import os
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def no_torch(monkeypatch):
-    """Stages in this process leave torch's settings alone."""
+    """Keep stages in this process from changing torch's settings."""
     monkeypatch.setattr(machine, "set_up_torch", lambda threads, device: "cpu")
 
 
@@ -38,7 +38,7 @@ def everything(folder) -> dict:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_stage_writes_its_files_measures_and_manifest(project):
+def test_a_stage_writes_its_files_metrics_and_manifest(project):
     make(project, "initialise")
     output = project.output("a-red-mug", "initialise")
     assert set(everything(output)) == {"file.txt", "metrics.json", "manifest.json"}
@@ -77,7 +77,7 @@ def test_a_missing_or_damaged_input_is_named_with_the_command_that_makes_it(proj
     output = project.output("a-red-mug", "initialise")
     assert Stage(project, "nerf", "a-red-mug").input("initialise") == output
     (output / "file.txt").write_text("changed")
-    with pytest.raises(InputError, match="initialise/file.txt is not the file its stage wrote"):
+    with pytest.raises(InputError, match="initialise/file.txt is missing or has been modified"):
         Stage(project, "nerf", "a-red-mug").input("initialise")
     (output / "manifest.json").unlink()
     with pytest.raises(InputError, match="is incomplete"):
@@ -95,12 +95,12 @@ def test_a_checkpoint_is_of_these_parameters_inputs_and_code(clone, project):
 
     first = folder()
     assert folder() == first
-    clone.edit("params.yaml", "preview_every: 50", "preview_every: 51")  # decides no result
+    clone.edit("params.yaml", "preview_every: 50", "preview_every: 51")  # affects no result
     clone.edit("params.yaml", "texture: {}", "texture: {steps: 9}")  # of a later stage
     assert folder() == first
     clone.edit("params.yaml", "initialise: {}", "initialise: {particles: 2}")
     second = folder()
-    assert second != first and not first.exists()  # the old one is of no use any more
+    assert second != first and not first.exists()  # checkpoints of other parameters are removed
     clone.edit("tasks/initialise.py", "quality", "Quality")
     third = folder()
     assert third not in (first, second)
@@ -132,13 +132,13 @@ def test_a_resumed_stage_finds_its_checkpoint_and_goes_on_in_its_records(project
     assert steps == sorted(steps) and steps[-1] == 10
 
 
-def test_pictures_are_previews_and_records(project):
+def test_images_are_previews_and_records(project):
     import numpy as np
     from PIL import Image
 
     def body(stage):
         stage.progress(3, 10, loss=1.0)
-        stage.picture("view", np.full((3, 4, 5), 0.5, np.float32))
+        stage.image("view", np.full((3, 4, 5), 0.5, np.float32))
 
     stage = Stage(project, "initialise", "a-red-mug")
     stage.run(body)
@@ -147,7 +147,7 @@ def test_pictures_are_previews_and_records(project):
     assert (stage.state / "preview" / "view-000003.png").is_file()
 
 
-def test_a_measure_that_is_not_finite_is_null(project):
+def test_a_metric_that_is_not_finite_is_null(project):
     Stage(project, "initialise", "a-red-mug").run(lambda stage: {"good": 1, "bad": float("nan")})
     metrics = json.loads((project.output("a-red-mug", "initialise") / "metrics.json").read_text())
     assert metrics == {"good": 1.0, "bad": None}
@@ -174,7 +174,7 @@ def test_one_run_of_a_stage_at_a_time(project):
         ("raise MemoryError", 1, "out of memory"),
     ],
 )
-def test_trouble_is_one_line_and_a_status(clone, trouble, status, said):
+def test_a_failure_is_one_line_and_a_status(clone, trouble, status, said):
     clone.trouble("initialise", "(stage.output / 'half').write_text('half')\n" + trouble)
     done = clone.stage("initialise")
     assert done.returncode == status
@@ -182,7 +182,7 @@ def test_trouble_is_one_line_and_a_status(clone, trouble, status, said):
     assert not (clone.root / "runs" / "a-red-mug").exists() or not any((clone.root / "runs" / "a-red-mug").iterdir())
 
 
-def test_a_stage_killed_half_way_leaves_nothing_that_looks_whole(clone):
+def test_a_killed_stage_leaves_no_output(clone):
     clone.trouble("initialise", "import os\n(stage.output / 'half').write_text('')\nos.kill(os.getpid(), 9)")
     assert clone.stage("initialise").returncode == -signal.SIGKILL
     assert not (clone.root / "runs/a-red-mug/initialise").exists()
@@ -194,15 +194,15 @@ def test_a_stage_killed_half_way_leaves_nothing_that_looks_whole(clone):
 
 def test_dvc_runs_only_what_changed(clone):
     assert clone.repro() == list(STAGES)
-    clone.edit("params.yaml", "preview_every: 50", "preview_every: 10")  # logging: no result depends on it
-    (clone.root / "flows" / "report.py").write_text("# another report\n")
-    clone.edit("tasks/tracking/tracker.py", "MLflow remembers", "MLflow recalls")
+    clone.edit("params.yaml", "preview_every: 50", "preview_every: 10")  # affects no result
+    (clone.root / "flows" / "reporting" / "report.py").write_text("# another report\n")
+    clone.edit("tasks/tracking/tracker.py", '"""', '"""(Changed.) ')
     assert clone.repro() == []
     clone.edit("presets/demo.yaml", "export: {faces: 20000", "export: {faces: 20001")
     assert clone.repro() == ["export", "evaluate"]
     clone.edit("prompts/a-red-mug/prompt.yaml", "evaluate: {}", "evaluate: {views: 4}")
     assert clone.repro() == ["evaluate"]
-    # Code: what used it, and what used that. A NeRF knows no meshes.
+    # Changed code runs the stages that use it and the later ones; the NeRF uses no meshes.
     clone.edit("prolific_core/mesh/clean.py", '"""', '"""(Changed.) ')
     assert clone.repro() == ["geometry", "texture", "export", "evaluate"]
 
@@ -249,7 +249,7 @@ def test_a_stage_ends_with_the_dvc_that_started_it(clone):
     assert not (clone.root / "runs/a-red-mug/initialise").exists()
 
 
-def test_the_committed_pipeline_is_the_one_made_from_the_table():
+def test_the_committed_pipeline_is_up_to_date():
     project = Project(ROOT)
     committed = (project.prompt_folder("a-red-mug") / "dvc.yaml").read_text()
     assert committed == pipeline.text(project), "run: prolific sweep a-red-mug"
@@ -261,10 +261,11 @@ def test_every_stage_lists_code_that_exists(stage):
     assert not missing
 
 
-# Modules that only report how a run went: no result depends on them.
-REPORTING = {
+# Modules that only report how a run went or find its files: no result depends on them.
+NO_RESULT = {
     "tasks.runtime.console",
     "tasks.runtime.failures",
+    "tasks.runtime.locks",
     "tasks.runtime.records",
     "tasks.runtime.revision",
     "tasks.runtime.usage",
@@ -280,12 +281,8 @@ REPORTING = {
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_code_of_a_stage_covers_all_that_it_imports(stage):
     listed = code_of(stage)
-    imported = imported_modules(f"tasks.{stage}", ROOT) - REPORTING
-    files = {
-        module_file(module, ROOT).relative_to(ROOT).as_posix()
-        for module in imported
-        if not module.startswith("tasks.tracking")
-    }
+    imported = imported_modules(f"tasks.{stage}", ROOT) - NO_RESULT
+    files = {module_file(module, ROOT).relative_to(ROOT).as_posix() for module in imported}
     missing = {
         file
         for file in files

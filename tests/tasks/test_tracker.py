@@ -1,4 +1,4 @@
-"""MLflow: everything arrives, once, however often it is sent; and nothing it does stops a run."""
+"""Tracking with MLflow: everything arrives exactly once, and no failure of MLflow stops a run."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from tasks.tracking.tracker import Tracker
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory):
-    """Made once: MLflow takes seconds to make its tables."""
+    """Empty database of MLflow, shared because MLflow takes seconds to create its tables."""
     from mlflow import MlflowClient
 
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
@@ -40,8 +40,8 @@ def project(project, empty_database, monkeypatch):
 def body(stage):
     for step in range(1, 21):
         stage.progress(step, 20, loss=1 / step)
-    stage.picture("views", np.zeros((3, 8, 8), np.float32), 20)
-    (stage.output / "contact.png").write_bytes(b"picture")
+    stage.image("views", np.zeros((3, 8, 8), np.float32), 20)
+    (stage.output / "contact.png").write_bytes(b"image")
     return {"quality": 0.5}
 
 
@@ -50,7 +50,7 @@ def run_stage(project, name="initialise"):
 
 
 def runs(project, experiment: str = EXPERIMENT) -> dict[str, object]:
-    """All runs of an experiment by name; each name once."""
+    """Return the runs of an experiment by name, and check that no name occurs twice."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracker.uri(project))
@@ -67,7 +67,7 @@ def test_a_stage_arrives_once_however_often_it_is_sent(project):
     run_stage(project)
     for _ in range(3):
         tracker.sync(project, "a-red-mug", ["initialise"])
-    # What a crash between a message and its receipt leads to: everything is sent again.
+    # After a crash during a transfer everything is sent again.
     client = MlflowClient(tracker.uri(project))
     client.set_tag(runs(project)["initialise"].info.run_id, SENT, "0")
     client.update_run(runs(project)["initialise"].info.run_id, status="RUNNING")
@@ -83,55 +83,55 @@ def test_a_stage_arrives_once_however_often_it_is_sent(project):
     assert stage.data.params["field.levels"] == str(levels) and stage.data.tags["cached"] == "false"
     points = client.get_metric_history(stage.info.run_id, "loss")
     assert [(point.step, point.value) for point in points] == [(step, 1 / step) for step in (1, 5, 10, 15, 20)]
-    pictures = client.list_artifacts(stage.info.run_id, "images")
-    assert len(pictures) == 2 and all("views+step+20" in picture.path for picture in pictures)
+    images = client.list_artifacts(stage.info.run_id, "images")
+    assert len(images) == 2 and all("views+step+20" in image.path for image in images)
     files = {file.path for file in client.list_artifacts(stage.info.run_id)}
     assert {"manifest.json", "metrics.json", "contact.png"} <= files
 
 
-def test_a_running_stage_is_followed_and_a_failed_one_is_marked(project):
+def test_a_running_stage_is_synced_and_a_failed_one_is_marked(project):
     steps = []
 
     def stops(stage):
         for step in range(1, 11):
             stage.progress(step, 20, loss=1 / step)
             if step in (5, 10):
-                follower.sync_stage("initialise")
+                run.sync_stage("initialise")
                 steps.append(runs(project)["initialise"].data.metrics["loss"])
         raise RuntimeError("diverged")
 
-    with Tracker(project, "a-red-mug") as follower:
+    with Tracker(project, "a-red-mug") as run:
         with pytest.raises(RuntimeError):
             Stage(project, "initialise", "a-red-mug").run(stops)
-        follower.sync_stage("initialise", failed=True)
+        run.sync_stage("initialise", failed=True)
     assert steps == [1 / 5, 1 / 10] and runs(project)["initialise"].info.status == "FAILED"
 
 
-def test_a_cached_stage_appears_with_its_measures(project):
+def test_a_cached_stage_appears_with_its_metrics(project):
     run_stage(project)
     shutil.rmtree(project.state / "a-red-mug")  # as after `dvc pull` in another clone
-    with Tracker(project, "a-red-mug") as follower:
-        follower.sync_stage("initialise", cached=True)
+    with Tracker(project, "a-red-mug") as run:
+        run.sync_stage("initialise", cached=True)
     stage = runs(project)["initialise"]
     assert stage.data.tags["cached"] == "true" and stage.data.metrics["quality"] == 0.5
     assert stage.info.status == "FINISHED"
 
 
-def follow_all(project, group=None, cached=True):
-    """What a flow tells the tracker about the one stage that these tests make; its parent's own numbers."""
-    with Tracker(project, PromptRuns(project.resolve("a-red-mug"), group)) as follower:
-        follower.sync_stage("initialise", cached=cached)
-        follower.finish({"quality": 0.25}, [project.output("a-red-mug", "initialise") / "contact.png"])
+def sync_all(project, group=None, cached=True):
+    """Send the stage that these tests make and metrics of its parent run, as a flow does."""
+    with Tracker(project, PromptRuns(project.resolve("a-red-mug"), group)) as run:
+        run.sync_stage("initialise", cached=cached)
+        run.finish({"quality": 0.25}, [project.output("a-red-mug", "initialise") / "contact.png"])
 
 
 def test_a_sweep_has_its_own_experiment_and_dataset_and_makes_no_second_copy(project, clone):
     create.put(project, create.plan(project, PromptRequest("a blue chair", seed=3)))
     (project.root / "prompts" / "toys.txt").write_text("a-red-mug\na-blue-chair-s3\n")
     run_stage(project)
-    follow_all(project, cached=False)
+    sync_all(project, cached=False)
     toys = sets.group(project, ["toys"])
     for _ in range(2):  # two nights
-        follow_all(project, toys)
+        sync_all(project, toys)
     alone, swept = runs(project), runs(project, "toys")
     assert set(alone) == set(swept) == {"a-red-mug", "initialise"}
     assert [found["initialise"].data.tags["cached"] for found in (alone, swept)] == ["false", "true"]
@@ -146,7 +146,7 @@ def test_a_sweep_has_its_own_experiment_and_dataset_and_makes_no_second_copy(pro
     assert [(row["text"], row["seed"]) for row in profile["prompts"]] == [("a red mug", 0), ("a blue chair", 3)]
 
     clone.edit("params.yaml", "threads: 1", "threads: 3")  # changed: another run
-    follow_all(project, toys)
+    sync_all(project, toys)
     from mlflow import MlflowClient
 
     client = MlflowClient(tracker.uri(project))
@@ -154,7 +154,7 @@ def test_a_sweep_has_its_own_experiment_and_dataset_and_makes_no_second_copy(pro
     assert len(found) == 2 and {run.data.tags["cached"] for run in found} == {"true"}
 
 
-def test_two_prompts_may_bring_their_dataset_at_once(project, monkeypatch, capsys):
+def test_two_prompts_may_log_their_dataset_at_once(project, monkeypatch, capsys):
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -163,12 +163,12 @@ def test_two_prompts_may_bring_their_dataset_at_once(project, monkeypatch, capsy
     def log_inputs(*arguments):
         calls.append(1)
         if len(calls) == 1:
-            raise MlflowException("UNIQUE constraint failed")  # what MLflow says to the one who is late
+            raise MlflowException("UNIQUE constraint failed")  # MLflow's error for the second of two concurrent calls
         real(*arguments)
 
     monkeypatch.setattr(MlflowClient, "log_inputs", log_inputs)
     run_stage(project)
-    follow_all(project)
+    sync_all(project)
     assert len(runs(project)["a-red-mug"].inputs.dataset_inputs) == 1 and not capsys.readouterr().err
 
 
@@ -182,7 +182,7 @@ def test_the_experiment_is_named_after_what_a_sweep_names(project):
     assert sets.group(project, ["toys"]).prompts == []
 
 
-def test_a_parent_has_its_own_measures_files_and_where_they_are_from(project):
+def test_a_parent_has_its_own_metrics_files_and_revisions(project):
     from mlflow import MlflowClient
 
     def git(*arguments):
@@ -199,7 +199,7 @@ def test_a_parent_has_its_own_measures_files_and_where_they_are_from(project):
     run_stage(project)
     lock = project.prompt_folder("a-red-mug") / "dvc.lock"
     lock.write_text("schema: '2.0'\nstages:\n  initialise:\n    cmd: x\n")
-    follow_all(project, cached=False)
+    sync_all(project, cached=False)
     found = runs(project)
     parent, stage = found["a-red-mug"], found["initialise"]
     tags = {name: parent.data.tags[name] for name in ("revision", "device", "cached", "method")}
@@ -214,10 +214,10 @@ def test_a_parent_has_its_own_measures_files_and_where_they_are_from(project):
     memory = client.get_metric_history(stage.info.run_id, "system/memory_mb")
     assert [point.step for point in memory] == [1, 5, 10, 15, 20] and all(10 < point.value < 10_000 for point in memory)
 
-    # Another state of the code, another lock: the parent says by which it was found up to date.
+    # With another revision and lock, the parent has those by which it was found up to date.
     (project.root / "params.yaml").write_text((project.root / "params.yaml").read_text() + "# more\n")
     lock.write_text("schema: '2.0'\nstages:\n  initialise:\n    cmd: y\n")
-    follow_all(project)
+    sync_all(project)
     again = runs(project)
     assert (
         again["a-red-mug"].data.tags["revision"] == f"{commit}-dirty"
@@ -225,12 +225,12 @@ def test_a_parent_has_its_own_measures_files_and_where_they_are_from(project):
     )
     assert again["a-red-mug"].data.tags["dvc_lock"] != parent.data.tags["dvc_lock"]
     assert again["initialise"].data.tags["dvc_lock"] != stage.data.tags["dvc_lock"]
-    assert again["a-red-mug"].info.end_time == parent.info.end_time  # not as if it had run all the while
+    assert again["a-red-mug"].info.end_time == parent.info.end_time  # the time of its first end
 
 
-def test_what_ran_while_the_server_was_away_is_no_cached_stage(project):
+def test_a_stage_that_ran_without_a_server_is_not_cached(project):
     run_stage(project)
-    follow_all(project, cached=True)  # the next day
+    sync_all(project, cached=True)  # the next day
     stage = runs(project)["initialise"]
     assert stage.data.tags["cached"] == "false"
     start = records.first(project.stage_state("a-red-mug", "initialise") / "records.jsonl")
@@ -241,14 +241,14 @@ def test_an_experiment_deleted_in_the_ui_comes_back(project):
     from mlflow import MlflowClient
 
     run_stage(project)
-    follow_all(project)
+    sync_all(project)
     client = MlflowClient(tracker.uri(project))
     client.delete_experiment(client.get_experiment_by_name(EXPERIMENT).experiment_id)
-    follow_all(project)
+    sync_all(project)
     assert runs(project)["initialise"].data.metrics["quality"] == 0.5
 
 
-def test_other_numbers_are_another_run(project, clone):
+def test_other_parameters_are_another_run(project, clone):
     first = Tracker(project, "a-red-mug").token
     clone.edit("params.yaml", "preview_every: 50", "preview_every: 51")
     assert Tracker(project, "a-red-mug").token == first
@@ -256,32 +256,32 @@ def test_other_numbers_are_another_run(project, clone):
     assert Tracker(project, "a-red-mug").token != first
 
 
-def test_a_server_that_is_away_costs_one_warning_and_its_records_arrive_later(project, monkeypatch, capsys):
+def test_an_unreachable_server_causes_one_warning_and_records_arrive_later(project, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     run_stage(project)
-    with Tracker(project, "a-red-mug") as follower:
+    with Tracker(project, "a-red-mug") as run:
         for _ in range(3):
-            follower.sync_stage("initialise")
-        follower.finish({"quality": 1.0}, [])
+            run.sync_stage("initialise")
+        run.finish({"quality": 1.0}, [])
     assert capsys.readouterr().err.count("is not reachable") == 1
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     tracker.sync(project, "a-red-mug", ["initialise"])
     assert runs(project)["initialise"].data.metrics["quality"] == 0.5
 
 
-def test_runs_made_while_the_server_was_away_all_arrive_though_the_last_one_overwrote_them(project, clone, monkeypatch):
-    """And once, though another prompt's run brings them, and the first try breaks off in the middle."""
+def test_all_runs_made_without_a_server_arrive_although_the_last_one_overwrote_them(project, clone, monkeypatch):
+    """They arrive once, sent by the run of another prompt, although the first attempt is interrupted."""
     from mlflow import MlflowClient
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     for seed, quality in ((0, 0.125), (1, 0.375)):
         run_stage(project)
-        for cached in (False, True):  # looked at twice
-            with Tracker(project, "a-red-mug") as follower:
-                follower.sync_stage("initialise", cached=cached)
-                follower.finish({"quality": quality}, [project.output("a-red-mug", "initialise") / "contact.png"])
+        for cached in (False, True):  # synced twice
+            with Tracker(project, "a-red-mug") as run:
+                run.sync_stage("initialise", cached=cached)
+                run.finish({"quality": quality}, [project.output("a-red-mug", "initialise") / "contact.png"])
         clone.edit("prompts/a-red-mug/prompt.yaml", f"seed: {seed}", f"seed: {seed + 1}")
     assert len(list((project.state / "mlflow" / "outbox").glob("[!.]*"))) == 2
     create.put(project, create.plan(project, PromptRequest("a blue chair")))
@@ -315,8 +315,8 @@ def test_runs_made_while_the_server_was_away_all_arrive_though_the_last_one_over
     assert len({run.data.tags["prolific.attempt"] for run in made}) == 2
 
 
-def test_a_run_on_its_own_is_found_again_by_its_key(project, tmp_path):
-    """Of a study: nothing was sent before its measures, and a second time it is the same run."""
+def test_a_run_without_stages_is_found_again_by_its_key(project, tmp_path):
+    """A second call with the same key updates the run of the first one."""
     from mlflow import MlflowClient
 
     (tmp_path / "table.md").write_text("| a |")

@@ -1,1 +1,1 @@
-"""Evaluation of priors and generated objects against the known world."""
+"""Evaluation of priors and generated objects against the ground truth of the Toybox world."""

@@ -1,6 +1,6 @@
-"""Agreement of a classifier, trained on true renders only, with a prompt of the Toybox world.
+"""Agreement between prompts of the Toybox world and the predictions of a classifier.
 
-Nothing is optimised or selected against the classifier.
+The classifier is trained on true renders only and is never used for optimisation or selection.
 """
 
 from jaxtyping import Float
@@ -10,15 +10,15 @@ from prolific_core.prior.location import TOYBOX
 
 
 def agreement(views: Float[Tensor, "views 3 height width"], text: str) -> dict[str, float]:
-    """Return the fractions of views in which the classifier names the prompt's family and its colour.
+    """Compute the fractions of views for which the classifier predicts the prompt's family and colour.
 
     Args:
         views: Renders in [0, 1].
         text: Prompt.
 
     Returns:
-        `family_agreement` and `colour_agreement`; empty for a prompt that the world cannot parse, since its truth is
-        not known, and in an installation without the classifier's weights.
+        `family_agreement` and `colour_agreement`, in [0, 1]. The dict is empty if the prompt cannot be parsed, because
+        its ground truth is then unknown, or if the classifier's weights are not installed.
     """
     from prolific_core.toybox.evaluation.classifier import load_classifier
     from prolific_core.toybox.world import draw as world

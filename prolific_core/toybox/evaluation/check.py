@@ -1,8 +1,8 @@
-"""Evaluation of a prior of the Toybox world: its samples compared with the truth.
+"""Evaluation of a prior of the Toybox world by comparing its samples with true renders.
 
-A classifier agreement is the classifier's fraction of right answers on samples over its fraction on true renders of
-the same captions, so that the classifier's own errors do not count against the prior. The classifier has seen true
-renders only, and nothing is selected by it.
+A classifier agreement is the classifier's accuracy on samples divided by its accuracy on true renders of the same
+captions, so that errors of the classifier itself do not count against the prior. The classifier is trained on true
+renders only and is never used for optimisation or selection.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from prolific_core.toybox.world.captions import article, normal_caption, pair_ca
 from prolific_core.toybox.world.draw import WITH_FRONT, Example
 from prolific_core.toybox.world.scene import relative_place
 
-#: Kind, split, view (or None for any) and fraction of the samples of each group of captions.
+#: Kind, split, view (None for any) and fraction of the samples for each group of captions.
 GROUPS = {
     "trained": ("colour", "train", None, 0.35),
     "heldout": ("colour", "heldout", None, 0.25),
@@ -36,7 +36,7 @@ GROUPS = {
     "pairs": ("pair", "any", "front", 0.20),
 }
 
-#: Goal of each metric, and whether more is better, as the model card states them.
+#: Goal of each metric and whether higher is better, as stated in the model card.
 GOALS = {
     "psnr_db": (32, True),
     "family_agreement": (0.95, True),
@@ -53,17 +53,17 @@ GOALS = {
     "size_mb": (24, False),
 }
 
-REFERENCES = 16384  # Number of training renders that samples are compared with, to find copies.
+REFERENCES = 16384  # Number of training renders that samples are compared with to detect copies.
 
 
 @dataclass(frozen=True)
 class Group:
-    """Captions and true renders of them.
+    """Captions with their true renders and labels.
 
     Attributes:
-        captions: Captions in their plainest words.
-        truth: True renders in [0, 1].
-        labels: Their labels, as `Example.label` returns them.
+        captions: Captions in their simplest wording; see `plain_caption`.
+        truth: True renders of the captions, in [0, 1].
+        labels: Labels of the renders; see `Example.label`.
     """
 
     captions: list[str]
@@ -72,10 +72,10 @@ class Group:
 
 
 def as_tensor(examples: list[Example]) -> Float[Tensor, "images 3 size size"]:
-    """Return the images of examples as one tensor.
+    """Stack the images of examples into a tensor.
 
     Args:
-        examples: Examples of one size.
+        examples: Examples whose images have the same size.
 
     Returns:
         Images in [0, 1].
@@ -84,13 +84,13 @@ def as_tensor(examples: list[Example]) -> Float[Tensor, "images 3 size size"]:
 
 
 def plain_caption(e: Example) -> str:
-    """Return the caption of an example in its plainest words, always with the view.
+    """Return the simplest caption of an example, which always names the view.
 
     Args:
-        e: An example.
+        e: Example to describe.
 
     Returns:
-        Caption.
+        The caption.
     """
     if e.kind == "normals":
         return normal_caption(e.family, e.view)
@@ -100,13 +100,13 @@ def plain_caption(e: Example) -> str:
 
 
 def classifiable(e: Example) -> bool:
-    """Return whether the classifier's heads cover everything that the caption of an example says.
+    """Return whether the classifier can predict everything that the caption of an example describes.
 
     Args:
-        e: An example.
+        e: Example to test.
 
     Returns:
-        True for one plain object, and for two different ones.
+        True for a single object without stripes and for a pair of different objects.
     """
     if e.kind == "pair" and e.second:
         return (e.family, e.colour) != tuple(e.second)
@@ -114,15 +114,15 @@ def classifiable(e: Example) -> bool:
 
 
 def group(name: str, count: int, seed: int = HELD_OUT_SEED + 5) -> Group:
-    """Draw captions with their truth.
+    """Sample captions together with their true renders and labels.
 
     Args:
-        name: Name in `GROUPS`.
+        name: Key of `GROUPS`.
         count: Number of captions.
-        seed: Seed of the draws.
+        seed: Random seed.
 
     Returns:
-        Captions, renders and labels.
+        The group of `count` captions.
     """
     kind, split, view, _ = GROUPS[name]
     found, k = [], 0
@@ -137,15 +137,16 @@ def group(name: str, count: int, seed: int = HELD_OUT_SEED + 5) -> Group:
 def right_answers(
     classifier: Classifier, images: Float[Tensor, "images 3 64 64"], labels: list[dict]
 ) -> dict[str, float]:
-    """Compute the fractions of right answers on single objects.
+    """Compute the classifier's accuracies on images of single objects.
 
     Args:
-        classifier: Classifier to ask.
+        classifier: Trained classifier.
         images: Images in [0, 1].
-        labels: Their true labels.
+        labels: True labels of the images.
 
     Returns:
-        Fractions for "family", for "colour" among images that have one, and for "view" among families with a front.
+        Accuracies of "family" on all images, of "colour" on coloured images and of "view" on families with a front. An
+        accuracy is omitted if it applies to none of the images.
     """
     right: dict[str, list[bool]] = {"family": [], "colour": [], "view": []}
     for answer, label in zip(classifier.answers(images), labels, strict=True):
@@ -160,15 +161,15 @@ def right_answers(
 def right_relations(
     classifier: Classifier, images: Float[Tensor, "images 3 64 64"], labels: list[dict]
 ) -> dict[str, float]:
-    """Compute the fractions of right answers on images of two objects.
+    """Compute the classifier's accuracies on images of two objects.
 
     Args:
-        classifier: Classifier to ask.
+        classifier: Trained classifier.
         images: Images in [0, 1].
-        labels: Their true labels.
+        labels: True labels of the images.
 
     Returns:
-        Fractions with the right "relation", with both "families" and with both "colours" right.
+        Fractions of images for which the "relation", both "families" and both "colours" are correct.
     """
     right: dict[str, list[bool]] = {"relation": [], "families": [], "colours": []}
     for answer, label in zip(classifier.answers(images), labels, strict=True):
@@ -185,19 +186,19 @@ def frechet_ratio(
     truth: Float[Tensor, "images 3 64 64"],
     labels: list[dict],
 ) -> float:
-    """Compute the Frechet distance of images to the truth, relative to that of true renders of other captions.
+    """Compute the Frechet distance from images to true renders, relative to that between unrelated true renders.
 
-    Both are distances of the classifier's features. The families are divided into two halves, and the renders of one
-    half serve as the other captions of the other half.
+    Both distances are computed on the classifier's features. The families are divided into two halves, and the distance
+    between the true renders of the two halves is the reference.
 
     Args:
         classifier: Classifier whose features are used.
         made: Generated images in [0, 1].
-        truth: True renders of the same captions.
-        labels: Their labels.
+        truth: True renders of the same captions, in the same order.
+        labels: Labels of the renders.
 
     Returns:
-        Mean ratio of both halves: 0 for the truth itself, 1 for unrelated images.
+        The mean ratio over both halves, which is 0 for the true renders themselves and about 1 for unrelated images.
     """
     made, truth = classifier.classify(made).features, classifier.classify(truth).features
     half = torch.tensor([list(world.FAMILIES).index(label["family"]) % 2 == 0 for label in labels])
@@ -210,7 +211,7 @@ def nearest_neighbour_ratio(
     truth: Float[Tensor, "truth 3 64 64"],
     references: Float[Tensor, "references 3 64 64"],
 ) -> float:
-    """Compute the mean distance of samples to the nearest training render, relative to that of unseen true renders.
+    """Compute the mean distance from samples to their nearest training renders, relative to that of unseen renders.
 
     Args:
         made: Generated images in [0, 1].
@@ -218,7 +219,7 @@ def nearest_neighbour_ratio(
         references: Training renders.
 
     Returns:
-        Ratio of distances between pixels at 32 x 32; it is well below 1 if samples are copies.
+        The ratio of the mean pixel distances at 32 x 32 pixels; it is well below 1 if the samples are copies.
     """
 
     def small(x: Tensor) -> Tensor:
@@ -233,7 +234,7 @@ def training_renders(count: int, progress: Callable[[int], None]) -> Float[Tenso
 
     Args:
         count: Number of images.
-        progress: Callback that receives the number of images done.
+        progress: Callback that receives the number of rendered images.
 
     Returns:
         Images in [0, 1].
@@ -257,21 +258,21 @@ def measure(
 
     Args:
         folder: Model folder.
-        count: Number of samples; the model card has 1,000.
+        count: Number of samples; the model card uses 1,000.
         cfg: Scale of classifier-free guidance.
-        steps: Steps of DDIM.
+        steps: Number of DDIM steps.
         references: Number of training renders for the nearest-neighbour ratio.
-        progress: Callback that receives the number of samples done and their total.
+        progress: Callback that receives the amounts of finished and total work, in units of one sample.
 
     Returns:
-        Metrics by name, first those of `GOALS` in that order.
+        Metrics by name, starting with those of `GOALS` in the same order.
     """
     prior = LatentDiffusion.load(str(folder))
     classifier = load_classifier(folder / "classifier" if (folder / "classifier").is_dir() else None)
     groups = {name: group(name, round(count * fraction)) for name, (*_, fraction) in GROUPS.items()}
     made: dict[str, Tensor] = {}
     done = 0
-    total = sum(len(g.labels) for g in groups.values()) + references // 50  # A sample takes as long as 50 renders.
+    total = sum(len(g.labels) for g in groups.values()) + references // 50  # 50 renders count as one sample.
     for name, g in groups.items():
         some = []
         for k in range(0, len(g.captions), 25):
@@ -296,7 +297,7 @@ def measure(
 
 
 def _agreements(classifier: Classifier, groups: dict[str, Group], made: dict[str, Tensor]) -> dict:
-    """Return the classifier agreements, and under "shares" the fractions of right answers that they come from."""
+    """Return the classifier agreements and, under the key "shares", the accuracies that they are computed from."""
     fractions, out = {}, {}
     for name, g in groups.items():
         right = right_relations if name == "pairs" else right_answers
@@ -307,7 +308,7 @@ def _agreements(classifier: Classifier, groups: dict[str, Group], made: dict[str
         }
 
     def agreement(head: str, *names: str) -> float:
-        """Return the agreement over groups, each weighted by its size."""
+        """Return the agreement over several groups, weighted by their sizes."""
         weight = [fractions[name]["count"] for name in names]
         got, true = (
             np.average([fractions[name][source][head] for name in names], weights=weight)
@@ -330,7 +331,7 @@ def _agreements(classifier: Classifier, groups: dict[str, Group], made: dict[str
 
 
 def _scorer(folder: Path) -> dict:
-    """Return the scorer's retrieval among 32 captions, on unseen renders of all pairs of family and colour."""
+    """Return the scorer's retrieval accuracy on unseen renders, or an empty dict if the model has no scorer."""
     from transformers import CLIPModel, CLIPTokenizer
 
     if not (folder / "scorer").is_dir():
@@ -341,7 +342,7 @@ def _scorer(folder: Path) -> dict:
 
 
 def _costs(prior: LatentDiffusion) -> dict:
-    """Return the GFLOP of one forward pass on one image, in which a multiply-add counts as two."""
+    """Return the GFLOP of a forward pass of the U-Net and of the image encoder, counting a multiply-add as two."""
     from torch.utils.flop_counter import FlopCounterMode
 
     side, channels = prior.unet.config.sample_size, prior.unet.config.in_channels

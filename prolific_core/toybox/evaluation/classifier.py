@@ -1,8 +1,7 @@
 """Classifier of family, colour and view in images of the Toybox world.
 
-It is trained on true renders alone (`prolific_core/toybox/training/classifier.py`) and never sees a generated image
-while training. Nothing is optimised or selected against it, so that its agreement with a prompt is a metric and not
-an objective.
+It is trained on true renders only (`prolific_core/toybox/training/classifier.py`), never on generated images. It is
+used neither for optimisation nor for selection, so its agreement with a prompt is an independent metric.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ HEADS = ("family", "colour", "view", "first_family", "first_colour", "second_fam
 class Classification:
     """Predictions for a batch of images.
 
-    Family, colour and view are those of a single object; the heads for two objects are in `log_probabilities` only.
+    Family, colour and view describe a single object. The predictions for two objects are in `log_probabilities` only.
 
     Attributes:
         family: Indices into `names["family"]`.
         colour: Indices into `names["colour"]`.
         view: Indices into `names["view"]`.
         names: Names of the classes, by kind.
-        features: Activations before the heads.
+        features: Activations that the heads receive before their SiLU.
         log_probabilities: Log-probabilities of the classes, by head.
     """
 
@@ -49,8 +48,8 @@ class ClassifierNetwork(nn.Module):
 
     Args:
         names: Names of the classes of each kind: "family", "colour", "view" and "place".
-        channels: Channels of the four levels, each with half the resolution of the one before.
-        features: Dimensions of the features.
+        channels: Channels of the four levels, each with half the resolution of the previous one.
+        features: Dimension of the features.
     """
 
     def __init__(self, names: dict[str, list[str]], channels: list[int], features: int):
@@ -63,13 +62,13 @@ class ClassifierNetwork(nn.Module):
     def forward(
         self, images: Float[Tensor, "batch 3 64 64"]
     ) -> tuple[dict[str, Tensor], Float[Tensor, "batch features"]]:
-        """Return the logits by head and the features.
+        """Compute the logits of all heads and the features.
 
         Args:
             images: sRGB in [0, 1].
 
         Returns:
-            Logits (batch, classes) of each head, and the features.
+            Logits (batch, classes) by head, and the features.
         """
         x = self.project(self.body(images * 2 - 1).flatten(1))
         h = F.silu(x)
@@ -77,7 +76,7 @@ class ClassifierNetwork(nn.Module):
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
-    """Return two convolutions, of which the first halves the resolution."""
+    """Return a block of two convolutions, the first of which halves the resolution."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False),
         nn.BatchNorm2d(outputs),
@@ -89,12 +88,12 @@ def _block(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def _kind(head: str) -> str:
-    """Return the kind of class that a head predicts: "first_family" predicts a "family"."""
+    """Return the kind of class that a head predicts, such as "family" for the head "first_family"."""
     return head.split("_")[-1]
 
 
 class Classifier:
-    """Trained classifier, for inference only.
+    """Trained classifier for inference.
 
     Args:
         network: Network with trained weights.
@@ -105,25 +104,25 @@ class Classifier:
         self.network, self.names = network.eval().requires_grad_(False), names
 
     def answers(self, images: Float[Tensor, "batch 3 height width"]) -> list[dict[str, str]]:
-        """Return the name that each head predicts, for each image.
+        """Return the name of the most likely class of each head for each image.
 
         Args:
             images: sRGB in [0, 1].
 
         Returns:
-            One dict from head to name per image.
+            One dict per image, with class names by head.
         """
         best = {head: log.argmax(1).tolist() for head, log in self.classify(images).log_probabilities.items()}
         return [{head: self.names[_kind(head)][rows[k]] for head, rows in best.items()} for k in range(len(images))]
 
     def classify(self, images: Float[Tensor, "batch 3 height width"]) -> Classification:
-        """Classify images, which are resized to 64 x 64 if necessary.
+        """Classify images after resizing them to 64 x 64 pixels if necessary.
 
         Args:
             images: sRGB in [0, 1].
 
         Returns:
-            Predictions, features and log-probabilities of the batch.
+            The predictions, features and log-probabilities of the batch.
         """
         if images.shape[-2:] != (64, 64):
             images = F.interpolate(images, (64, 64), mode="bilinear", antialias=True, align_corners=False)
@@ -139,7 +138,7 @@ def load_classifier(path: Path | str | None = None) -> Classifier:
     """Load a trained classifier.
 
     Args:
-        path: Folder with config.json and model.safetensors; by default that of the packaged Toybox.
+        path: Folder with config.json and model.safetensors; defaults to the classifier that ships with the package.
 
     Returns:
         The classifier, in float32 on the CPU.

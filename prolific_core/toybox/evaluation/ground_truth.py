@@ -1,6 +1,6 @@
-"""Metrics that compare generated objects with true ones of the same prompt, seen from the same cameras.
+"""Metrics that compare generated objects with true objects of the same prompt, rendered from the same cameras.
 
-They are defined for prompts of one object in the Toybox world, and use the features of its classifier.
+They are defined for prompts of one object of the Toybox world and use the features of the Toybox classifier.
 """
 
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from prolific_core.metrics.diversity import saturation
 from prolific_core.metrics.fidelity import kernel_distance
 from prolific_core.prior.location import TOYBOX
 
-SIZE = 64  # Side of true renders and of the classifier's input, in pixels.
+SIZE = 64  # Height and width of true renders and of the classifier's input, in pixels.
 
 
 @dataclass(frozen=True)
 class Views:
-    """Images over a white background.
+    """Images of an object over a white background.
 
     Attributes:
         rgb: Images in [0, 1].
@@ -36,11 +36,11 @@ def true_views(text: str, cameras: Cameras, count: int = 8) -> Views | None:
 
     Args:
         text: Prompt.
-        cameras: Cameras that share one field of view.
+        cameras: Cameras with the same field of view.
         count: Number of objects.
 
     Returns:
-        One image per object and camera, or None for a prompt that the world cannot parse.
+        One image per object and camera, or None if the prompt cannot be parsed.
     """
     from prolific_core.toybox.world import draw as world
     from prolific_core.toybox.world.scene import Look
@@ -60,15 +60,15 @@ def true_views(text: str, cameras: Cameras, count: int = 8) -> Views | None:
 
 
 def against_truth(made: Views, truth: Views) -> dict[str, float]:
-    """Compare generated views with true ones.
+    """Compare views of a generated object with views of true objects.
 
     Args:
         made: Views of the generated object.
         truth: Views of true objects of the same prompt.
 
     Returns:
-        `occupied_ratio` and `saturation_ratio`, generated over true, and the `kernel_distance` of `features`, which an
-        installation without the classifier's weights lacks.
+        `occupied_ratio` and `saturation_ratio` (generated divided by true) and, if the classifier's weights are
+        installed, the `kernel_distance` between the features.
     """
     metrics = {
         "occupied_ratio": float(made.opacity.mean() / truth.opacity.mean()),
@@ -86,7 +86,7 @@ def features(rgb: Float[Tensor, "views 3 height width"]) -> Float[Tensor, "views
         rgb: Images in [0, 1].
 
     Returns:
-        Features, each divided by its standard deviation over the whole world.
+        Features, each divided by its standard deviation over random renders of the world.
     """
     from prolific_core.toybox.evaluation.classifier import load_classifier
 
@@ -95,7 +95,7 @@ def features(rgb: Float[Tensor, "views 3 height width"]) -> Float[Tensor, "views
 
 @cache
 def _deviation() -> Tensor:
-    """Return the standard deviation (D,) of the features over 256 true renders of any prompt."""
+    """Compute the standard deviation (D,) of the features over 256 true renders of random prompts."""
     from prolific_core.toybox.evaluation.classifier import load_classifier
     from prolific_core.toybox.world import draw as world
 
@@ -104,13 +104,13 @@ def _deviation() -> Tensor:
 
 
 def saturation_of(views: Views) -> float:
-    """Compute the mean HSV saturation of the object without the background around it.
+    """Compute the mean HSV saturation of an object, excluding the background.
 
     Args:
-        views: Views of an object.
+        views: Views of the object.
 
     Returns:
-        Saturation in [0, 1].
+        The mean saturation, in [0, 1].
     """
     inside = views.opacity[:, 0] > 0.99
     pixels = views.rgb.permute(1, 0, 2, 3)[:, inside] if inside.any() else views.rgb.permute(1, 0, 2, 3).flatten(1)
@@ -118,17 +118,17 @@ def saturation_of(views: Views) -> float:
 
 
 def fronts(text: str, rgb: Float[Tensor, "views 3 height width"]) -> dict[str, int]:
-    """Count the separate places of an orbit in which the classifier sees a front.
+    """Compute the Janus count, which is the number of fronts that the classifier detects around an object.
 
-    Neighbouring views of one front count once. An object with more than one has the Janus problem.
+    Adjacent front views count as one front. An object with more than one front has the Janus problem.
 
     Args:
         text: Prompt.
-        rgb: Images in [0, 1] from cameras around the object, in order.
+        rgb: Images in [0, 1] from cameras on an orbit around the object, in order.
 
     Returns:
-        The Janus count under the key `fronts`; empty for a prompt that the world cannot parse, for a family that has
-        no front, and in an installation without the classifier's weights.
+        The Janus count under the key `fronts`. The dict is empty if the prompt cannot be parsed, if its family has no
+        front, or if the classifier's weights are not installed.
     """
     from prolific_core.toybox.world import draw as world
 
@@ -142,13 +142,13 @@ def fronts(text: str, rgb: Float[Tensor, "views 3 height width"]) -> dict[str, i
 
 
 def runs(circle: list[bool]) -> int:
-    """Count the unbroken stretches of True around a circle.
+    """Count the contiguous runs of True in a circular sequence.
 
     Args:
-        circle: Values in order; the last is followed by the first.
+        circle: Values in order; the last is adjacent to the first.
 
     Returns:
-        Number of stretches.
+        The number of runs.
     """
     starts = sum(here and not before for before, here in zip([circle[-1], *circle[:-1]], circle, strict=True))
     return starts or int(all(circle))

@@ -1,8 +1,8 @@
-"""Training of the autoencoder, from 64 x 64 pixels to 16 x 16 latents of mean 0 and deviation 1.
+"""Training of the autoencoder, which encodes 64 x 64 pixels as 16 x 16 latents of mean 0 and standard deviation 1.
 
-Training starts from a linear codec (`codec_init`) and uses the posterior's mean, since its samples do not exceed
-18 dB. Afterwards the normalisation of the latents is folded into the 1 x 1 convolutions, and every training image is
-encoded once.
+Training starts from a linear codec (`codec_init`) and decodes the mean of the posterior, because reconstructions from
+its samples do not exceed 18 dB. Afterwards, the normalisation of the latents is folded into the 1 x 1 convolutions, and
+every training image is encoded once.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from prolific_core.toybox.training import codec_init
 from prolific_core.toybox.training.loop import Training, run, warm_up_and_fall
 from prolific_core.toybox.training.shards import Shards, heldout_images, to_unit
 
-CHANNELS = (16, 32, 32)  # The codec of `codec_init` is written for these.
+CHANNELS = (16, 32, 32)  # `codec_init` requires these channels.
 
 
 def build(latent: int, channels: tuple[int, ...]) -> Any:
-    """Build a small AutoencoderKL from 64 x 64 x 3 to 16 x 16 x latent.
+    """Build a small AutoencoderKL that encodes 64 x 64 pixels as 16 x 16 latents.
 
     Args:
         latent: Channels of the latents.
-        channels: Channels of its levels.
+        channels: Channels of the levels of the encoder and the decoder.
 
     Returns:
         A `diffusers.AutoencoderKL` with random weights.
@@ -53,27 +53,27 @@ def build(latent: int, channels: tuple[int, ...]) -> Any:
 
 
 def encode_mean(vae: Any, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch latent h w"]:
-    """Encode images.
+    """Encode images as the mean of the posterior.
 
     Args:
         vae: AutoencoderKL.
         images: sRGB in [-1, 1].
 
     Returns:
-        Mean of the posterior.
+        The latents.
     """
     return vae.encode(images).latent_dist.mode()
 
 
 def psnr(a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"]) -> float:
-    """Compute the peak signal-to-noise ratio, with one mean square over all images.
+    """Compute the peak signal-to-noise ratio from the mean squared error over all images.
 
     Args:
-        a: Images in [-1, 1], a range of 2.
-        b: Images to compare with.
+        a: Images in [-1, 1].
+        b: Images to compare with, in [-1, 1].
 
     Returns:
-        Ratio in dB.
+        The ratio in dB.
     """
     return float(10 * np.log10(4.0 / float((a - b).square().mean())))
 
@@ -84,10 +84,10 @@ def loss_of(vae: Any, images: Float[Tensor, "batch 3 height width"], kl: float) 
     Args:
         vae: AutoencoderKL.
         images: sRGB in [-1, 1].
-        kl: Weight of the squared mean of the latents, which limits their scale.
+        kl: Weight of the squared mean of the posterior, which limits the scale of the latents.
 
     Returns:
-        L1 error plus twice the squared error of the decoded mean, plus the weighted term.
+        The mean absolute error plus twice the mean squared error of the decoded mean, plus the weighted term.
     """
     posterior = vae.encode(images).latent_dist
     d = vae.decode(posterior.mode()).sample - images
@@ -97,15 +97,15 @@ def loss_of(vae: Any, images: Float[Tensor, "batch 3 height width"], kl: float) 
 def evaluate(
     vae: Any, images: UInt8[np.ndarray, "batch height width 3"], show: Callable[[Tensor], None] | None = None
 ) -> float:
-    """Evaluate the reconstruction of images.
+    """Compute the PSNR of reconstructed images.
 
     Args:
         vae: AutoencoderKL, which is left in training mode.
-        images: Images that it was not trained on.
+        images: Images that are not used for training.
         show: Callback that receives the first 32 images, each followed by its reconstruction, in [0, 1].
 
     Returns:
-        PSNR in dB.
+        The PSNR in dB.
     """
     vae.eval()
     x = to_unit(images)
@@ -130,12 +130,12 @@ def train(
 
     Args:
         shards: Folder of the rendered shards.
-        config: Parameters of the autoencoder and its training. A published model (`config.initial`) is used
-            unchanged, so that U-Nets trained on its latents can be continued.
+        config: Parameters of the autoencoder and its training. If `config.initial` is set, that published autoencoder
+            is returned unchanged, so that U-Nets trained on its latents can be trained further.
         state: Checkpoint to resume from and to write.
         observe: Callback that receives the step and its metrics: loss, learning rate and psnr_db.
         show: Callback that receives images (N, 3, S, S) in [0, 1], each followed by its reconstruction, and the step.
-        seed: Seed of the initial weights and of every step's draws.
+        seed: Seed of the initial weights and of the random numbers of all steps.
 
     Returns:
         The trained `diffusers.AutoencoderKL`, in evaluation mode.
@@ -144,7 +144,7 @@ def train(
         from diffusers import AutoencoderKL  # pyright: ignore[reportPrivateImportUsage]
 
         return AutoencoderKL.from_pretrained(Path(config.initial) / "vae").float().eval()
-    torch.manual_seed(seed)  # For the initial weights only; the draws of each step are seeded by its number.
+    torch.manual_seed(seed)  # This affects only the initial weights, because each step seeds its own generator.
     vae, data = build(config.latent, CHANNELS), Shards(shards, ("train",))
     if not state.exists():
         first = np.asarray(data.images[0][:1024])
@@ -171,10 +171,10 @@ def train(
 
 
 def normalise(vae: Any, images: Float[Tensor, "batch 3 height width"]) -> None:
-    """Fold a normalisation of the latents into the two 1 x 1 convolutions.
+    """Fold the normalisation of the latents into the two 1 x 1 convolutions.
 
-    Every latent channel of the images then has mean 0 and deviation 1, so that the scaling factor is 1, and the
-    decoded images are the same as before.
+    Every latent channel of the images then has mean 0 and standard deviation 1, so the scaling factor is 1. The decoded
+    images do not change.
 
     Args:
         vae: AutoencoderKL, which is changed in place.
@@ -188,25 +188,25 @@ def normalise(vae: Any, images: Float[Tensor, "batch 3 height width"]) -> None:
         q, p = vae.quant_conv, vae.post_quant_conv
         q.weight[:k] /= std[:, None, None, None]
         q.bias[:k] = (q.bias[:k] - mean) / std
-        # The log variance is not trained: a small constant makes the variance negligible.
+        # The log variance is not trained, so it is set to a constant that makes the variance negligible.
         q.weight[k:] = 0
         q.bias[k:] = -12.0
         p.bias += (p.weight[:, :, 0, 0] * mean).sum(1)
         p.weight *= std[None, :, None, None]
         after = vae.decode(encode_mean(vae, images[:8])).sample
-    assert (before - after).abs().max() < 1e-3, "the fold changed the decoder"
+    assert (before - after).abs().max() < 1e-3, "normalising the latents must not change the decoded images"
 
 
 def encode(
     vae: Any, shards: Path, folder: Path, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> None:
-    """Encode all training shards, each to a float16 array (N, latent, 16, 16) with the name of the shard.
+    """Encode each training shard and write its latents (N, latent, 16, 16) as a float16 array of the same name.
 
     Args:
         vae: AutoencoderKL.
         shards: Folder of the rendered shards.
         folder: Folder to write to.
-        progress: Callback that receives the number of shards done and their total.
+        progress: Callback that receives the number of encoded shards and their total.
     """
     vae, data = vae.to(memory_format=torch.channels_last), Shards(shards, ("train",))
     for k, (name, images) in enumerate(zip(data.names, data.images)):

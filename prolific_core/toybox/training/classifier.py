@@ -25,18 +25,18 @@ NAMES = {"family": list(FAMILIES), "colour": list(COLOURS), "view": list(VIEWS),
 
 
 def augment(x: Float[Tensor, "batch 3 height width"], g: np.random.Generator) -> Float[Tensor, "batch 3 height width"]:
-    """Shift, scale, blur, brighten and add noise to images, mildly.
+    """Apply mild random shifts, scaling, blur, brightness changes and noise to images.
 
     Args:
         x: sRGB in [0, 1].
-        g: Source of the random numbers.
+        g: Random number generator.
 
     Returns:
-        The changed images, in [0, 1].
+        The augmented images, in [0, 1].
     """
     b = len(x)
     theta = np.zeros((b, 2, 3), np.float32)
-    # Zooming out pads with the border, which is the plain background.
+    # A scale above 1 shrinks the image and pads it with its border, which is the uniform background.
     theta[:, 0, 0] = theta[:, 1, 1] = g.uniform(0.8, 1.25, b)
     theta[:, :, 2] = g.uniform(-0.12, 0.12, (b, 2))
     grid = F.affine_grid(torch.from_numpy(theta), list(x.shape), align_corners=False)
@@ -50,13 +50,13 @@ def augment(x: Float[Tensor, "batch 3 height width"], g: np.random.Generator) ->
 
 
 def targets(labels: list[dict]) -> Int[np.ndarray, "batch heads"]:
-    """Return the true class of each head.
+    """Return the target class of each head for each image.
 
     Args:
-        labels: Labels of the images, as `Example.label` returns them.
+        labels: Labels of the images; see `Example.label`.
 
     Returns:
-        Indices in the order of `HEADS`; -100 where a head has no true answer.
+        Class indices in the order of `HEADS`, and -100 for heads that have no target for an image.
     """
     index = {kind: {name: i for i, name in enumerate(names)} for kind, names in NAMES.items()}
     rows = []
@@ -82,15 +82,15 @@ def targets(labels: list[dict]) -> Int[np.ndarray, "batch heads"]:
 def accuracy(
     network: ClassifierNetwork, images: UInt8[np.ndarray, "batch height width 3"], labels: list[dict]
 ) -> dict[str, float]:
-    """Return the fraction of right answers by head, and that of families on normal maps.
+    """Compute the accuracies of the heads on colour images, and of the family on normal maps.
 
     Args:
-        network: Network to evaluate; it is left in training mode.
+        network: Network to evaluate, which is left in training mode.
         images: sRGB images.
-        labels: Their labels.
+        labels: Labels of the images.
 
     Returns:
-        Fractions by name; NaN where no image has a true answer.
+        Accuracies by name, and NaN for heads that have no target for any image.
     """
     network.eval()
     with torch.no_grad():
@@ -114,15 +114,17 @@ def accuracy(
 
 
 def loss_of(logits: dict[str, Tensor], truth: Int[Tensor, "batch heads"]) -> Float[Tensor, ""]:
-    """Return the sum of the heads' cross entropies.
+    """Compute the weighted sum of the heads' cross entropies.
+
+    The weight of a head is the square root of the fraction of images for which it has a target. With the fraction
+    itself as weight, heads with few targets would hardly be trained; with equal weights, they would dominate.
 
     Args:
         logits: Logits (batch, classes) by head.
-        truth: True classes in the order of `HEADS`; -100 where a head has none.
+        truth: Target classes in the order of `HEADS`, and -100 for heads without a target.
 
     Returns:
-        Loss in which a head counts by the root of the fraction of images that have a true answer. Counted by the
-        fraction itself, rare heads would hardly be trained; counted equally, they would dominate.
+        The loss.
     """
     total = torch.zeros(())
     for i, head in enumerate(HEADS):
@@ -147,12 +149,12 @@ def train(
         config: Parameters of the network and its training.
         state: Checkpoint to resume from and to write.
         observe: Callback that receives the step and its metrics: loss, learning rate and accuracies.
-        seed: Seed of the initial weights and of every step's draws.
+        seed: Seed of the initial weights and of the random numbers of all steps.
 
     Returns:
         The trained network.
     """
-    torch.manual_seed(seed)  # For the initial weights only; the draws of each step are seeded by its number.
+    torch.manual_seed(seed)  # This affects only the initial weights, because each step seeds its own generator.
     network = ClassifierNetwork(NAMES, config.channels, config.features).train()
     network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     data = Shards(shards)
@@ -177,11 +179,11 @@ def train(
 
 
 def publish(network: ClassifierNetwork, config: ClassifierConfig, folder: Path) -> None:
-    """Write the classifier as config.json and model.safetensors, in half precision.
+    """Write the classifier as config.json and model.safetensors in half precision.
 
     Args:
         network: Trained network.
-        config: Parameters that it was built with.
+        config: Parameters that the network was built with.
         folder: Folder to write to.
     """
     write_json(

@@ -1,11 +1,12 @@
-"""Initial weights of the autoencoder that make it a linear codec.
+"""Initialisation of the autoencoder as a linear codec.
 
-From random weights this network needs hours to learn absolute colours, because its group norms remove levels. The
-encoder therefore starts as an exact PCA of 4 x 4 patches, with residual blocks that add nothing, and the decoder as
-the best linear decoder that its up-sampling path can represent.
+With random initial weights, this network needs hours to learn absolute colours, because its group norms remove the mean
+of each group. The encoder is therefore initialised as an exact PCA of 4 x 4 patches with residual blocks that are the
+identity, and the decoder as the best linear decoder that its upsampling path can represent.
 
-Two properties let a signal pass a norm and a SiLU unchanged. As silu(x) - silu(-x) = x, every signal is carried
-together with its negative; and two constants +-K in each group of a norm keep the group's deviation nearly constant.
+Two properties let a signal pass through a norm and a SiLU unchanged. First, silu(x) - silu(-x) = x, so every signal is
+stored together with its negative. Second, two constant channels +-K in each group of a norm keep the standard deviation
+of the group nearly constant.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CONSTANT = 6.0  # K of the module's docstring.
+CONSTANT = 6.0  # The constant K in the module's docstring.
 
 
 def patch_pca(
@@ -27,11 +28,11 @@ def patch_pca(
     """Compute the principal components of all 4 x 4 patches.
 
     Args:
-        images: Images, whose sides are multiples of 4.
+        images: Square images whose height and width are multiples of 4.
         latent: Number of components.
 
     Returns:
-        Mean, components and their standard deviations. The elements of a patch are ordered (channel, y, x).
+        The mean, the components and their standard deviations. The elements of a patch are ordered (channel, y, x).
     """
     x = images.astype(np.float32) / 127.5 - 1
     n, s = x.shape[:2]
@@ -43,10 +44,10 @@ def patch_pca(
 
 
 def start_encoder(vae: Any, images: UInt8[np.ndarray, "batch height width 3"]) -> None:
-    """Set the encoder to the patch PCA, with latents of unit deviation.
+    """Initialise the encoder as a patch PCA whose latents have unit standard deviation.
 
     Args:
-        vae: AutoencoderKL with channels (16, 32, 32) and 4 groups in its norms.
+        vae: AutoencoderKL with channels (16, 32, 32) and group norms of 4 groups.
         images: Images that the PCA is computed on.
     """
     mean, components, std = patch_pca(images, vae.config.latent_channels)
@@ -73,9 +74,8 @@ def start_encoder(vae: Any, images: UInt8[np.ndarray, "batch height width 3"]) -
         gain = np.sqrt((6 + 2 * CONSTANT**2) / 8)
         for m in range(k):
             group, slot = divmod(m, 3)
-            w = (components[m] / std[m]).reshape(
-                3, 2, 2, 2, 2
-            )  # Channel, y of the 2 x 2 block, y in it, and the same for x.
+            # The axes are the channel, the row of the 2 x 2 block, the row in the block, and the same for columns.
+            w = (components[m] / std[m]).reshape(3, 2, 2, 2, 2)
             w = torch.tensor(w.transpose(0, 2, 4, 1, 3).reshape(12, 2, 2))
             for sign, ch in ((1, 8 * group + slot), (-1, 8 * group + 3 + slot)):
                 down2.weight[ch] = 0
@@ -91,7 +91,7 @@ def start_encoder(vae: Any, images: UInt8[np.ndarray, "batch height width 3"]) -
 
 
 def silence(module: nn.Module) -> None:
-    """Set the last convolution of every residual block to zero, which makes the blocks the identity.
+    """Set the last convolution of every residual block to zero, which turns the blocks into the identity.
 
     Args:
         module: Encoder or decoder.
@@ -102,14 +102,14 @@ def silence(module: nn.Module) -> None:
 
 
 def linear_path(vae: Any, z: Float[Tensor, "batch latent h w"]) -> Float[Tensor, "batch 16 height width"]:
-    """Decode up to the last norm with residual blocks that add nothing.
+    """Decode latents up to the last norm without the residual branches.
 
     Args:
         vae: AutoencoderKL.
         z: Latents.
 
     Returns:
-        Activations before the last norm, at four times the resolution.
+        The activations before the last norm, at four times the resolution of the latents.
     """
     d = vae.decoder
     x = d.conv_in(vae.post_quant_conv(z))
@@ -121,17 +121,17 @@ def linear_path(vae: Any, z: Float[Tensor, "batch latent h w"]) -> Float[Tensor,
 def start_decoder(
     vae: Any, images: UInt8[np.ndarray, "batch height width 3"], steps: int, batch: int = 16, seed: int = 0
 ) -> float:
-    """Fit the decoder's linear path to the encoder.
+    """Initialise the decoder by fitting its linear path to the encoder's latents.
 
     Args:
-        vae: AutoencoderKL whose encoder is set.
-        images: Images to fit on.
-        steps: Number of steps of Adam.
+        vae: AutoencoderKL whose encoder is already initialised.
+        images: Images that the decoder is fitted on.
+        steps: Number of Adam steps.
         batch: Images per step.
-        seed: Seed of the draws of images.
+        seed: Seed of the sampling of batches.
 
     Returns:
-        Loss of the last step.
+        The loss of the last step.
     """
     d, k = vae.decoder, vae.config.latent_channels
     short = d.up_blocks[2].resnets[0].conv_shortcut

@@ -1,6 +1,6 @@
 """Training of the U-Net and its text encoder by v-prediction on cached latents.
 
-Every step depends on the checkpoint, the seed and its number alone. The averaged weights are published.
+Every step depends only on the checkpoint, the seed and the step number. The averaged weights are published.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ PROMPTS = (
 
 
 def build_unet(config: DiffusionConfig, latent: int) -> Any:
-    """Build a U-Net on 16 x 16 latents with attention below the full resolution only.
+    """Build a U-Net on 16 x 16 latents with attention at the two lower resolutions only.
 
-    With the default parameters a forward pass takes 0.37 GFLOP.
+    With the default parameters, a forward pass costs 0.37 GFLOP.
 
     Args:
         config: Parameters of the U-Net.
@@ -80,7 +80,7 @@ def build_text_encoder(config: DiffusionConfig, tok: Any) -> Any:
 
 
 def build_scheduler() -> Any:
-    """Build the noise schedule, that of Stable Diffusion with v-prediction.
+    """Build the noise schedule of Stable Diffusion with v-prediction.
 
     Returns:
         A `diffusers.DDIMScheduler`.
@@ -100,15 +100,16 @@ def build_scheduler() -> Any:
 
 
 class Latents:
-    """Cached latents of the training shards and tokens of their captions, in memory.
+    """Cached latents of the training shards and the tokens of their captions, in memory.
 
-    The view changes the loss of a coloured object by about a hundredth, and four views of six are sides, so that
-    uniform draws do not teach the front and the back. A fraction `config.fronts` of each batch shows these views, and a
-    fraction `config.named_views` of the captions of objects with a front names the view.
+    The view changes the loss of a coloured object by only about 1 %, and two thirds of the views are side views, so the
+    U-Net does not learn front and back views from uniformly sampled batches. A fraction `config.fronts` of each batch
+    therefore shows these views, and a fraction `config.named_views` of the captions of objects with a front names the
+    view.
 
     Args:
         shards: Folder of the rendered shards.
-        latents: Folder of their latents.
+        latents: Folder of the cached latents.
         tok: Tokenizer.
         config: Parameters of the training.
     """
@@ -129,14 +130,14 @@ class Latents:
     def batch(
         self, g: np.random.Generator, size: int
     ) -> tuple[Float[Tensor, "{size} latent h w"], Int[Tensor, "{size} length"]]:
-        """Draw a batch.
+        """Sample a batch.
 
         Args:
-            g: Source of the random numbers.
+            g: Random number generator.
             size: Number of images.
 
         Returns:
-            Latents in float32, and token ids of their captions.
+            The latents in float32, and the token ids of their captions.
         """
         rows = g.integers(0, len(self.latents), size)
         fronts = round(self.config.fronts * size) if len(self.fronts) else 0
@@ -147,7 +148,7 @@ class Latents:
 
 
 def build(config: DiffusionConfig, latent: int, tok: Any) -> torch.nn.ModuleDict:
-    """Build both models, with random weights or those of a published model.
+    """Build the U-Net and the text encoder with random weights or those of a published model.
 
     Args:
         config: Parameters of the models.
@@ -155,7 +156,7 @@ def build(config: DiffusionConfig, latent: int, tok: Any) -> torch.nn.ModuleDict
         tok: Tokenizer.
 
     Returns:
-        The models "unet" and "text_encoder".
+        The models under the names "unet" and "text_encoder".
     """
     models = torch.nn.ModuleDict({"unet": build_unet(config, latent), "text_encoder": build_text_encoder(config, tok)})
     if config.initial:
@@ -166,14 +167,14 @@ def build(config: DiffusionConfig, latent: int, tok: Any) -> torch.nn.ModuleDict
 
 
 def towards_noise(u: Float[np.ndarray, "*shape"], shift: float) -> Float[np.ndarray, "*shape"]:
-    """Shift times towards noise: s u / (1 + (s - 1) u) (Esser et al., 2403.03206, eq. 23).
+    """Shift diffusion times u towards noise by s u / (1 + (s - 1) u) (Esser et al., arXiv 2403.03206, eq. 23).
 
     Args:
         u: Times in [0, 1).
-        shift: The factor s; 1 leaves the times unchanged.
+        shift: Factor s, which is at least 1; a factor of 1 leaves the times unchanged.
 
     Returns:
-        Shifted times in [0, 1).
+        The shifted times, in [0, 1).
     """
     return shift * u / (1 + (shift - 1) * u)
 
@@ -192,18 +193,18 @@ def train(
 
     Args:
         shards: Folder of the rendered shards.
-        latents: Folder of their latents.
-        vae: AutoencoderKL of the latents.
+        latents: Folder of the cached latents.
+        vae: AutoencoderKL that encoded the latents.
         config: Parameters of the models and their training.
         state: Checkpoint to resume from and to write.
         observe: Callback that receives the step and its metrics: loss and learning rate.
-        show: Callback that receives samples (N, 3, 64, 64) in [0, 1], four of each of `PROMPTS`, and the step.
-        seed: Seed of the initial weights and of every step's draws.
+        show: Callback that receives samples (N, 3, 64, 64) in [0, 1], four for each of `PROMPTS`, and the step.
+        seed: Seed of the initial weights and of the random numbers of all steps.
 
     Returns:
-        The averaged weights as a prior.
+        The prior with the averaged weights.
     """
-    torch.manual_seed(seed)  # For the initial weights only; the draws of each step are seeded by its number.
+    torch.manual_seed(seed)  # This affects only the initial weights, because each step seeds its own generator.
     tok, channels = text.tokenizer(), vae.config.latent_channels
     data = Latents(shards, latents, tok, config)
     models, average = build(config, channels, tok), build(config, channels, tok)
@@ -216,7 +217,7 @@ def train(
         z, ids = data.batch(g, config.batch)
         ids[torch.from_numpy(g.random(len(ids)) < config.drop_caption)] = empty
         noise = torch.from_numpy(g.standard_normal(z.shape, dtype=np.float32))
-        # Times are stratified over the batch: the distribution is the same, and the loss varies less.
+        # Stratifying the times over the batch reduces the variance of the loss without changing their distribution.
         u = towards_noise((np.arange(len(z)) + g.random()) / len(z), config.time_shift)
         t = torch.from_numpy((u * prior.schedule.length).astype(np.int64))
         noisy, target = prior.schedule.add_noise(z, noise, t), prior.schedule.target(z, noise, t)

@@ -1,7 +1,7 @@
 """Training loop of all Toybox models, which resumes from a checkpoint.
 
-A step depends on the weights and on its number alone, so that a training that was killed and started again ends with
-the same weights as one that was not.
+A step depends only on the state of the training and on the step number, so a training that is interrupted and resumed
+gives the same weights as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from prolific_core import checkpoint
 
 @dataclass
 class Training:
-    """A model with everything that trains it.
+    """A model with its optimizer, loss and learning rate.
 
     Attributes:
         model: Model to train.
-        optimizer: Its optimizer.
-        loss: Function that returns the loss of a step, whose random numbers depend on the step alone.
+        optimizer: Optimizer of the model's parameters.
+        loss: Function that returns the loss of a step; its random numbers must depend only on the step.
         rate: Function that returns the learning rate of a step.
-        clip: Largest norm of the gradient.
-        average: Copy of the model that holds the exponential moving average of its weights.
-        ema: Decay of that average.
+        clip: Maximum norm of the gradient.
+        average: Copy of the model that holds the exponential moving average of its weights, if any.
+        ema: Decay of the moving average.
     """
 
     model: nn.Module
@@ -43,10 +43,10 @@ class Training:
         """Take one optimizer step.
 
         Args:
-            step: Number of the step, from 0.
+            step: Number of the step, starting from 0.
 
         Returns:
-            Loss before the step.
+            The loss before the step.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)
@@ -57,7 +57,7 @@ class Training:
         torch.nn.utils.clip_grad_norm_(trained, self.clip, foreach=True)
         self.optimizer.step()
         if self.average is not None:
-            # A smaller decay at first, so that the average of a short training does not hold its initial weights.
+            # The decay is smaller at first, so that the initial weights do not dominate the average in short trainings.
             decay = min(self.ema, (1 + step) / (10 + step))
             averaged: list[Tensor] = list(self.average.parameters())
             weights: list[Tensor] = list(self.model.parameters())
@@ -69,7 +69,7 @@ class Training:
 
         Args:
             path: File to write.
-            step: Number of steps done.
+            step: Number of completed steps.
         """
         state = {"step": step, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         if self.average is not None:
@@ -77,13 +77,13 @@ class Training:
         checkpoint.save(path, state)
 
     def load(self, path: Path) -> int:
-        """Read a checkpoint.
+        """Restore a checkpoint.
 
         Args:
             path: File to read.
 
         Returns:
-            Number of steps done.
+            The number of completed steps.
         """
         state = checkpoint.load(path)
         self.model.load_state_dict(state["model"])
@@ -104,17 +104,17 @@ def run(
     evaluate_every: int = 500,
     checkpoint_every: int = 250,
 ) -> None:
-    """Train a model, from its checkpoint if there is one.
+    """Train a model and resume from its checkpoint if one exists.
 
     Args:
-        training: Model to train.
-        steps: Number of steps in total.
+        training: Model to train, with its optimizer and loss.
+        steps: Total number of steps.
         state: Checkpoint to resume from and to write.
-        observe: Callback that receives the number of steps done and their metrics.
-        evaluate: Function that returns further metrics after a number of steps.
-        observe_every: Steps between two calls of `observe`, with the mean loss of these steps.
-        evaluate_every: Steps between two calls of `evaluate`, which is also called at the end.
-        checkpoint_every: Steps between two checkpoints; one is also written at the end.
+        observe: Callback that receives the number of completed steps and their metrics.
+        evaluate: Function from the number of completed steps to additional metrics.
+        observe_every: Number of steps between two reports of the mean loss and the learning rate to `observe`.
+        evaluate_every: Number of steps between two calls of `evaluate`, which is also called after the last step.
+        checkpoint_every: Number of steps between two checkpoints; one is also written after the last step.
     """
     done = training.load(state) if state.exists() else 0
     losses: list[Tensor] = []
@@ -135,16 +135,16 @@ def run(
 
 
 def warm_up_and_fall(peak: float, steps: int, warmup: int = 100, hold: float = 0.0) -> Callable[[int], float]:
-    """Return a schedule in which the learning rate rises linearly, stays constant and falls linearly to zero.
+    """Return a schedule in which the learning rate rises linearly, stays constant and decays linearly to zero.
 
     Args:
-        peak: Constant rate in between.
-        steps: Number of steps in total.
-        warmup: Steps in which it rises.
-        hold: Fraction of the steps after which it falls, unless the warmup is longer.
+        peak: Learning rate after the warmup.
+        steps: Total number of steps.
+        warmup: Number of steps in which the learning rate rises.
+        hold: Fraction of the steps after which the learning rate decays, unless the warmup is longer.
 
     Returns:
-        Function from the step to its learning rate.
+        A function from the step to its learning rate.
     """
 
     def rate(step: int) -> float:

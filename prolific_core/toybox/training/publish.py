@@ -1,4 +1,4 @@
-"""Published form of the trained models: the StableDiffusionPipeline layout, with half-precision safetensors."""
+"""Publishing of trained models in the StableDiffusionPipeline layout, as safetensors in half precision."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ CLASSES = {
 
 
 def publish(folder: Path, *, vae: Any, unet: Any, text_encoder: Any, scheduler: Any) -> None:
-    """Write a model folder that a StableDiffusionPipeline loads.
+    """Write a model folder that a StableDiffusionPipeline can load.
+
+    The models are converted to half precision in place.
 
     Args:
         folder: Folder to write to.
-        vae: AutoencoderKL, which is converted to half precision in place.
-        unet: UNet2DConditionModel, which is converted too.
-        text_encoder: CLIPTextModel, which is converted too.
+        vae: AutoencoderKL.
+        unet: UNet2DConditionModel.
+        text_encoder: CLIPTextModel.
         scheduler: DDIMScheduler.
     """
     import diffusers
@@ -54,12 +56,12 @@ def save_half(model: Any, folder: Path) -> None:
     """Write a transformers model in half precision, with a configuration that loads it in float32.
 
     Args:
-        model: Model, which is converted in place.
+        model: Model, which is converted to half precision in place.
         folder: Folder to write to.
     """
     model.half().save_pretrained(folder, safe_serialization=True)
     config = json.loads((folder / "config.json").read_text())
-    # The default, "auto", would compute in half precision, which is slow on a CPU.
+    # The default dtype, "auto", would load the model in half precision, which is slow on a CPU.
     for part in (config, config.get("text_config"), config.get("vision_config")):
         if isinstance(part, dict):
             part.pop("torch_dtype", None)
@@ -68,12 +70,12 @@ def save_half(model: Any, folder: Path) -> None:
 
 
 def write_model_card(folder: Path, name: str, revisions: dict[str, str | None]) -> None:
-    """Write MODEL_CARD.md, which names the revision of this project that trained each part.
+    """Write MODEL_CARD.md with the revision of this project at which the training of each part began.
 
     Args:
         folder: Model folder.
         name: Name of the prior.
-        revisions: Revision by part; None where it is not known.
+        revisions: Revisions by part, or None for an unknown revision.
     """
     rows = [f"| {part} | {revision or 'unknown'} |" for part, revision in revisions.items()]
     lines = [

@@ -1,6 +1,7 @@
-"""Training of the scorer, a small CLIP model of the world.
+"""Training of the scorer, a small CLIP model of the Toybox world.
 
-Its images are 64 x 64, sRGB in [0, 1], normalised with mean 0.5 and deviation 0.5, as preprocessor_config.json states.
+Its input is sRGB images of 64 x 64 pixels, normalised with mean 0.5 and standard deviation 0.5 as specified in
+preprocessor_config.json.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def embed_images(model: Any, pixels: Float[Tensor, "batch 3 64 64"]) -> Float[Te
         pixels: sRGB in [-1, 1].
 
     Returns:
-        Unit vectors.
+        Embeddings of unit norm.
     """
     x = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
     return x / x.norm(dim=-1, keepdim=True)
@@ -68,10 +69,10 @@ def embed_texts(model: Any, ids: Int[Tensor, "batch length"]) -> Float[Tensor, "
 
     Args:
         model: CLIPModel.
-        ids: Token ids.
+        ids: Token ids of the texts.
 
     Returns:
-        Unit vectors.
+        Embeddings of unit norm.
     """
     x = model.text_projection(model.text_model(input_ids=ids).pooler_output)
     return x / x.norm(dim=-1, keepdim=True)
@@ -80,17 +81,19 @@ def embed_texts(model: Any, ids: Int[Tensor, "batch length"]) -> Float[Tensor, "
 def retrieval(
     model: Any, tok: Any, images: UInt8[np.ndarray, "batch 64 64 3"], labels: list[dict], seed: int = 0
 ) -> float:
-    """Compute how often the caption of an image has the highest score among 32 captions.
+    """Compute the fraction of images whose own caption has the highest score among 32 captions.
+
+    The other 31 captions are sampled at random and differ in family or colour.
 
     Args:
         model: CLIPModel, which is left in training mode.
-        tok: Its tokenizer.
-        images: Images, of which those of one plain coloured object are used.
-        labels: Their labels.
-        seed: Seed of the draw of the other 31 captions, which differ in family or colour.
+        tok: Tokenizer of the model.
+        images: Images; only those of a single coloured object without stripes are used.
+        labels: Labels of the images.
+        seed: Seed of the sampling of the other captions.
 
     Returns:
-        Fraction of the images.
+        The retrieval accuracy, in [0, 1].
     """
     keep = [k for k, label in enumerate(labels) if label["kind"] == "colour" and not label["stripes"]]
     g = np.random.default_rng(seed)
@@ -115,16 +118,16 @@ def contrast(
     t: Float[Tensor, "batch projection"],
     same: Bool[Tensor, "batch batch"],
 ) -> Float[Tensor, ""]:
-    """Compute the symmetric cross entropy of CLIP (Radford et al., 2103.00020, fig. 3).
+    """Compute the symmetric cross entropy of CLIP (Radford et al., arXiv 2103.00020, fig. 3).
 
     Args:
-        model: CLIPModel, of which the scale of the logits is used.
+        model: CLIPModel that provides the logit scale.
         v: Embeddings of the images.
-        t: Embeddings of their captions.
-        same: Pairs whose captions have the same meaning, which share the target probability.
+        t: Embeddings of the captions of the images.
+        same: Mask of pairs whose captions have the same meaning; the target probability is divided among them.
 
     Returns:
-        Mean over both directions.
+        The mean of the losses from images to captions and from captions to images.
     """
     logits = model.logit_scale.exp().clamp(max=100) * v @ t.T
     target = same.float() / same.sum(1, keepdim=True)
@@ -145,12 +148,12 @@ def train(
         config: Parameters of the scorer and its training.
         state: Checkpoint to resume from and to write.
         observe: Callback that receives the step and its metrics: loss, learning rate and retrieval.
-        seed: Seed of the initial weights and of every step's draws.
+        seed: Seed of the initial weights and of the random numbers of all steps.
 
     Returns:
         The trained `transformers.CLIPModel`.
     """
-    torch.manual_seed(seed)  # For the initial weights only; the draws of each step are seeded by its number.
+    torch.manual_seed(seed)  # This affects only the initial weights, because each step seeds its own generator.
     tok = text.tokenizer()
     model = build(tok, config).train()
     if config.initial:
@@ -159,7 +162,7 @@ def train(
         model.load_state_dict(CLIPModel.from_pretrained(Path(config.initial) / "scorer").float().state_dict())
     data = Shards(shards)
     tokens = [text.encode(tok, [label["caption"] for label in labels]).to(torch.int16) for labels in data.labels]
-    # Captions with the same meaning must not be negatives of each other.
+    # Captions with the same meaning must not be negative examples of each other.
     meaning = [np.array([hash_meaning(label) for label in labels]) for labels in data.labels]
     test_images, test_labels = heldout_images(count=512)
 
@@ -185,10 +188,10 @@ def hash_meaning(label: dict) -> int:
     """Hash the meaning of a caption: kind, objects, colours, relation, and the view if it is named.
 
     Args:
-        label: Label of an image, as `Example.label` returns it.
+        label: Label of an image; see `Example.label`.
 
     Returns:
-        Number that equal meanings share.
+        The hash, which is equal for captions with the same meaning.
     """
     named = label["view"] if label["caption"].endswith(" view") else ""
     normals, second = label["kind"] == "normals", label["second"]
@@ -199,7 +202,7 @@ def hash_meaning(label: dict) -> int:
 
 
 def publish(model: Any, folder: Path) -> None:
-    """Write the scorer in the CLIPModel layout: half-precision weights, tokenizer and settings of the preprocessor.
+    """Write the weights in half precision, the tokenizer and the preprocessor settings in the CLIPModel layout.
 
     Args:
         model: CLIPModel, which is converted to half precision in place.

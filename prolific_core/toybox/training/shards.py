@@ -1,4 +1,4 @@
-"""Rendered shards on disk: images as .npy arrays and their labels as .json files."""
+"""Rendering and loading of shards, which store images as .npy arrays and their labels as .json files."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SPLITS = ("train", "heldout")
 
 
 def render(folder: Path, data: RenderConfig, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-    """Render all shards that the folder does not have yet.
+    """Render all shards that do not exist yet.
 
     Args:
         folder: Folder to write to.
         data: Parameters of the data set.
-        progress: Callback that receives the number of images done and their total.
+        progress: Callback that receives the number of finished images and their total.
     """
     counts = {"train": data.images, "heldout": data.heldout}
     total, done = sum(counts.values()), 0
@@ -37,13 +37,15 @@ def render(folder: Path, data: RenderConfig, progress: Callable[[int, int], None
 
 
 def render_shard(folder: Path, data: RenderConfig, split: str, start: int, count: int) -> None:
-    """Render one shard unless it exists; a shard is complete when its labels exist, which are written last.
+    """Render one shard unless it already exists.
+
+    The labels are written last, so a shard is complete if its labels exist.
 
     Args:
         folder: Folder to write to.
         data: Parameters of the data set.
         split: One of `SPLITS`.
-        start: Number of the first image.
+        start: Index of the first image.
         count: Number of images.
     """
     from prolific_core.toybox.world import draw as world
@@ -58,7 +60,7 @@ def render_shard(folder: Path, data: RenderConfig, split: str, start: int, count
 
 
 class Shards:
-    """Finished shards of one or both splits, of which the images are memory-mapped.
+    """Complete shards of one or both splits with memory-mapped images.
 
     Args:
         folder: Folder of the shards.
@@ -66,8 +68,8 @@ class Shards:
 
     Attributes:
         names: Names of the shards, without a suffix.
-        images: Images (N, S, S, 3) uint8 of each shard.
-        labels: Labels of each shard, as `Example.label` returns them.
+        images: Images (N, S, S, 3), uint8, of each shard.
+        labels: Labels of the images of each shard; see `Example.label`.
     """
 
     def __init__(self, folder: Path, splits: tuple[str, ...] = SPLITS):
@@ -77,14 +79,14 @@ class Shards:
         self.labels = [json.loads(stem.with_suffix(".json").read_text()) for stem in stems]
 
     def pick(self, g: np.random.Generator, size: int) -> tuple[int, Int[np.ndarray, " rows"]]:
-        """Draw rows of one shard, which is drawn with a probability proportional to its size.
+        """Sample a shard with a probability proportional to its size, and rows of it without replacement.
 
         Args:
-            g: Source of the random numbers.
-            size: Number of rows, if the shard has as many.
+            g: Random number generator.
+            size: Number of rows; if the shard has fewer rows, all are returned.
 
         Returns:
-            Index of the shard, and sorted rows of it without repetition.
+            The index of the shard and the sorted indices of the rows.
         """
         sizes = np.array([len(images) for images in self.images])
         k = int(g.choice(len(sizes), p=sizes / sizes.sum()))
@@ -92,25 +94,25 @@ class Shards:
 
 
 def to_unit(images: UInt8[np.ndarray, "batch height width 3"]) -> Float[Tensor, "batch 3 height width"]:
-    """Convert images to the range of the autoencoder and the scorer.
+    """Convert images to the input range of the autoencoder and the scorer.
 
     Args:
-        images: uint8, channels last.
+        images: Images in uint8, channels last.
 
     Returns:
-        float32 in [-1, 1], channels first.
+        Images in [-1, 1], float32, channels first.
     """
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float().div_(127.5).sub_(1)
 
 
 def to_float(images: UInt8[np.ndarray, "batch height width 3"]) -> Float[Tensor, "batch 3 height width"]:
-    """Convert images to the range of the classifier and the metrics.
+    """Convert images to the input range of the classifier and the metrics.
 
     Args:
-        images: uint8, channels last.
+        images: Images in uint8, channels last.
 
     Returns:
-        float32 in [0, 1], channels first.
+        Images in [0, 1], float32, channels first.
     """
     return torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).float() / 255
 
@@ -118,14 +120,14 @@ def to_float(images: UInt8[np.ndarray, "batch height width 3"]) -> Float[Tensor,
 def heldout_images(
     count: int = 256, kinds: Sequence[str] = ("colour", "normals")
 ) -> tuple[UInt8[np.ndarray, "count height width 3"], list[dict]]:
-    """Render images from a seed that training never uses, half of them of held-out pairs.
+    """Render images with a seed that training never uses, half of them with held-out pairs of family and colour.
 
     Args:
         count: Number of images.
-        kinds: Kinds of images to draw.
+        kinds: Kinds of images to sample.
 
     Returns:
-        Images and their labels.
+        The images and their labels.
     """
     from prolific_core.toybox.world import draw as world
 

@@ -1,8 +1,8 @@
-"""CLIP tokenizer with one token for every word of the world.
+"""CLIP tokenizer with one token for every word of the Toybox world.
 
-Its byte-pair merges were learned on the known words until each was one token. They are kept in vocabulary/, because
-learning them again could number the tokens differently, and the weights depend on the numbers. Any other text falls
-back to bytes, so that no input is lost or unknown.
+Its byte-pair merges were learned on the known words until each word was a single token. The merges are stored in
+vocabulary/, because learning them again could change the token ids, on which the weights depend. Unknown words are
+tokenized as bytes, so no input is lost.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch import Tensor
 
 from prolific_core.files import write_atomically
 
-TOKENS = 20  # Length of a caption, padded or cut.
+TOKENS = 20  # Number of tokens that captions are padded or truncated to.
 VOCABULARY = Path(__file__).parents[1] / "vocabulary"
 
 
 def learned() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Return the tokens and merges of the tokenizer.
+    """Load the vocabulary and the merges of the tokenizer.
 
     Returns:
-        Number of each token, and pairs of tokens that are merged, in order.
+        The ids of all tokens, and the pairs of tokens that are merged, in order.
     """
     lines = (VOCABULARY / "merges.txt").read_text().splitlines()[1:]
     merges = [(first, second) for first, second in (line.split(" ") for line in lines)]
@@ -32,10 +32,10 @@ def learned() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 
 def tokenizer(length: int = TOKENS) -> Any:
-    """Return the tokenizer.
+    """Build the tokenizer.
 
     Args:
-        length: Number of tokens that captions are padded or cut to.
+        length: Number of tokens that captions are padded or truncated to.
 
     Returns:
         A `transformers.CLIPTokenizer`.
@@ -47,7 +47,7 @@ def tokenizer(length: int = TOKENS) -> Any:
 
 
 def save(tok: Any, folder: Path) -> None:
-    """Write a tokenizer as the files that every version of transformers reads: vocabulary, merges and settings.
+    """Write a tokenizer as vocabulary, merges and settings, which every version of transformers can load.
 
     Args:
         tok: Tokenizer.
@@ -67,7 +67,7 @@ def encode(tok: Any, texts: list[str]) -> Int[Tensor, "batch length"]:
         texts: Captions.
 
     Returns:
-        Token ids, padded and cut to the tokenizer's length.
+        Token ids, padded or truncated to the maximum length of the tokenizer.
     """
     return tok(
         texts, padding="max_length", truncation=True, max_length=tok.model_max_length, return_tensors="pt"
@@ -75,16 +75,16 @@ def encode(tok: Any, texts: list[str]) -> Int[Tensor, "batch length"]:
 
 
 def text_config(tok: Any, width: int, layers: int, heads: int) -> dict[str, Any]:
-    """Return the arguments of a CLIPTextConfig for a tokenizer.
+    """Return the keyword arguments of a CLIPTextConfig for a tokenizer.
 
     Args:
         tok: Tokenizer.
         width: Width of the text encoder.
-        layers: Number of its layers.
-        heads: Number of its attention heads.
+        layers: Number of layers of the text encoder.
+        heads: Number of attention heads of the text encoder.
 
     Returns:
-        Arguments by name.
+        The arguments by name.
     """
     return {
         "vocab_size": len(tok),

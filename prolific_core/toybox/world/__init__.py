@@ -1,1 +1,1 @@
-"""The world: families of objects, their captions, and a renderer."""
+"""The Toybox world: object families, captions and a renderer."""

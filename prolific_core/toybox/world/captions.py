@@ -1,4 +1,4 @@
-"""Captions of the world: their wording, their parsing, and the pairs of family and colour held out of training."""
+"""Wording and parsing of captions, and the pairs of family and colour that are held out of training."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from prolific_core.toybox.world.scene import RELATIONS
 
 VIEWS = ("front", "side", "back", "overhead")
 
-#: Words that later versions of the world may use. They are in the vocabulary already, so that the tokenizer need not
-#: change and weights can be continued.
+#: Words that later versions of the world may use. They are already in the vocabulary, so that the tokenizer does not
+#: have to change and existing weights can be trained further.
 SPARE = """
 key guitar bed sofa bottle hat duck bench bus train fish bird cat dog star heart apple pear banana cup bowl
 vase book clock door window wall floor flower cactus tower castle bridge sword hammer spoon fork plate pan
@@ -35,7 +35,7 @@ WORDINGS = (
     ("a 3d model of a {c} {f}", 0.16),
 )
 
-#: Pairs that are never held out, because the prompts of the demo must be in the training set.
+#: Pairs of family and colour that are never held out, because the training set must contain the prompts of the demo.
 KEEP = {
     ("mug", "red"),
     ("chair", "blue"),
@@ -48,14 +48,16 @@ KEEP = {
 
 
 def held_out(family: str, colour: str) -> bool:
-    """Return whether the U-Net is never trained on a pair, as about one in ten is.
+    """Return whether a pair of family and colour is held out of the U-Net's training.
+
+    About one pair in ten is held out, as determined by a fixed hash of the names.
 
     Args:
-        family: Name of a family.
-        colour: Name of a colour.
+        family: Name of the family.
+        colour: Name of the colour.
 
     Returns:
-        A choice that depends on a fixed hash of the names.
+        True for a held-out pair.
     """
     if (family, colour) in KEEP:
         return False
@@ -63,11 +65,11 @@ def held_out(family: str, colour: str) -> bool:
 
 
 def view_of(azimuth: float, elevation: float) -> str:
-    """Return the name of the view from a camera.
+    """Return the name of the view for the direction of a camera.
 
     Args:
         azimuth: Angle from the front, in radians.
-        elevation: Angle above the horizon, in radians.
+        elevation: Angle above the horizontal plane, in radians.
 
     Returns:
         One of `VIEWS`.
@@ -81,13 +83,13 @@ def view_of(azimuth: float, elevation: float) -> str:
 
 
 def article(text: str) -> str:
-    """Replace the article "a" before a vowel with "an".
+    """Replace the article "a" with "an" before vowels.
 
     Args:
-        text: A caption.
+        text: Caption.
 
     Returns:
-        The caption with the right articles.
+        The corrected caption.
     """
     return re.sub(r"\ba (?=[aeiou])", "an ", text)
 
@@ -97,13 +99,13 @@ def _colour_word(colour: str, g: np.random.Generator) -> str:
 
 
 def caption(family: str, colour: str, g: np.random.Generator, view: str | None = None) -> str:
-    """Return a caption of one coloured object, worded at random.
+    """Return a randomly worded caption of one coloured object.
 
     Args:
         family: Name of the family.
         colour: Name of the colour.
-        g: Source of the random numbers.
-        view: View to name, if any.
+        g: Random number generator.
+        view: View that the caption names, or None.
 
     Returns:
         The caption.
@@ -114,14 +116,14 @@ def caption(family: str, colour: str, g: np.random.Generator, view: str | None =
 
 
 def striped_caption(family: str, colour: str, stripes: str, g: np.random.Generator, view: str | None = None) -> str:
-    """Return a caption of one object with horizontal stripes, worded at random.
+    """Return a randomly worded caption of one object with horizontal stripes.
 
     Args:
         family: Name of the family.
         colour: Name of the main colour.
         stripes: Name of the stripes' colour.
-        g: Source of the random numbers.
-        view: View to name, if any.
+        g: Random number generator.
+        view: View that the caption names, or None.
 
     Returns:
         The caption.
@@ -131,13 +133,13 @@ def striped_caption(family: str, colour: str, stripes: str, g: np.random.Generat
 
 
 def normal_caption(family: str, view: str | None = None, relation: str | None = None, second: str | None = None) -> str:
-    """Return a caption of a normal map, which names no colour.
+    """Return the caption of a normal map, which does not name a colour.
 
     Args:
         family: Name of the family.
-        view: View to name, if any.
-        relation: Relation to a second object, if there is one.
-        second: Family of the second object.
+        view: View that the caption names, or None.
+        relation: Relation of the object to a second one, or None for a single object.
+        second: Family of the second object, if any.
 
     Returns:
         The caption.
@@ -149,14 +151,14 @@ def normal_caption(family: str, view: str | None = None, relation: str | None = 
 def pair_caption(
     first: tuple[str, str], relation: str, second: tuple[str, str], g: np.random.Generator, view: str | None = None
 ) -> str:
-    """Return a caption of two objects.
+    """Return a randomly worded caption of two objects.
 
     Args:
-        first: Family and colour.
-        relation: Relation of the first to the second.
-        second: Family and colour.
-        g: Source of the random numbers.
-        view: View to name, if any.
+        first: Family and colour of the first object.
+        relation: Relation of the first object to the second.
+        second: Family and colour of the second object.
+        g: Random number generator.
+        view: View that the caption names, or None.
 
     Returns:
         The caption.
@@ -171,8 +173,8 @@ def with_view(text: str, view: str | None) -> str:
     """Append a view to a caption.
 
     Args:
-        text: A caption.
-        view: View to name, or None to leave the caption unchanged.
+        text: Caption.
+        view: View to append, or None to leave the caption unchanged.
 
     Returns:
         The caption, such as "a red mug, front view".
@@ -184,19 +186,19 @@ def without_view(text: str) -> str:
     """Remove the view from the end of a caption.
 
     Args:
-        text: A caption.
+        text: Caption, which may end with a view as appended by `with_view`.
 
     Returns:
-        The caption that `with_view` received.
+        The caption without the view.
     """
     return re.sub(rf", ({'|'.join(VIEWS)}) view$", "", text)
 
 
 def known_words() -> list[str]:
-    """Return all words that captions may use.
+    """Return all words that captions can contain.
 
     Returns:
-        Words in alphabetical order.
+        The words in alphabetical order.
     """
     words = set(FAMILIES) | set(COLOURS) | set(VIEWS) | set(SPARE) | set(GLUE)
     for relation in RELATIONS:
@@ -221,7 +223,7 @@ def parse(prompt: str) -> tuple[str, str] | None:
         prompt: Any text.
 
     Returns:
-        Family and colour, or None unless the text names exactly one of each.
+        Family and colour, or None if the text does not name exactly one of each.
     """
     _, families, colours = _named(prompt)
     return (families[0], colours[0]) if len(families) == 1 and len(colours) == 1 else None
@@ -234,7 +236,7 @@ def parse_striped(prompt: str) -> tuple[str, str, str] | None:
         prompt: Any text.
 
     Returns:
-        Family, main colour and colour of the stripes, or None unless the text names exactly these.
+        Family, main colour and colour of the stripes, or None if the text does not describe one striped object.
     """
     words, families, colours = _named(prompt)
     if len(families) == 1 and len(colours) == 2 and ("stripes" in words or "striped" in words):
@@ -249,7 +251,8 @@ def parse_pair(prompt: str) -> tuple[tuple[str, str], str, tuple[str, str]] | No
         prompt: Any text.
 
     Returns:
-        Family and colour of the first, relation, family and colour of the second; None for any other text.
+        Family and colour of the first object, their relation, and family and colour of the second object, or None if
+        the text does not describe two objects.
     """
     text = prompt.lower().replace("grey", "gray").replace("on top of", "on").replace("beside", "next to")
     for relation in sorted(RELATIONS, key=len, reverse=True):
@@ -262,14 +265,14 @@ def parse_pair(prompt: str) -> tuple[tuple[str, str], str, tuple[str, str]] | No
 
 
 def suggest(prompt: str) -> tuple[list[str], list[str]]:
-    """Find the words of a prompt that the world does not have, and alternatives to them.
+    """Find the unknown words of a prompt and suggest known words to use instead.
 
     Args:
         prompt: Any text.
 
     Returns:
-        Unknown words, and known words to use instead: those with a similar spelling, or all families where there are
-        none. Both lists are empty when every word is known.
+        The unknown words, and known words of similar spelling, or all families if no known word is similar. Both lists
+        are empty if every word is known.
     """
     known = set(FAMILIES) | set(COLOURS) | set(VIEWS) | set(GLUE) | {"room", "striped", "stripes", "with"}
     unknown = [w for w in dict.fromkeys(_words(prompt)) if w not in known]

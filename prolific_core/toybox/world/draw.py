@@ -1,6 +1,6 @@
-"""Captioned images drawn from a seed, and true objects of a prompt.
+"""Sampling of captioned images and of true objects that match a prompt.
 
-An image is a pure function of seed, index and parameters: shards can be rendered in any order, again or in part, and
+An image is a pure function of the seed, its index and the parameters. Shards can therefore be rendered in any order and
 always have the same bytes.
 """
 
@@ -57,22 +57,22 @@ DEFAULT = RenderConfig()
 
 @dataclass(frozen=True)
 class Example:
-    """A rendered image and everything that is known about it.
+    """A rendered image with its caption and labels.
 
     Attributes:
-        image: sRGB.
-        caption: Caption, which names the view half of the time.
+        image: sRGB image.
+        caption: Caption, which names the view in about half of the images.
         kind: One of `KINDS`.
-        family: Family of the object, or of the first of two; "room" for a room.
-        colour: Colour of the object, of the first of two, or of the walls.
+        family: Family of the object or of the first of two objects; "room" for a room.
+        colour: Colour of the object, of the first of two objects, or of the walls of a room.
         view: One of `VIEWS`.
         azimuth: Angle of the camera from the front, in radians.
-        elevation: Angle of the camera above the horizon, in radians.
+        elevation: Angle of the camera above the horizontal plane, in radians.
         distance: Distance of the camera from the origin.
         fov: Vertical field of view, in radians.
-        second: Family and colour of the second of two objects.
-        relation: Relation of the first object to the second.
-        stripes: Colour of the stripes of a striped object.
+        second: Family and colour of the second object, if any.
+        relation: Relation of the first object to the second, if any.
+        stripes: Colour of the stripes, if any.
     """
 
     image: UInt8[np.ndarray, "size size 3"]
@@ -90,10 +90,10 @@ class Example:
     stripes: str | None = None
 
     def label(self) -> dict:
-        """Return everything except the image.
+        """Return all attributes except the image, in a form that can be written as JSON.
 
         Returns:
-            Values by attribute name that JSON can hold, rounded to five decimals.
+            Values by attribute name, in which floats are rounded to five decimals.
         """
         out = {k: v for k, v in self.__dict__.items() if k != "image"}
         return {k: round(v, 5) if isinstance(v, float) else v for k, v in out.items()}
@@ -102,12 +102,12 @@ class Example:
 def draw_pair_of_words(
     g: np.random.Generator, split: str = "train", families: Iterable[str] | None = None
 ) -> tuple[str, str]:
-    """Draw a pair of family and colour.
+    """Sample a pair of family and colour.
 
     Args:
-        g: Source of the random numbers.
-        split: "train" for the pairs that the U-Net is trained on, "heldout" for the others, or "any".
-        families: Families to draw from, by default all.
+        g: Random number generator.
+        split: "train" for the pairs that the U-Net is trained on, "heldout" for the held-out pairs, or "any".
+        families: Families to sample from; all by default.
 
     Returns:
         Family and colour.
@@ -120,26 +120,26 @@ def draw_pair_of_words(
 
 
 def draw_elevation(g: np.random.Generator) -> float:
-    """Draw an elevation, mostly between -10 and 50 degrees and otherwise up to 80.
+    """Sample an elevation from [-10, 50] degrees or, with a probability of 0.15, from [50, 80] degrees.
 
     Args:
-        g: Source of the random numbers.
+        g: Random number generator.
 
     Returns:
-        Elevation in radians.
+        The elevation in radians.
     """
     return float(np.radians(g.uniform(50, 80) if g.random() < 0.15 else g.uniform(-10, 50)))
 
 
 def draw_look(g: np.random.Generator, normals: bool = False) -> Look:
-    """Draw a light that comes mostly from above, and a uniform background of any colour.
+    """Sample a light that shines from above and a background of a single random colour.
 
     Args:
-        g: Source of the random numbers.
+        g: Random number generator.
         normals: Whether the image is a normal map.
 
     Returns:
-        Light and background.
+        The light and the background.
     """
     light = np.array([g.uniform(-0.8, 0.8), g.uniform(-0.8, 0.8), 1.0])
     light /= np.linalg.norm(light)
@@ -163,19 +163,19 @@ def draw(
     words: tuple[str, str] | None = None,
     view: str | None = None,
 ) -> Example:
-    """Draw and render one image of the world.
+    """Sample and render one image of the world.
 
     Args:
         seed: Seed of the data set.
-        index: Number of the image in it.
+        index: Index of the image in the data set.
         data: Parameters of the data set.
-        size: Side of the image, in pixels.
-        samples: Side of the grid of rays per pixel.
-        split: "train" for the pairs of family and colour that the U-Net is trained on, "heldout" for the others, or
-            "any".
-        kind: One of `KINDS`, by default drawn from the mix.
-        words: Family and colour, by default drawn.
-        view: One of `VIEWS`, by default drawn.
+        size: Height and width of the image, in pixels.
+        samples: Number of rays per pixel along each image axis.
+        split: "train" for the pairs of family and colour that the U-Net is trained on, "heldout" for the held-out
+            pairs, or "any".
+        kind: One of `KINDS`; sampled from the mix by default.
+        words: Family and colour; sampled by default.
+        view: One of `VIEWS`; sampled by default.
 
     Returns:
         The image with its caption and labels.
@@ -233,18 +233,18 @@ def draw(
 
 
 def sample(prompt: str, n: int, seed: int = 0) -> list[Scene]:
-    """Draw true objects of a prompt, the ground truth for geometry and diversity.
+    """Sample true objects of a prompt, which serve as ground truth for geometry and diversity.
 
     Args:
-        prompt: Prompt of one object, striped or plain, of two objects, or of a room.
-        n: Number of objects.
-        seed: Seed of the draws.
+        prompt: Prompt of one object with or without stripes, of two objects, or of a room.
+        n: Number of samples.
+        seed: Random seed.
 
     Returns:
-        Meshes that the prompt describes.
+        One mesh per sample.
 
     Raises:
-        ValueError: The prompt does not describe anything in this world.
+        ValueError: If the prompt cannot be parsed.
     """
     both, one, striped = parse_pair(prompt), parse(prompt), parse_striped(prompt)
     scenes = []
@@ -261,7 +261,10 @@ def sample(prompt: str, n: int, seed: int = 0) -> list[Scene]:
             colours = [c for c in COLOURS if c in prompt.lower().split()]
             scenes.append(room(colours[0] if colours else "white", g))
         else:
-            raise ValueError(f"the Toybox world has no {prompt!r}; its families are: {', '.join(FAMILIES)}")
+            raise ValueError(
+                f"the prompt must describe an object of the Toybox world, got {prompt!r}; "
+                f"known families: {', '.join(FAMILIES)}"
+            )
     return scenes
 
 
@@ -274,9 +277,9 @@ def render(
         scene: Mesh to render.
         cameras: Camera-to-world matrices (views, 4, 4) in OpenGL axes, as an array or a list.
         fov: Vertical field of view, in radians.
-        look: Light and background, by default white light from above on white.
-        size: Side of the images, in pixels.
-        samples: Side of the grid of rays per pixel.
+        look: Light and background; by default, light from above and a white background.
+        size: Height and width of the images, in pixels.
+        samples: Number of rays per pixel along each image axis.
 
     Returns:
         sRGB images in [0, 1].

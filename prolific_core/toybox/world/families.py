@@ -1,7 +1,7 @@
-"""Families of objects, each a function that draws the proportions and returns the parts.
+"""Object families, each of which is a function that samples the proportions of an object and returns its parts.
 
-The front faces +x and z is up. The units are arbitrary, because `scene.finish` centres and scales the result.
-Proportions vary so that one prompt has many right answers.
+The front faces +x and z is up. The units are arbitrary, because `scene.finish` centres and scales the result. The
+proportions vary, so that many different objects match the same prompt.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from prolific_core.toybox.world.shapes import (
 
 
 def _ball(g: np.random.Generator) -> list[Part]:
-    """Return the parts of a ball, slightly flattened or stretched."""
+    """Return the parts of a slightly flattened or stretched ball."""
     return [sphere(1.0).scale(1, 1, g.uniform(0.92, 1.06))]
 
 
@@ -76,7 +76,7 @@ def _chair(g: np.random.Generator) -> list[Part]:
 
 
 def _table(g: np.random.Generator) -> list[Part]:
-    """Return the parts of a round table with one leg or a rectangular one with four."""
+    """Return the parts of a round table with one leg or of a rectangular table with four legs."""
     h, t = g.uniform(0.75, 1.1), g.uniform(0.08, 0.14)
     if g.random() < 0.3:
         top = [cylinder(g.uniform(0.75, 1.0), t).move(z=h)]
@@ -110,7 +110,7 @@ def _house(g: np.random.Generator) -> list[Part]:
 
 
 def _tree(g: np.random.Generator) -> list[Part]:
-    """Return the parts of a conifer or a broad-leaved tree."""
+    """Return the parts of a conifer or of a broad-leaved tree."""
     trunk = g.uniform(0.5, 0.9)
     parts = [cylinder(g.uniform(0.13, 0.2), trunk + 0.3).paint("wood")]
     if g.random() < 0.5:
@@ -277,7 +277,8 @@ def _plane(g: np.random.Generator) -> list[Part]:
     return parts
 
 
-#: Function of each family, by its name in captions. The classifier's classes have this order: append only.
+#: Functions of the families by their names in captions. New families must be appended, because the classifier's classes
+#: have the same order.
 FAMILIES = {
     "ball": _ball,
     "cube": _cube,
@@ -299,13 +300,13 @@ FAMILIES = {
     "plane": _plane,
 }
 
-#: Families whose front cannot be mistaken for another side; the Janus count is defined for these.
+#: Families with an unmistakable front, for which the Janus count is defined.
 WITH_FRONT = ("mug", "chair", "house", "snowman", "car", "teapot", "boat", "plane", "rocket")
 
-#: Families simple enough to stack and stand side by side in images of two objects.
+#: Families that are used in images of two objects, because their shapes are simple enough to be stacked.
 STACKABLE = ("ball", "cube", "cylinder", "cone", "mug", "mushroom", "house", "tree")
 
-#: sRGB in [0, 1] of each colour, by its name in captions.
+#: sRGB values in [0, 1] of the colours by their names in captions.
 COLOURS = {
     "red": (0.85, 0.12, 0.12),
     "orange": (0.95, 0.52, 0.10),
@@ -320,7 +321,7 @@ COLOURS = {
     "gray": (0.52, 0.52, 0.53),
 }
 
-#: Colours of parts that the caption does not name, by role; one of the candidates is drawn per image.
+#: Candidate colours by role for parts whose colour the caption does not name; one of them is sampled per object.
 NATURAL = {
     "roof": [(0.50, 0.20, 0.14), (0.32, 0.30, 0.32), (0.42, 0.26, 0.16)],
     "door": [(0.36, 0.20, 0.10), (0.25, 0.14, 0.08)],

@@ -1,10 +1,10 @@
 """Ray tracer for the meshes of the world, written as a Warp kernel with one thread per pixel.
 
-In colour, a pixel is the face's colour times ambient plus diffuse light, without shadows. In a normal map it is
-(n + 1) / 2 in world axes, on a background of 0.5, as in the rest of the package.
+Colour images show the colour of a face times the sum of ambient and diffuse light, without shadows. Normal maps show
+(n + 1) / 2 for the normal n in world axes, on a background of 0.5, as in the rest of the package.
 """
 
-# Warp's kernels are annotated with Warp's own types, which a type checker does not accept.
+# Warp kernels are annotated with Warp's own types, which type checkers reject.
 # pyright: basic, reportInvalidTypeForm=false
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _trace(
 
 
 class Tracer:
-    """Ray tracer of one mesh, which is built once and renders from any camera.
+    """Ray tracer for one mesh, which can be rendered from any number of cameras.
 
     Args:
         scene: Mesh to render.
@@ -99,11 +99,11 @@ class Tracer:
             camera: Camera-to-world matrix in OpenGL axes.
             fov: Vertical field of view, in radians.
             look: Light and background.
-            size: Side of the image, in pixels.
-            samples: Side of the grid of rays per pixel.
+            size: Height and width of the image, in pixels.
+            samples: Number of rays per pixel along each image axis.
 
         Returns:
-            sRGB or normals, in [0, 1].
+            The sRGB image or normal map, in [0, 1].
         """
         image = wp.empty(size * size, dtype=wp.vec3, device="cpu")  # pyright: ignore[reportArgumentType]
         background = (0.5, 0.5, 0.5) if look.normals else look.background
@@ -131,15 +131,15 @@ class Tracer:
 
 
 def orbit(azimuth: float, elevation: float, distance: float) -> Float[np.ndarray, "4 4"]:
-    """Return the pose of a camera that looks at the origin.
+    """Compute the pose of a camera that points at the origin.
 
     Args:
-        azimuth: Angle from the front (+x), counter-clockwise seen from above, in radians.
-        elevation: Angle above the horizon, in radians.
+        azimuth: Angle from the front (+x), counter-clockwise as seen from above, in radians.
+        elevation: Angle above the horizontal plane, in radians.
         distance: Distance from the origin.
 
     Returns:
-        Camera-to-world matrix in OpenGL axes, with determinant +1.
+        The camera-to-world matrix in OpenGL axes, with determinant +1.
     """
     ce, se, ca, sa = np.cos(elevation), np.sin(elevation), np.cos(azimuth), np.sin(azimuth)
     back = np.array([ce * ca, ce * sa, se])

@@ -1,4 +1,4 @@
-"""Objects of the world as one coloured triangle mesh: a single object, a pair or a room; and how they are lit."""
+"""Coloured triangle meshes of single objects, pairs and rooms, and the light and background of their images."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Scene:
     """A coloured mesh in the world frame, in which z is up and the front faces +x.
 
     Attributes:
-        vertices: Positions; vertices are doubled at creases.
+        vertices: Vertex positions; vertices on creases are duplicated.
         normals: Unit normals of the vertices.
-        faces: Indices of the vertices, counter-clockwise seen from outside.
-        colours: sRGB in [0, 1] of each face.
+        faces: Vertex indices, counter-clockwise as seen from outside.
+        colours: sRGB colours of the faces, in [0, 1].
     """
 
     vertices: Float32[np.ndarray, "vertices 3"]
@@ -61,15 +61,15 @@ DEFAULT_LOOK = Look()
 
 
 def jitter(rgb: Sequence[float], g: np.random.Generator, amount: float = 0.035) -> Float[np.ndarray, " 3"]:
-    """Return a colour near another one, of slightly different brightness and hue.
+    """Vary the brightness and hue of a colour slightly at random.
 
     Args:
-        rgb: sRGB in [0, 1].
-        g: Source of the random numbers.
-        amount: Largest shift of a channel.
+        rgb: sRGB colour in [0, 1].
+        g: Random number generator.
+        amount: Maximum shift of a channel.
 
     Returns:
-        sRGB in [0, 1].
+        The new sRGB colour, in [0, 1].
     """
     return np.clip(np.asarray(rgb) * g.uniform(0.9, 1.08) + g.uniform(-amount, amount, 3), 0, 1)
 
@@ -82,7 +82,7 @@ def striped(parts: list[Part], bands: int) -> list[Part]:
         bands: Number of bands over the height of the main parts.
 
     Returns:
-        The other parts unchanged, and two parts for each main one.
+        The parts, in which each main part is replaced by two: its bands of the main colour and its stripes.
     """
     z = np.concatenate([p.vertices[:, 2] for p in parts if p.role == "main"])
     heights, out = np.linspace(z.min(), z.max(), bands + 1)[1:-1], []
@@ -103,16 +103,16 @@ def striped(parts: list[Part], bands: int) -> list[Part]:
 def assemble(
     parts: list[Part], colour: str, g: np.random.Generator, stripes: str | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Join parts and paint them.
+    """Join the parts of an object and assign a colour to each face.
 
     Args:
-        parts: Parts of an object.
+        parts: Parts of the object.
         colour: Name of the main colour.
-        g: Source of the random numbers.
-        stripes: Name of the colour of the stripes, if there are any.
+        g: Random number generator.
+        stripes: Name of the stripes' colour, or None for an object without stripes.
 
     Returns:
-        Vertices (V, 3), normals (V, 3), faces (F, 3) and colours of the faces (F, 3).
+        Vertices (V, 3), normals (V, 3), faces (F, 3) and face colours (F, 3).
     """
     paint = {"main": jitter(COLOURS[colour], g)}
     if stripes:
@@ -132,14 +132,14 @@ def assemble(
 
 
 def finish(v, n, f, c, radius: float) -> Scene:
-    """Move the centre of the bounding box to the origin and scale the mesh.
+    """Move the centre of a mesh's bounding box to the origin and scale the mesh to a given radius.
 
     Args:
         v: Vertices (V, 3).
         n: Normals (V, 3).
         f: Faces (F, 3).
-        c: Colours of the faces (F, 3).
-        radius: Distance of the farthest vertex from the origin afterwards.
+        c: Face colours (F, 3).
+        radius: Distance from the origin to the farthest vertex of the result.
 
     Returns:
         The mesh in single precision.
@@ -150,13 +150,13 @@ def finish(v, n, f, c, radius: float) -> Scene:
 
 
 def single_object(family: str, colour: str, g: np.random.Generator, stripes: str | None = None) -> Scene:
-    """Return one object with a radius between 0.42 and 0.5.
+    """Build a mesh of one object with a radius between 0.42 and 0.5.
 
     Args:
-        family: Name in `FAMILIES`.
-        colour: Name in `COLOURS`.
-        g: Source of the random numbers.
-        stripes: Colour of the stripes, if there are any.
+        family: Key of `FAMILIES`.
+        colour: Key of `COLOURS`.
+        g: Random number generator.
+        stripes: Name of the stripes' colour, or None for an object without stripes.
 
     Returns:
         The object, centred at the origin.
@@ -164,8 +164,8 @@ def single_object(family: str, colour: str, g: np.random.Generator, stripes: str
     return finish(*assemble(FAMILIES[family](g), colour, g, stripes), g.uniform(0.42, 0.5))
 
 
-#: Unit direction from the second object to the first, by relation.
-#: Left and right are those of a camera that looks at the front, from +x.
+#: Unit directions from the second object to the first, by relation. Left and right are relative to a camera at +x that
+#: points at the origin.
 RELATIONS = {
     "on": (0, 0, 1),
     "under": (0, 0, -1),
@@ -177,21 +177,21 @@ RELATIONS = {
 }
 
 
-#: Where one object appears relative to another in an image, as the classifier's head "place" names it.
+#: Positions of one object relative to another in an image, which are the classes of the classifier's head "place".
 PLACES = ("above", "below", "right", "left", "nearer", "farther")
 
 
 def relative_place(label: dict) -> tuple[tuple[str, str], tuple[str, str], str | None]:
-    """Return the two objects of an image in a fixed order, and where the first appears relative to the second.
+    """Return the two objects of an image in a fixed order, and the place of the first relative to the second.
 
-    Because the order is that of `FAMILIES` and `COLOURS`, "a on b" and "b under a" have the same answer.
+    The objects are ordered as in `FAMILIES` and `COLOURS`, so "a on b" and "b under a" give the same result.
 
     Args:
-        label: Label of an image of two objects, as `Example.label` returns it.
+        label: Label of an image of two objects; see `Example.label`.
 
     Returns:
-        Family and colour of the first and of the second object, and one of `PLACES`; None instead of the place where
-        the caption does not determine it (equal objects, or "next to").
+        Family and colour of the first and of the second object, and one of `PLACES`, or None if the label does not
+        determine the place because the objects are equal or the relation is "next to".
     """
     first, second = (label["family"], label["colour"]), tuple(label["second"])
     direction = np.array(RELATIONS[label["relation"]], dtype=float)
@@ -210,13 +210,13 @@ def relative_place(label: dict) -> tuple[tuple[str, str], tuple[str, str], str |
 
 
 def pair(first: tuple[str, str], relation: str, second: tuple[str, str], g: np.random.Generator) -> Scene:
-    """Return two objects, of which the first stands in a relation to the second.
+    """Build a mesh of two objects in a given relation.
 
     Args:
-        first: Family and colour.
-        relation: Name in `RELATIONS`.
-        second: Family and colour.
-        g: Source of the random numbers.
+        first: Family and colour of the first object.
+        relation: Relation of the first object to the second; a key of `RELATIONS`.
+        second: Family and colour of the second object.
+        g: Random number generator.
 
     Returns:
         Both objects in one mesh, with a radius between 0.45 and 0.5.
@@ -234,10 +234,10 @@ def pair(first: tuple[str, str], relation: str, second: tuple[str, str], g: np.r
     axis = int(np.abs(direction).argmax())
     gap = (a[:, axis].max() - a[:, axis].min() + b[:, axis].max() - b[:, axis].min()) / 2
     if axis == 2:
-        gap -= 0.01  # It rests on the other instead of floating.
+        gap -= 0.01  # A small overlap prevents a visible gap between the objects.
     else:
         gap += g.uniform(0.02, 0.15)
-        b[:, 2] += a[:, 2].min() - b[:, 2].min()  # Both stand on the same ground.
+        b[:, 2] += a[:, 2].min() - b[:, 2].min()  # Both objects stand on the same ground plane.
     a += direction * gap
     f = np.concatenate([placed[0][2], placed[1][2] + len(a)])
     return finish(
@@ -250,14 +250,14 @@ def pair(first: tuple[str, str], relation: str, second: tuple[str, str], g: np.r
 
 
 def room(colour: str, g: np.random.Generator) -> Scene:
-    """Return a furnished room with a radius of about 2.5, to be seen from near the origin.
+    """Build a mesh of a furnished room with a radius of about 2.5, which is rendered from near the origin.
 
     Args:
-        colour: Colour of the walls, whose faces point inwards.
-        g: Source of the random numbers.
+        colour: Name of the colour of the walls.
+        g: Random number generator.
 
     Returns:
-        Walls, floor, ceiling, door, window and furniture in one mesh.
+        The walls, whose faces point inwards, with floor, ceiling, door, window and furniture in one mesh.
     """
     x, y, z = g.uniform(2.6, 3.4, 3) * np.array([1, 1, 0.7])
     shell = box(x, y, z)

@@ -1,7 +1,7 @@
-"""Primitive solids as NumPy arrays: closed surfaces that face outwards and have their own normals.
+"""Primitive solids as NumPy arrays: closed surfaces with outward faces and vertex normals.
 
-Each takes well under a millisecond, since a training image needs about ten. Vertices are doubled at creases, so that
-interpolated normals make round surfaces look round and edges look sharp.
+A training image consists of about ten solids, so each of them is built in well under a millisecond. Vertices on creases
+are duplicated, so that interpolated normals make curved surfaces look smooth and edges look sharp.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ import numpy as np
 from jaxtyping import Float, Int
 
 Points = Sequence[Sequence[float]] | np.ndarray
-CREASE = np.cos(np.radians(40.0))  # An angle between faces above 40 degrees is a crease.
+CREASE = np.cos(np.radians(40.0))  # Two adjacent faces form a crease if their normals differ by more than 40 degrees.
 
 
 @dataclass(frozen=True)
 class Part:
-    """A solid of one colour.
+    """A solid with a single colour.
 
     Attributes:
-        vertices: Positions.
+        vertices: Vertex positions.
         normals: Unit normals of the vertices.
-        faces: Indices of the vertices, counter-clockwise seen from outside.
-        role: "main" for the colour in the caption, "stripe" for that of the stripes, or a key of `NATURAL`.
+        faces: Vertex indices, counter-clockwise as seen from outside.
+        role: Role that determines the colour: "main" for the main colour in the caption, "stripe" for the stripes'
+            colour, or a key of `NATURAL`.
     """
 
     vertices: Float[np.ndarray, "vertices 3"]
@@ -33,7 +34,7 @@ class Part:
     role: str = "main"
 
     def move(self, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Part:
-        """Return the solid moved by a vector.
+        """Return a copy of the solid that is translated by a vector.
 
         Args:
             x: Distance along x.
@@ -41,17 +42,17 @@ class Part:
             z: Distance along z.
 
         Returns:
-            The moved solid.
+            The translated solid.
         """
         return Part(self.vertices + np.array([x, y, z]), self.normals, self.faces, self.role)
 
     def scale(self, x: float, y: float | None = None, z: float | None = None) -> Part:
-        """Return the solid scaled about the origin.
+        """Return a copy of the solid that is scaled about the origin.
 
         Args:
             x: Positive factor along x.
-            y: Positive factor along y, by default `x`.
-            z: Positive factor along z, by default `x`.
+            y: Positive factor along y; defaults to `x`.
+            z: Positive factor along z; defaults to `x`.
 
         Returns:
             The scaled solid.
@@ -61,11 +62,11 @@ class Part:
         return Part(self.vertices * s, n / np.linalg.norm(n, axis=1, keepdims=True), self.faces, self.role)
 
     def rotate(self, axis: str, degrees: float) -> Part:
-        """Return the solid rotated about a coordinate axis.
+        """Return a copy of the solid that is rotated about a coordinate axis.
 
         Args:
-            axis: "x", "y" or "z".
-            degrees: Right-handed angle.
+            axis: Axis "x", "y" or "z".
+            degrees: Right-handed angle in degrees.
 
         Returns:
             The rotated solid.
@@ -78,13 +79,13 @@ class Part:
         return Part(self.vertices @ r.T, self.normals @ r.T, self.faces, self.role)
 
     def paint(self, role: str) -> Part:
-        """Return the solid with another role.
+        """Return a copy of the solid with another role.
 
         Args:
-            role: Role of its colour.
+            role: New role; see `Part`.
 
         Returns:
-            The same surface in that role.
+            The same surface with the new role.
         """
         return Part(self.vertices, self.normals, self.faces, role)
 
@@ -92,17 +93,17 @@ class Part:
         """Split the triangles that cross a horizontal plane.
 
         Args:
-            height: The plane is z = height.
+            height: Height z of the plane.
 
         Returns:
-            The same surface, of which no triangle crosses the plane.
+            The same surface without triangles that cross the plane.
         """
         z = self.vertices[:, 2][self.faces]
         above = z > height
         count = above.sum(1)
         crossing = (count == 1) | (count == 2)
         faces, above, lone_above = self.faces[crossing], above[crossing], count[crossing] == 1
-        # Corner a is alone on its side of the plane; its two edges are cut at p and q.
+        # Corner a is alone on its side of the plane, which cuts the edges ab and ac at p and q.
         alone = np.where(lone_above, above.argmax(1), (~above).argmax(1))
         a, b, c = np.take_along_axis(faces, (alone[:, None] + np.arange(3)) % 3, 1).T
         base, k = len(self.vertices), len(a)
@@ -121,7 +122,7 @@ class Part:
 
 
 def _runs(points: np.ndarray, closed: bool) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Cut a polyline (P, 2) at its creases into runs of points (K, 2) with normals (K, 2) to the right."""
+    """Split a polyline (P, 2) at its creases into runs of points (K, 2) with normals (K, 2) on the right-hand side."""
     if closed:
         points = np.vstack([points, points[:1]])
     d = np.diff(points, axis=0)
@@ -147,13 +148,13 @@ def _runs(points: np.ndarray, closed: bool) -> list[tuple[np.ndarray, np.ndarray
 
 
 def _strip(rows: int, cols: int) -> np.ndarray:
-    """Return the faces of a row-major grid of vertices that does not wrap around."""
+    """Return the faces of an open row-major grid of vertices."""
     a = (np.arange(rows - 1)[:, None] * cols + np.arange(cols - 1)[None]).ravel()
     return np.concatenate([np.stack([a, a + 1, a + cols + 1], 1), np.stack([a, a + cols + 1, a + cols], 1)])
 
 
 def _join(chunks: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Part:
-    """Join surfaces, given as vertices, normals and faces, and drop triangles without area."""
+    """Join surfaces, each given as vertices, normals and faces, and drop triangles without area."""
     v, n, f, offset = [], [], [], 0
     for cv, cn, cf in chunks:
         v.append(cv)
@@ -170,10 +171,10 @@ def revolve(profile: Points, segments: int = 28, closed: bool = False) -> Part:
     """Revolve a profile about the z axis.
 
     Args:
-        profile: Points (P, 2) of radius and z, listed upwards on the outside. An open profile starts and ends at
+        profile: Points (P, 2) of radius and z, ordered upwards on the outside. An open profile must start and end at
             radius 0.
         segments: Number of segments around the axis.
-        closed: Whether the last point is joined to the first, which gives a ring.
+        closed: Whether to connect the last point to the first, which gives a ring.
 
     Returns:
         The solid of revolution.
@@ -195,7 +196,7 @@ def sphere(radius: float = 1.0, rings: int = 14, segments: int = 28) -> Part:
     """Return a sphere centred at the origin.
 
     Args:
-        radius: Radius.
+        radius: Radius of the sphere.
         rings: Number of segments from pole to pole.
         segments: Number of segments around the axis.
 
@@ -209,16 +210,16 @@ def sphere(radius: float = 1.0, rings: int = 14, segments: int = 28) -> Part:
 
 
 def cylinder(radius: float, height: float, top: float | None = None, segments: int = 28) -> Part:
-    """Return a cylinder or a frustum that stands on z = 0.
+    """Return a cylinder or a frustum whose base lies in the plane z = 0.
 
     Args:
-        radius: Lower radius.
-        height: Height.
-        top: Upper radius, by default the lower one.
+        radius: Radius of the base.
+        height: Height along z.
+        top: Radius of the top; defaults to `radius`.
         segments: Number of segments around the axis.
 
     Returns:
-        The solid.
+        The cylinder or frustum.
     """
     top = radius if top is None else top
     return revolve([(0, 0), (radius, 0), (top, height), (0, height)], segments)
@@ -228,7 +229,7 @@ def torus(major: float, minor: float, segments: int = 32, sides: int = 14) -> Pa
     """Return a torus about the z axis.
 
     Args:
-        major: Radius of the ring.
+        major: Distance from the axis to the centre of the tube.
         minor: Radius of the tube.
         segments: Number of segments around the axis.
         sides: Number of segments around the tube.
@@ -241,7 +242,7 @@ def torus(major: float, minor: float, segments: int = 32, sides: int = 14) -> Pa
 
 
 def box(x: float, y: float, z: float) -> Part:
-    """Return a box that stands on z = 0 and is centred in x and y.
+    """Return a box whose base lies in the plane z = 0 and is centred at the origin.
 
     Args:
         x: Size along x.
@@ -270,11 +271,11 @@ def extrude(polygon: Points, height: float) -> Part:
     """Extrude a polygon along z.
 
     Args:
-        polygon: Points (P, 2), counter-clockwise; the polygon is star-shaped about their mean.
-        height: Height.
+        polygon: Points (P, 2) in counter-clockwise order; the polygon must be star-shaped about their mean.
+        height: Height along z.
 
     Returns:
-        The prism, which stands on z = 0.
+        The prism, whose base lies in the plane z = 0.
     """
     p = np.asarray(polygon, dtype=float)
     chunks = []
@@ -296,7 +297,7 @@ def tube(path: Points, radius: float | np.ndarray, sides: int = 10) -> Part:
 
     Args:
         path: Points (P, 3).
-        radius: One radius, or one per point (P,).
+        radius: Radius of the tube, or one radius per point (P,).
         sides: Number of segments around the path.
 
     Returns:
@@ -306,7 +307,7 @@ def tube(path: Points, radius: float | np.ndarray, sides: int = 10) -> Part:
     r = np.broadcast_to(np.asarray(radius, dtype=float), (len(p),))
     t = np.gradient(p, axis=0)
     t /= np.linalg.norm(t, axis=1, keepdims=True)
-    # The normal of the plane is a reference direction for the whole path.
+    # The path is planar, so the normal of its plane is perpendicular to every tangent.
     normal = np.linalg.svd(p - p.mean(0))[2][2]
     u = np.cross(t, normal)
     u /= np.linalg.norm(u, axis=1, keepdims=True)

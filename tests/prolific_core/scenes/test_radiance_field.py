@@ -81,8 +81,8 @@ def test_object_in_scene_switches_at_five_sixths_and_is_continuous_there():
     assert bias[0].item() == pytest.approx(-20 / 3, abs=1e-3)
     assert bias[1].item() == pytest.approx(-20 / 3, abs=1e-3)
     outside = torch.tensor([[5 / 6 + 0.1, 0, 0]])
-    assert initial_density.initial_bias(outside, "object-in-scene", 10.0, 0.5) == initial_density.scene_bias(
-        outside, 10.0
+    assert initial_density.initial_bias(outside, "object-in-scene", 10.0, 0.5) == initial_density.initial_bias(
+        outside, "scene", 10.0, 0.5
     )
 
 
