@@ -30,7 +30,7 @@ from prolific_core.prior.scorer import Scorer
 from prolific_core.scenes.image import ImageScene, LatentScene
 from prolific_core.seeding import generator
 
-#: Minimum number of images for the Frechet distance, which is twice the width of the features.
+#: Minimum number of images for computing the Frechet distance. It is twice the dimension of the features.
 ENOUGH_FOR_FRECHET = 128
 
 
@@ -75,17 +75,18 @@ SAVINGS = (
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings that, besides method, prompt and prior, determine the result of a cell.
+    """Settings that determine the result of a cell, together with the method, the prompt and the prior.
 
     Attributes:
         particles: Number of images.
         batch: Largest number of particles that are trained together. All batches of a cell have the same size.
         steps: Training steps per particle.
-        sampler_steps: Steps of ancestral sampling.
-        learning_rate: Initial learning rate of the latents or the pixels' logits, which decays to a twentieth.
+        sampler_steps: Number of ancestral sampling steps.
+        learning_rate: Initial learning rate of the latents or of the pixel logits. It decays to a twentieth of this
+            value.
         seed: Seed of all random draws.
-        pixels: Whether the particles are images, which pass through the prior's encoder as in a 3D stage. By default,
-            they are latents, so that results depend on the guidance alone.
+        pixels: Whether the particles are images and are encoded by the prior's encoder, as in a 3D stage. By default,
+            the particles are latents, so that results depend on the guidance alone.
     """
 
     particles: int = 8
@@ -106,7 +107,7 @@ def stage_config(method: Method, settings: Settings, *, steps: int, batch: int) 
     Args:
         method: The method.
         settings: Settings of the study.
-        steps: Training steps over all batches.
+        steps: Total number of training steps over all batches.
         batch: Number of particles that are trained together.
     """
     return StageConfig(
@@ -141,7 +142,7 @@ def make(
         method: The method.
         prompt: Text of the prompt.
         settings: Settings of the study.
-        state: Folder of the checkpoints from which an interrupted cell resumes.
+        state: Checkpoint folder. An interrupted cell resumes from its checkpoints.
         progress: Function called with the number of finished steps and the total number of steps of the cell.
 
     Returns:
@@ -190,14 +191,15 @@ class Row:
     Attributes:
         method: Name of the method.
         images: Number of images.
-        kid: Kernel distance to true renders in the classifier's features, normalised to unit standard deviation.
-        frechet: Frechet distance to true renders in the same features; None for too few images.
-        alignment: Cosine similarity of images and prompt by the scorer; None without a scorer.
+        kid: Kernel distance to true renders, computed on classifier features with unit standard deviation.
+        frechet: Frechet distance to true renders, computed on the same features; None for fewer than
+            `ENOUGH_FOR_FRECHET` images.
+        alignment: Mean cosine similarity between images and prompts; None if no scorer is given.
         family: Fraction of images that the classifier assigns to the prompt's family.
         colour: Fraction of images that the classifier assigns to the prompt's colour.
-        saturation: Ratio of the saturation to that of the true renders.
-        diversity: Ratio of the mean distance between images of a prompt to that between true renders.
-        seconds: Seconds per image.
+        saturation: Mean saturation of the images, divided by that of the true renders.
+        diversity: Mean distance between images of the same prompt, divided by that between true renders.
+        seconds: Generation time per image, in seconds.
     """
 
     method: str
@@ -225,16 +227,16 @@ def row(
 
     Args:
         method: Name of the method.
-        made: The method's images (N, 3, S, S) by prompt.
+        made: Images (N, 3, S, S) that the method generated, by prompt.
         truth: True renders (M, 3, S, S) by prompt.
-        seconds: Total time of all images in seconds.
-        features: Function from images (B, 3, S, S) to the classifier's features (B, D).
-        agreement: Function from images and a prompt to "family_agreement" and "colour_agreement".
-        scorer: The scorer of the alignment.
+        seconds: Total time to generate all images, in seconds.
+        features: Function that maps images (B, 3, S, S) to classifier features (B, D).
+        agreement: Function that returns "family_agreement" and "colour_agreement" for images and a prompt.
+        scorer: Alignment scorer, or None to omit the alignment.
     """
     pairs = [(features(made[prompt]), features(truth[prompt])) for prompt in made]
     ours, true = (torch.cat(rows) for rows in zip(*pairs))
-    scale = true.std(0).clamp(min=1e-6)  # features have different scales
+    scale = true.std(0).clamp(min=1e-6)  # Normalise the features, because their scales differ.
     ours, true = ours / scale, true / scale
     agreed = [agreement(images, prompt) for prompt, images in made.items()]
     distances = [(pairwise_distance(a), pairwise_distance(b)) for a, b in pairs]

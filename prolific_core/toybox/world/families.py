@@ -1,7 +1,8 @@
-"""Object families, each of which is a function that samples the proportions of an object and returns its parts.
+"""Object families of the Toybox world.
 
-The front faces +x and z is up. The units are arbitrary, because `scene.finish` centres and scales the result. The
-proportions vary, so that many different objects match the same prompt.
+Each family is a function that samples the proportions of an object and returns its parts. The proportions vary, so that
+many different objects match the same prompt. The front faces +x and z is up. The units are arbitrary, because
+`scene.finish` centres and scales the result.
 """
 
 from __future__ import annotations
@@ -241,7 +242,7 @@ def _boat(g: np.random.Generator) -> list[Part]:
     bow = np.hstack([0.2 * half + 0.8 * half * k, w / 2 * (1 - k**1.8)])
     outline = np.vstack([[(-half, -w * 0.4)], bow * [1, -1], (bow[:-1])[::-1], [(-half, w * 0.4)]])
     hull = extrude(outline, h)
-    # Pull the bottom inwards, which narrows the keel.
+    # Pull the bottom inwards to narrow the keel.
     v = hull.vertices.copy()
     low = v[:, 2] < h / 2
     v[low] *= [0.78, 0.55, 1]
@@ -277,8 +278,8 @@ def _plane(g: np.random.Generator) -> list[Part]:
     return parts
 
 
-#: Functions of the families by their names in captions. New families must be appended, because the classifier's classes
-#: have the same order.
+#: Family functions, keyed by the name of the family in captions. New families must be appended, because the
+#: classifier's classes have the same order.
 FAMILIES = {
     "ball": _ball,
     "cube": _cube,
@@ -306,7 +307,7 @@ WITH_FRONT = ("mug", "chair", "house", "snowman", "car", "teapot", "boat", "plan
 #: Families that are used in images of two objects, because their shapes are simple enough to be stacked.
 STACKABLE = ("ball", "cube", "cylinder", "cone", "mug", "mushroom", "house", "tree")
 
-#: sRGB values in [0, 1] of the colours by their names in captions.
+#: sRGB values in [0, 1], keyed by the name of the colour in captions.
 COLOURS = {
     "red": (0.85, 0.12, 0.12),
     "orange": (0.95, 0.52, 0.10),
@@ -321,7 +322,8 @@ COLOURS = {
     "gray": (0.52, 0.52, 0.53),
 }
 
-#: Candidate colours by role for parts whose colour the caption does not name; one of them is sampled per object.
+#: Candidate colours for parts whose colour is not named in the caption, keyed by role. One candidate is sampled per
+#: role and object.
 NATURAL = {
     "roof": [(0.50, 0.20, 0.14), (0.32, 0.30, 0.32), (0.42, 0.26, 0.16)],
     "door": [(0.36, 0.20, 0.10), (0.25, 0.14, 0.08)],
