@@ -83,7 +83,7 @@ def crossed_tetrahedra(sdf: Float[Tensor, " points"], resolution: int) -> Int[Te
 
 
 def sdf_sign_loss(sdf: Float[Tensor, " points"], resolution: int) -> Float[Tensor, ""]:
-    """Compute the loss on sign changes of nvdiffrec, which suppresses floaters and holes.
+    """Compute a loss that suppresses floaters and holes by penalising sign changes (nvdiffrec).
 
     The loss is the mean of BCE(sigmoid(s_a), inside_b) + BCE(sigmoid(s_b), inside_a) over the grid edges (a, b) whose
     ends have different signs (Munkberg et al. 2022, eq. 2).

@@ -1,6 +1,6 @@
 """Schema of priors/<name>/params.yaml, which contains the parameters for training the Toybox models.
 
-The schema defines the unit, the default and the bounds of each parameter.
+The schema defines the default and the bounds of each parameter and documents its unit.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ class DiffusionConfig(Section):
         ema: Decay of the exponential moving average of the weights.
         drop_caption: Fraction of the captions that are replaced by the empty caption, for classifier-free guidance.
         fronts: Fraction of each batch that is reserved for front and back views of coloured objects that have a front.
-        named_views: Fraction of the captions that name the view, for objects that have a front. For other images, it is
-            always 0.5.
+        named_views: Fraction of the captions that name the view, for objects that have a front. For all other
+            images, the fraction is 0.5.
         time_shift: Factor that shifts the timesteps towards high noise levels, at which the view is determined. A
             factor of 1 samples the timesteps uniformly.
         sample_every: Number of steps between two previews.

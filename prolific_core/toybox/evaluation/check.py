@@ -214,7 +214,7 @@ def nearest_neighbour_ratio(
     truth: Float[Tensor, "truth 3 64 64"],
     references: Float[Tensor, "references 3 64 64"],
 ) -> float:
-    """Compute the ratio of the nearest-neighbour distances of samples and of unseen renders.
+    """Compute the nearest-neighbour distance of samples, divided by that of unseen renders.
 
     The nearest-neighbour distance is the mean distance from an image to its nearest training render, computed on the
     pixels at a resolution of 32 x 32.
@@ -268,7 +268,7 @@ def measure(
         cfg: Scale of classifier-free guidance.
         steps: Number of DDIM steps.
         references: Number of training renders for the nearest-neighbour ratio.
-        progress: Callback that receives the finished work and the total work, both as numbers of samples.
+        progress: Callback that receives the finished work and the total work, both measured in samples.
 
     Returns:
         Metrics by name, starting with those of `GOALS` in the same order.

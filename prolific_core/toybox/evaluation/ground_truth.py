@@ -68,9 +68,9 @@ def against_truth(made: Views, truth: Views) -> dict[str, float]:
         truth: Views of true objects of the same prompt.
 
     Returns:
-        `occupied_ratio` and `saturation_ratio`, which divide the value of the generated object by that of the true
-        objects, and the `kernel_distance` between the features. The latter is omitted if the classifier's weights are
-        not installed.
+        `occupied_ratio` and `saturation_ratio`, each the value of the generated object divided by that of the true
+        objects, and the `kernel_distance` between the features. The kernel distance is omitted if the classifier's
+        weights are not installed.
     """
     metrics = {
         "occupied_ratio": float(made.opacity.mean() / truth.opacity.mean()),

@@ -219,7 +219,7 @@ def train(
         z, ids = data.batch(g, config.batch)
         ids[torch.from_numpy(g.random(len(ids)) < config.drop_caption)] = empty
         noise = torch.from_numpy(g.standard_normal(z.shape, dtype=np.float32))
-        # Stratified times reduce the variance of the loss; the distribution of each time remains uniform.
+        # Stratifying the times over the batch reduces the variance of the loss.
         u = towards_noise((np.arange(len(z)) + g.random()) / len(z), config.time_shift)
         t = torch.from_numpy((u * prior.schedule.length).astype(np.int64))
         noisy, target = prior.schedule.add_noise(z, noise, t), prior.schedule.target(z, noise, t)
