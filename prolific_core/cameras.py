@@ -14,7 +14,7 @@ from torch import Tensor
 
 from prolific_core.config import CameraConfig
 
-OVERHEAD = math.radians(60)  # views from a higher elevation are called overhead views
+OVERHEAD = math.radians(60)  # elevation above which a view counts as an overhead view
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Cameras:
 
 
 def look_at(position: Float[Tensor, "batch 3"], target: Float[Tensor, "batch 3"]) -> Float[Tensor, "batch 4 4"]:
-    """Return the matrices of cameras that look at a point with z up.
+    """Return camera-to-world matrices of cameras that look at target points, with z up.
 
     Args:
         position: Positions of the cameras.
@@ -150,8 +150,8 @@ def orbit(views: int, *, elevation: float, distance: float, fov: float) -> Camer
 def around(views: int, *, fov: float) -> Cameras:
     """Return evenly spaced cameras that look outwards from the origin, ordered clockwise as seen from above.
 
-    Each camera is placed 0.001 world units behind the origin and looks across it, so that its azimuth has the usual
-    meaning.
+    Each camera is 0.001 world units away from the origin and looks through it, so that the azimuth of the camera
+    position is defined.
 
     Args:
         views: Number of cameras.
@@ -166,7 +166,8 @@ def around(views: int, *, fov: float) -> Cameras:
 def panorama(height: int, width: int) -> tuple[Float[Tensor, "1 height width 3"], Float[Tensor, "1 height width 3"]]:
     """Return the rays of a cylindrical 360-degree panorama seen from the origin.
 
-    The direction +x is in the centre of the image, +y is to the left of it, and pixels are square at the horizon.
+    The direction +x maps to the centre of the image, and +y to the left of the centre. Pixels are square at the
+    horizon.
 
     Args:
         height: Height of the image in pixels.
@@ -185,7 +186,7 @@ def panorama(height: int, width: int) -> tuple[Float[Tensor, "1 height width 3"]
 def sample(views: int, config: CameraConfig, generator: torch.Generator) -> Cameras:
     """Sample random training cameras.
 
-    With probability `config.uniform_probability` a camera position is uniform on the upper hemisphere; otherwise its
+    With probability `config.uniform_probability`, a camera position is uniform on the upper hemisphere. Otherwise, its
     elevation is uniform in `config.elevation` (ProlificDreamer, arXiv 2305.16213, appendix).
 
     Args:
@@ -213,8 +214,8 @@ def sample(views: int, config: CameraConfig, generator: torch.Generator) -> Came
 def view_prompts(cameras: Cameras) -> list[str]:
     """Return the words that ProlificDreamer (arXiv 2305.16213) appends to the prompt for each view.
 
-    Views from an elevation above 60 degrees are overhead views. Others are front or back views within 30 degrees of
-    the front or the back, and side views in between.
+    Views from elevations above 60 degrees are overhead views. All others are front views within 30 degrees of the
+    front, back views within 30 degrees of the back, and side views in between.
 
     Args:
         cameras: The cameras.

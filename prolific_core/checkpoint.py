@@ -1,6 +1,7 @@
-"""Checkpoints of nested state in a single safetensors file, whose header holds all other values as JSON.
+"""Checkpoints of nested state as safetensors files.
 
-Files are written atomically and nothing is pickled.
+Values other than tensors are stored as JSON in the header of the file. Files are written atomically and nothing is
+pickled.
 """
 
 import json
@@ -25,7 +26,7 @@ def save(path: Path, state: Any) -> None:
             read back as lists.
 
     Raises:
-        TypeError: `state` contains a value of another type.
+        TypeError: `state` contains a value of an unsupported type.
     """
     from safetensors.torch import save_file
 
@@ -59,7 +60,7 @@ def load(path: Path) -> Any:
 
 
 def _strip(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Replace each tensor in a nested value by its name, and store the tensor in `tensors`."""
+    """Replace each tensor in a nested value with its name, and store the tensor in `tensors`."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
         tensors[name] = value.detach().cpu().contiguous()

@@ -2,8 +2,8 @@
 
 params.yaml, presets and prompts are validated against these classes. Parameters are set by the defaults below,
 params.yaml, presets/<preset>.yaml and the sections of prompt.yaml, in order of increasing priority. Each stage has its
-own section, so that DVC re-runs a stage only if its own parameters change. The defaults follow the ProlificDreamer
-paper (arXiv 2305.16213) if it gives a value.
+own section, so that DVC re-runs a stage only if its own parameters change. The defaults are those of the
+ProlificDreamer paper (arXiv 2305.16213) if the paper specifies a value.
 """
 
 import difflib
@@ -57,10 +57,10 @@ class Section(BaseModel):
 
 
 class SystemConfig(Section):
-    """Device, number of threads and backend of the kernels.
+    """Device, number of threads and kernel backend.
 
-    The number of threads is never taken from the machine, because it changes the order of additions and therefore
-    the results.
+    The number of threads never depends on the machine, because it affects the order of additions and therefore the
+    results.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -69,24 +69,24 @@ class SystemConfig(Section):
 
 
 class PriorConfig(Section):
-    """The 2D diffusion model and the options for loading it."""
+    """Options for loading the 2D diffusion model."""
 
     # `toybox` (the packaged model), a folder, or a model id on the Hugging Face hub.
     path: str = Field(default="toybox", min_length=1, max_length=1000)
     # Data type of the frozen weights; trained weights are always float32.
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    # Process images in the autoencoder one at a time, which saves memory if a step has several views.
+    # Process images one at a time in the autoencoder. This saves memory if a step has several views.
     vae_slicing: bool = False
     gradient_checkpointing: bool = False  # recompute activations in the backward pass to save memory
     torch_compile: bool = False  # compile the U-Net on its first call; this takes minutes
 
 
 class TimeConfig(Section):
-    """Distribution of the diffusion time t ~ U(minimum, upper), in fractions of the prior's number of time steps.
+    """Distribution of the diffusion time t ~ U(minimum, upper), as a fraction of the prior's number of time steps.
 
     The upper bound changes from `maximum` to `final` over the run. With `anneal: step`, it switches at the fraction
-    `switch_at` of the run, as in the paper. With `linear`, `sqrt` or `cosine`, it changes continuously according to
-    that function of the progress. With `none`, it stays at `maximum`.
+    `switch_at` of the run, as in the paper. With `linear`, `sqrt` or `cosine`, it changes continuously as that function
+    of the run's progress. With `none`, it stays at `maximum`.
     """
 
     minimum: Fraction = 0.02
@@ -97,16 +97,16 @@ class TimeConfig(Section):
 
 
 class ScoreConfig(Section):
-    """The trainable score network of VSD, which is either LoRA on the prior's U-Net or a small separate U-Net."""
+    """Trainable score network of VSD, either LoRA on the prior's U-Net or a small separate U-Net."""
 
     kind: Literal["lora", "unet"] = "lora"
     # Pipeline to use as the base instead of the prior; the paper uses Stable Diffusion 2.1 (v-prediction).
     base: str | None = Field(default=None, max_length=1000)
-    # Prediction type of the training loss; null selects that of the base for `lora` and v_prediction for `unet`.
+    # Prediction type of the training loss; null selects the base's type for `lora` and v_prediction for `unet`.
     prediction: Literal["epsilon", "v_prediction"] | None = None
     rank: int = Field(default=4, ge=1, le=256)  # used with `kind: lora`
-    # Layers with LoRA. `attention` selects the query, key, value and output projections, as in the paper. `all` selects
-    # every convolution and linear layer. A list selects the layers whose names end with one of its entries.
+    # Layers that LoRA adapts. `attention` selects the query, key, value and output projections, as in the paper. `all`
+    # selects every convolution and linear layer. A list selects the layers whose names end with one of its entries.
     targets: Literal["attention", "all"] | list[Annotated[str, Field(min_length=1, max_length=200)]] = "attention"
     channels: list[Annotated[int, Field(ge=8, le=2048, multiple_of=8)]] = Field(
         default=[32, 64, 128], min_length=1, max_length=6
@@ -115,10 +115,10 @@ class ScoreConfig(Section):
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)  # betas of Adam
     warmup: int = Field(default=0, ge=0, le=100_000)  # steps of linear learning rate warm-up
     steps: int = Field(default=1, ge=1, le=100)  # training steps per particle step
-    camera_dropout: Fraction = 0.1  # probability that a training sample has no camera
-    # Reuse the forward pass of the particles' gradient for the first training step, which saves an evaluation of the
-    # U-Net. That step then uses the particles' noise and time steps, which are drawn from the annealed range, and no
-    # camera dropout.
+    camera_dropout: Fraction = 0.1  # probability of omitting the camera embedding of a training sample
+    # Reuse the score network's forward pass of the particle step in the first training step. This saves one evaluation
+    # of the U-Net. The training step then uses the noise and time steps of the particle step, with times drawn from the
+    # annealed range, and no camera dropout.
     share_pass: bool = False
 
 
@@ -134,8 +134,8 @@ class GuidanceConfig(Section):
     rescale: Fraction = 0.7  # weight phi of the rescaled prediction, used with `combine: rescale`
     # Weight of the negative prompt, used with `method: csd`; null selects the value of `scale`.
     negative_scale: float | None = Field(default=None, ge=0, le=1000)
-    # Range of t in which guidance is applied, in fractions of the number of time steps (arXiv 2404.07724). Outside of
-    # this range, only the conditional prediction is evaluated, as with scale 1. null applies guidance at all t.
+    # Range of t in which guidance is applied, in fractions of the number of time steps (arXiv 2404.07724). Outside this
+    # range, only the conditional prediction is evaluated, which corresponds to scale 1. null applies guidance at all t.
     interval: Annotated[tuple[Fraction, Fraction], AfterValidator(_ordered)] | None = None
     # Weight w(t) of the gradient.
     weighting: Literal["one_minus_alpha_bar", "uniform", "alpha_sigma_squared"] = "one_minus_alpha_bar"
@@ -159,11 +159,11 @@ class CameraConfig(Section):
 
 
 class FieldConfig(Section):
-    """The radiance field: a multiresolution hash grid and two small MLPs."""
+    """Radiance field that consists of a multiresolution hash grid and two small MLPs."""
 
     levels: int = Field(default=16, ge=1, le=32)
-    features: Literal[1, 2, 4, 8] = 2  # per level
-    log2_entries: int = Field(default=19, ge=4, le=24)  # per level
+    features: Literal[1, 2, 4, 8] = 2  # number per level
+    log2_entries: int = Field(default=19, ge=4, le=24)  # log2 of the maximum number of entries per level
     base_resolution: int = Field(default=16, ge=2, le=512)  # cells per side
     max_resolution: int = Field(default=2048, ge=2, le=65536)  # cells per side
     interpolation: Literal["smoothstep", "linear"] = "smoothstep"
@@ -177,7 +177,7 @@ class FieldConfig(Section):
     background: Literal["network", "white", "grey", "black"] = "network"
     occupancy_resolution: int = Field(default=32, ge=4, le=512)  # cells per side
     occupancy_threshold: Weight = 0.01
-    samples_per_ray: int = Field(default=512, ge=4, le=4096)  # along the box's diagonal, including empty space
+    samples_per_ray: int = Field(default=512, ge=4, le=4096)  # number along the box's diagonal, including empty space
     # Additional samples per ray, placed where the first ones have large weights. The paper uses 64 + 32.
     importance_samples: int = Field(default=0, ge=0, le=1024)
 
@@ -194,15 +194,15 @@ class LossWeights(Section):
     """Weights of the radiance field's regularisers (`scenes/regularisers.py`)."""
 
     opacity: Weight = 0.0
-    # Weight of the opacity at the end of the run. The weight changes linearly, because the gradient of the guidance
-    # decreases with t. null keeps the weight constant.
+    # Weight of the opacity loss at the end of the run. The weight changes linearly over the run, because the guidance
+    # gradient decreases with t. null keeps the weight constant.
     opacity_end: Weight | None = None
     sparsity: Weight = 0.0
     entropy: Weight = 10.0
     orientation: Weight = 0.0
 
     def opacity_at(self, progress: float) -> float:
-        """Return the weight of the opacity loss at a point of the run.
+        """Return the weight of the opacity loss at a given progress.
 
         Args:
             progress: Fraction of the run in [0, 1].
@@ -219,9 +219,11 @@ class StageConfig(Section):
 
     steps: Steps
     views: int = Field(default=1, ge=1, le=64)  # cameras per step
-    # Fraction to which the particles' learning rates decay along half a cosine; 1 keeps them constant, as in the paper.
+    # Final learning rates of the particles as a fraction of the initial ones. The decay follows half a cosine. The
+    # value 1 keeps the learning rates constant, as in the paper.
     learning_rate_final: Fraction = 1.0
-    # Pairs of the fraction of the run at which a resolution starts, and the height and width of the render in pixels.
+    # Pairs (start, resolution): the fraction of the run from which a resolution applies, and the height and width of
+    # the training renders in pixels.
     resolution: list[tuple[Fraction, Annotated[int, Field(ge=8, le=4096)]]] = Field(default=[(0.0, 512)], min_length=1)
     cameras: CameraConfig = CameraConfig()
     guidance: GuidanceConfig = GuidanceConfig()
@@ -235,8 +237,9 @@ class NerfConfig(StageConfig):
     network_learning_rate: Rate = 1e-3
     background_learning_rate: Rate = 1e-3
     random_background: Fraction = 0.5  # probability of a random plain background in a training view
-    # Number of rays whose autograd graph is kept at once. The guidance is computed on the whole image. Its gradient is
-    # then backpropagated patch by patch, and each patch is rendered a second time. null processes all rays at once.
+    # Number of rays whose autograd graph is kept in memory at once. The guidance is computed on the whole image. Its
+    # gradient is then backpropagated patch by patch, and each patch is rendered a second time. null processes all rays
+    # at once.
     patch: int | None = Field(default=None, ge=64, le=2**24)
     losses: LossWeights = LossWeights()
 
@@ -247,7 +250,7 @@ class GeometryConfig(StageConfig):
     steps: Steps = 15_000
     grid_resolution: int = Field(default=128, ge=8, le=512)  # cubes per side
     extent: Positive = 0.6  # half the side of the grid's box, in world units; objects have radius 0.5
-    density_threshold: Positive | None = 10.0  # null selects the one that matches the field's silhouettes
+    density_threshold: Positive | None = 10.0  # null selects the best match to the field's silhouettes
     learning_rate: Rate = 1e-3
     normal_consistency: Weight = 1.0
     laplacian: Weight = 1.0
@@ -279,7 +282,7 @@ class ExportConfig(Section):
 class EvaluateConfig(Section):
     """Stage 6: compute metrics and images of the exported model."""
 
-    scorer: str | None = Field(default=None, max_length=1000)  # CLIP folder or model id; null: the prior's scorer
+    scorer: str | None = Field(default=None, max_length=1000)  # CLIP folder or model id; null uses the prior's scorer
     views: int = Field(default=8, ge=1, le=64)
     elevation: Elevation = 15.0
     distance: Positive = 1.6  # world units
@@ -289,10 +292,10 @@ class EvaluateConfig(Section):
 
 
 class LoggingConfig(Section):
-    """Intervals of previews, checkpoints and metrics. Changing them does not affect results or re-run a stage."""
+    """Intervals of previews, checkpoints and metrics. Changing them neither affects results nor re-runs a stage."""
 
     preview_every: int = Field(default=50, ge=1, le=1_000_000)  # steps
-    turntable_frames: int = Field(default=48, ge=2, le=1000)  # for the radiance field at the end of its stage
+    turntable_frames: int = Field(default=48, ge=2, le=1000)  # for the video at the end of stage 2
     checkpoint_every: int = Field(default=100, ge=1, le=1_000_000)  # steps
     metrics_every: int = Field(default=5, ge=1, le=1_000_000)  # steps
 
@@ -368,7 +371,7 @@ def check(name: str, values: Any, model: type[AnySection] = Config) -> AnySectio
     Raises:
         InputError: A key is unknown or has been renamed, or a value is not allowed.
     """
-    values = merge(model().model_dump(mode="json"), values)  # partial sections keep their own defaults
+    values = merge(model().model_dump(mode="json"), values)  # use this model's defaults for missing keys of sections
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -385,7 +388,7 @@ def check(name: str, values: Any, model: type[AnySection] = Config) -> AnySectio
 
 
 def _suggest(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
-    """Return a hint for an unknown key, which names the most similar known key or all known keys."""
+    """Return a hint that names the known key most similar to an unknown key, or all known keys if none is similar."""
     for part in location[:-1]:
         field = model.model_fields.get(str(part))
         if not (field and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):

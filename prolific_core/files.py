@@ -1,4 +1,4 @@
-"""Atomic file writes, which leave either the old or the new content in a file if they are interrupted."""
+"""Atomic file writes. An interrupted write leaves the old content of the file unchanged."""
 
 import json
 import os

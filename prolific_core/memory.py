@@ -1,17 +1,17 @@
 """Estimate of the memory that an optimisation stage needs.
 
-The estimate has these parts, of which the first three are exact:
+The estimate is the sum of the following parts, of which the first three are exact:
 
-- weights: the weights of the prior and of the score network's base if it is another model;
+- weights: the weights of the prior and, if the score network has a different base model, the weights of that model;
 - trained: four times the size of the trained parameters (value, gradient and Adam's two moments);
 - merged: the score network's weights with merged LoRA, and the largest of their gradients;
 - activations: the activations saved for the backward pass of rendering and encoding, or of training the score network,
-  whichever is larger, since they are not held at the same time;
+  whichever is larger, because the two are not held in memory at the same time;
 - libraries: torch, the kernels and the GPU context.
 
-The activations of a network are estimated as the outputs of all modules without children, evaluated on the meta device.
-With gradient checkpointing, they are the outputs of the checkpointed blocks and the activations inside the largest
-block. The activations of a render are estimated as a constant number of bytes per pixel.
+The activations of a network are estimated as the total size of the outputs of all modules without children, evaluated
+on the meta device. With gradient checkpointing, they are the outputs of the checkpointed blocks and the activations
+inside the largest block. The activations of a render are estimated as a constant number of bytes per pixel.
 """
 
 import copy
@@ -49,7 +49,7 @@ def estimate(
         pixel_bytes: Bytes per pixel that a render saves for its backward pass.
 
     Returns:
-        Bytes of each part listed in the module's docstring.
+        Number of bytes by part; see the module's docstring for the parts.
     """
     prior, score = guidance.prior, getattr(guidance, "score", None)
     trained = [parameter for scene in scenes for parameter in scene.parameters()]
@@ -75,7 +75,9 @@ def size(tensors: Iterable[Tensor]) -> int:
 
 
 def activation_bytes(module: nn.Module, *inputs: Tensor, **named: Tensor) -> int:
-    """Return the bytes of activations that a forward pass saves for its backward pass, without executing it.
+    """Return the size in bytes of the activations that a forward pass saves for its backward pass.
+
+    The forward pass runs on the meta device and computes no values.
 
     Args:
         module: The network, which is not modified.
@@ -128,7 +130,7 @@ def _without_data(module: nn.Module) -> nn.Module:
 
 
 def _score_pass(prior, score, views: int) -> int:
-    """Return the bytes of activations of the score network's training."""
+    """Return the size in bytes of the activations saved in a training step of the score network."""
     if score is None:
         return 0
     unet, side = score.unet, prior.unet.config.sample_size
@@ -139,19 +141,19 @@ def _score_pass(prior, score, views: int) -> int:
 
 
 def point_bytes(field: FieldConfig) -> float:
-    """Return the bytes per point that a radiance field saves for its backward pass."""
+    """Return the number of bytes per point that a radiance field saves for its backward pass."""
     return 4.0 * (field.levels * field.features + 2 * field.hidden_width * field.hidden_layers + 16)
 
 
 def field_pixel_bytes(field: FieldConfig, train: NerfConfig | None = None) -> float:
-    """Return the bytes per pixel that the training render of a radiance field saves for its backward pass.
+    """Return the number of bytes per pixel that a radiance field saves for the backward pass of a training render.
 
     For an object, the occupied part of a ray is assumed to be the mean chord of the initial ball, 4/3 of its radius. In
     other scenes, half of the box's diagonal is assumed to be occupied.
 
     Args:
         field: Configuration of the field.
-        train: Settings of training, whose `patch` limits the number of rays with an autograd graph.
+        train: Training settings, whose `patch` limits the number of rays with an autograd graph.
     """
     fraction = 1.0  # fraction of the rays of the largest training render that have an autograd graph
     if train is not None and train.patch is not None:

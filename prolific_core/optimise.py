@@ -21,15 +21,15 @@ from prolific_core.guidance.base import Guidance
 from prolific_core.scenes.base import Scene
 from prolific_core.seeding import generator
 
-MEASURE_SCORE_EVERY = 10  # steps; measuring score_gain costs a forward pass of the frozen prior
+MEASURE_SCORE_EVERY = 10  # steps, because measuring score_gain requires a forward pass of the frozen base
 
 
 @dataclass
 class StageTimer:
-    """Seconds spent in each part of the loop.
+    """Timer for the parts of the training loop.
 
     Attributes:
-        seconds: Seconds by name of the part.
+        seconds: Accumulated time in seconds by name of the part.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -52,10 +52,10 @@ class StageTimer:
 
 
 def resolution_at(schedule: Sequence[tuple[float, int]], progress: float) -> int:
-    """Return the side in pixels of the training render at a point of the run.
+    """Return the height and width in pixels of the training renders at a given progress.
 
     Args:
-        schedule: Pairs of the fraction of the run at which a side starts to apply, and the side.
+        schedule: Pairs (start, side): the fraction of the run from which a side applies, and the side in pixels.
         progress: Fraction of the run that is done, in [0, 1].
     """
     begun = [side for start, side in sorted(schedule) if start <= progress]
@@ -63,7 +63,7 @@ def resolution_at(schedule: Sequence[tuple[float, int]], progress: float) -> int
 
 
 def rate_at(final: float, progress: float) -> float:
-    """Return the learning rate factor at a point of the run, which follows half a cosine from 1 to `final`.
+    """Return the learning rate factor, which follows half a cosine from 1 to `final` over the run.
 
     Args:
         final: The factor at the end of the run.
@@ -84,14 +84,14 @@ def distil(
     observe: Callable[[int, dict[str, Any]], object] | None = None,
     preview: Callable[[int], object] | None = None,
 ) -> StageTimer:
-    """Train scenes in place with the gradient of a guidance on their renders.
+    """Train scenes in place with the guidance gradient on their renders.
 
     Each step trains one randomly chosen scene.
 
     Args:
         scenes: The particles.
         guidance: Source of the gradient; see `build_guidance`.
-        config: Total number of steps, cameras, and the schedules of resolution and learning rate.
+        config: Number of steps, camera distribution, and schedules for resolution and learning rate.
         logging: Intervals of checkpoints and previews.
         seed: Seed of all random draws.
         name: Name of the run, which is part of every seed and of error messages.

@@ -1,6 +1,6 @@
 """Prompts, their ids, and the format of prompt.yaml.
 
-The text is never part of a path or a shell command. Files and commands use the id, which consists of
+The text of a prompt is never part of a path or a shell command. Files and commands use the id, which consists of
 letters, digits and hyphens.
 """
 
@@ -28,7 +28,7 @@ _ID = re.compile(r"(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*")
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt from which one object is generated.
+    """Prompt that describes one object, with the settings for generating it.
 
     Attributes:
         id: Name of the prompt's folder in prompts/ and runs/.
@@ -97,13 +97,13 @@ def check_id(id: object) -> str:
 def make_id(text: str, *, suffix: str = "", distinct: bool = False) -> str:
     """Return a readable, safe id for a text.
 
-    A short hash of the text is appended if the text is truncated or is not ASCII, so that the id stays unique, or if
-    `distinct` is set.
+    A short hash of the text is appended if `distinct` is set, or if the text is truncated or is not ASCII and the id
+    might otherwise not be unique.
 
     Args:
         text: The text of a prompt.
         suffix: Text to append to the id, for example `"-s3"`.
-        distinct: Whether to append the hash in any case.
+        distinct: Whether to always append the hash.
 
     Returns:
         An id of at most `MAX_ID` characters.
@@ -111,7 +111,7 @@ def make_id(text: str, *, suffix: str = "", distinct: bool = False) -> str:
     ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     words = re.sub(r"[^a-z0-9]+", "-", ascii_text).strip("-")
     if not re.search("[a-z]", words):
-        words = f"prompt-{words}".strip("-")  # DVC's templates would read an id of digits as a number
+        words = f"prompt-{words}".strip("-")  # DVC's templates would parse an id that consists of digits as a number
     room = MAX_ID - len(suffix)
     if distinct or len(words) > room or not text.isascii():
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -120,7 +120,7 @@ def make_id(text: str, *, suffix: str = "", distinct: bool = False) -> str:
 
 
 def parse(name: str, values: object) -> Prompt:
-    """Validate the content of a prompt.yaml, except its sections.
+    """Validate the content of prompt.yaml, except for its sections.
 
     Args:
         name: The name of the file, for error messages.

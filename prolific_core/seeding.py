@@ -1,4 +1,4 @@
-"""Separate random number generators for each purpose, so that draws do not depend on other draws."""
+"""Separate random number generators for each purpose, so that the draws for one purpose do not affect the others."""
 
 import hashlib
 

@@ -13,8 +13,8 @@ def layers(render: Render) -> Float[Tensor, "batch 3 rows width"]:
     """Stack the available colours, normals, opacity and depth of a render vertically.
 
     Returns:
-        Images (B, 3, k H, W) in [0, 1]. Depth is normalised over the batch, with near
-        surfaces bright and empty pixels black.
+        Images (B, 3, k H, W) in [0, 1]. Depth is normalised over the batch, so that near surfaces are bright and empty
+        pixels are black.
     """
     rows = [render.rgb] + ([] if render.normal is None else [render.normal]) + [render.opacity.expand_as(render.rgb)]
     if render.depth is not None:

@@ -1,1 +1,1 @@
-"""Guidance methods, which distil the prior into gradients on rendered images, with one file per method."""
+"""Guidance methods, which compute gradients on rendered images from the prior. Each method is one file."""

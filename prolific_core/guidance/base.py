@@ -3,8 +3,8 @@
     grad = w(t) ( eps_pretrained(x_t, t, y_view; CFG) - eps_q(x_t, t, c, y) )
 
 This is equation 9 of ProlificDreamer (arXiv 2305.16213). SDS (`sds.py`) and VSD (`vsd.py`) differ only in eps_q, and
-CSD (`csd.py`) replaces the whole difference. Each method is a file in this folder, and each way to compose
-eps_pretrained from several texts is a file in `combine/`. Both are selected by file name.
+CSD (`csd.py`) replaces the whole difference. Each method is a file in this folder, and each way to combine predictions
+for several texts into eps_pretrained is a file in `combine/`. Both kinds of files are selected by name.
 """
 
 import importlib
@@ -98,7 +98,7 @@ class Guidance:
         return w * self.score_difference(noisy, t, noise, cameras)
 
     def score_difference(self, noisy: Latents, t: Times, noise: Latents, cameras: Cameras) -> Latents:
-        """Return eps_pretrained - eps_q.
+        """Return the score difference eps_pretrained - eps_q.
 
         Args:
             noisy: Noisy latents x_t.
@@ -114,15 +114,15 @@ class Guidance:
     def loss(
         self, latents: Latents, cameras: Cameras, progress: float, generator: torch.Generator
     ) -> Float[Tensor, ""]:
-        """Return a loss whose gradient in the latents is the distillation gradient divided by the batch size.
+        """Return a loss whose gradient with respect to the latents is the distillation gradient over the batch size.
 
-        Its value is half the squared norm of the distillation gradient, averaged over the batch. It measures the
-        difference between the scores of the prior and the particles.
+        The value of the loss is half the squared norm of the distillation gradient, averaged over the batch. It
+        measures the difference between the scores of the prior and the particles.
 
         Args:
-            latents: Latents of the rendered views, with gradient.
+            latents: Latents of the rendered views, which must require gradients.
             cameras: Cameras of the views.
-            progress: Fraction of the run in [0, 1], for the range of t.
+            progress: Fraction of the run in [0, 1], which determines the range of t.
             generator: Source of the random time steps and noise, on the CPU.
 
         Returns:

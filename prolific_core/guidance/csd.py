@@ -20,7 +20,7 @@ class CSD(Guidance):
     w1 (eps(x_t; y) - eps(x_t; negative)).
 
     Raises:
-        InputError: `config.combine` or `config.interval` is set, neither of which applies to this method.
+        InputError: `config.combine` or `config.interval` is set, although neither applies to this method.
     """
 
     def __init__(self, prior: LatentDiffusion, config: GuidanceConfig, prompt: str, *, generator: torch.Generator):
@@ -32,7 +32,7 @@ class CSD(Guidance):
                 )
 
     def score_difference(self, noisy: Latents, t: Times, noise: Latents, cameras: Cameras) -> Latents:
-        """Return the weighted sum of the class's formula; see `Guidance.score_difference`."""
+        """Return the weighted sum given in the class's docstring; see `Guidance.score_difference`."""
         scale, negative_scale = self.config.scale, self.config.negative_scale
         positive, negative = self.embed_views(cameras), self.negative(len(noisy))
         if negative_scale is None or negative_scale == scale or not self.config.negative_prompt:

@@ -25,11 +25,11 @@ ANNEALING: dict[str, Callable[[float], float]] = {
 
 #: Weights w(t) as functions of alpha_bar, for a gradient in terms of eps.
 WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
-    # sigma^2: DreamFusion (arXiv 2209.14988), ProlificDreamer (arXiv 2305.16213) and most implementations.
+    # sigma^2, as in DreamFusion (arXiv 2209.14988), ProlificDreamer (arXiv 2305.16213) and most implementations.
     "one_minus_alpha_bar": lambda alpha_bar: 1 - alpha_bar,
-    # Score Jacobian chaining (arXiv 2212.00774), rewritten in terms of eps.
+    # As in score Jacobian chaining (arXiv 2212.00774), rewritten in terms of eps.
     "uniform": torch.ones_like,
-    # alpha sigma^2: the implementation of Fantasia3D (arXiv 2303.13873); `fantasia3d` in threestudio.
+    # alpha sigma^2, as in the implementation of Fantasia3D (arXiv 2303.13873; `fantasia3d` in threestudio).
     "alpha_sigma_squared": lambda alpha_bar: alpha_bar.sqrt() * (1 - alpha_bar),
 }
 

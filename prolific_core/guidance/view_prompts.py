@@ -10,7 +10,7 @@ from prolific_core.prior.noise_schedule import TextEmbeddings
 
 
 def embed(prior: LatentDiffusion, prompt: str, words: list[str]) -> TextEmbeddings:
-    """Embed the prompt, with a comma and view-dependent words appended.
+    """Embed the prompt once for each view, followed by a comma and the words for the view.
 
     Args:
         prior: The model whose text encoder is used.
@@ -24,7 +24,9 @@ def embed(prior: LatentDiffusion, prompt: str, words: list[str]) -> TextEmbeddin
 
 
 def stepped(prior: LatentDiffusion, prompt: str, cameras: Cameras) -> TextEmbeddings:
-    """Embed the prompt with the words of `cameras.view_prompts`, which change abruptly between views.
+    """Embed the prompt with the view-dependent words that `cameras.view_prompts` returns.
+
+    The embeddings change abruptly between views, unlike those of `interpolated`.
 
     Args:
         prior: The model whose text encoder is used.
@@ -38,11 +40,11 @@ def stepped(prior: LatentDiffusion, prompt: str, cameras: Cameras) -> TextEmbedd
 
 
 def interpolated(prior: LatentDiffusion, prompt: str, cameras: Cameras) -> TextEmbeddings:
-    """Embed the prompt with view-dependent words, interpolating the embeddings by azimuth.
+    """Embed the prompt with view-dependent words, and interpolate the embeddings by azimuth.
 
     The method is that of DreamFusion (arXiv 2209.14988, section 3.2) with the piecewise linear weights of Perp-Neg
-    (arXiv 2304.04968, section 4). The words are front at an azimuth of 0 degrees, side at 90 degrees and back at 180
-    degrees. Views from an elevation above 60 degrees use the overhead words without interpolation.
+    (arXiv 2304.04968, section 4). The words are "front view" at an azimuth of 0 degrees, "side view" at 90 degrees and
+    "back view" at 180 degrees. Views from elevations above 60 degrees use "overhead view" without interpolation.
 
     Args:
         prior: The model whose text encoder is used.

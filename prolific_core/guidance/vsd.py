@@ -19,7 +19,7 @@ from prolific_core.prior.noise_schedule import Latents, TextEmbeddings, Times
 
 @dataclass
 class ForwardPass:
-    """Forward pass of the score network that a training step can reuse.
+    """Inputs and output of an evaluation of the score network, which a training step can reuse.
 
     Attributes:
         output: Output of the network.
@@ -41,7 +41,7 @@ class VSD(Guidance):
 
         E || eps_q(alpha x_0 + sigma eps, t, c, y) - eps ||^2,  t ~ U[0, T)
 
-    in one or more steps after each step of the particles.
+    in one or more training steps after each particle step.
 
     Args:
         prior: The diffusion model to distil.
@@ -109,9 +109,10 @@ class VSD(Guidance):
             measure: Whether to compute `score_gain`.
 
         Returns:
-            `score_loss`, the loss in the network's own parameterisation (eps or v), and if `measure` is set,
-            `score_gain`, the ratio of that loss to the loss of the frozen base for the same inputs. At 1, the network
-            has not adapted to the particles, and the VSD gradient is only w(t) (scale - 1) (cond - uncond).
+            Metrics by name. `score_loss` is the loss in the network's parameterisation (eps or v). If `measure` is set,
+            `score_gain` is the ratio of this loss to the loss of the frozen base for the same inputs. A ratio of 1
+            means that the network has not adapted to the particles, in which case the VSD gradient is only
+            w(t) (scale - 1) (cond - uncond).
         """
         return self._learn(latents, self._evaluate(latents, c2w, generator), measure)
 
@@ -126,7 +127,7 @@ class VSD(Guidance):
         return ForwardPass(output, noisy, t, noise)
 
     def _learn(self, latents: Latents, forward: ForwardPass, measure: bool) -> dict[str, float]:
-        """Perform one training step on a forward pass and return the metrics of `train_step`."""
+        """Perform one training step from a forward pass and return its metrics; see `train_step`."""
         target = self.score.target(latents, forward.noise, forward.t)
         loss = mse_loss(forward.output, target)
         metrics = {"score_loss": loss.item()}

@@ -1,1 +1,1 @@
-"""The prior, which is a 2D latent diffusion model, and a scorer that compares images with texts."""
+"""2D latent diffusion model used as the prior, and a scorer that compares images with texts."""

@@ -1,4 +1,4 @@
-"""Latent diffusion models in the StableDiffusionPipeline layout.
+"""Latent diffusion models in the format of diffusers' `StableDiffusionPipeline`.
 
 The same class loads Stable Diffusion and the Toybox, a small model that is included in the package.
 """
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         linear_2: nn.Linear
 
     class UNet(nn.Module):
-        """Interface of diffusers' UNet2DConditionModel, which has no precise types."""
+        """Interface of diffusers' UNet2DConditionModel, which lacks precise type annotations."""
 
         config: UNetConfig
         dtype: torch.dtype
@@ -57,7 +57,7 @@ def load_part(kind: Any, path: str, subfolder: str, **options: Any) -> Any:
     """Load one part of a pipeline.
 
     Args:
-        kind: The class of diffusers or transformers to load.
+        kind: Class from diffusers or transformers to load.
         path: `toybox`, a folder, or a model id on the Hugging Face hub.
         subfolder: The part's folder in the pipeline.
         **options: Arguments of `kind.from_pretrained`.
@@ -119,7 +119,7 @@ class LatentDiffusion(nn.Module):
             device: Device of the weights.
             dtype: Name of the weights' data type.
             vae_slicing: Whether the autoencoder processes images one by one.
-            gradient_checkpointing: Whether U-Net and autoencoder recompute activations in the backward pass.
+            gradient_checkpointing: Whether the U-Net and the autoencoder recompute activations in the backward pass.
             torch_compile: Whether the U-Net is compiled.
 
         Returns:
@@ -158,17 +158,17 @@ class LatentDiffusion(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Data type of the U-Net's weights."""
-        # diffusers' own `dtype` iterates over all parameters, which is slow compared with a call of a small model.
+        # diffusers' own `dtype` iterates over all parameters, which is slow compared with evaluating a small model.
         return next(self.unet.parameters()).dtype
 
     @cached_property
     def resolution(self) -> int:
-        """Side of the square images that the model was trained on, in pixels."""
+        """Height and width in pixels of the images that the model was trained on."""
         return self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the latents of the images that the model was trained on."""
+        """Channels, height and width of the latents at the model's training resolution."""
         side = self.unet.config.sample_size
         return self.unet.config.in_channels, side, side
 

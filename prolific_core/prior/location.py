@@ -1,4 +1,4 @@
-"""Location of a prior's files, which is checked without importing torch."""
+"""Look-up of a prior's files, without importing torch."""
 
 from pathlib import Path
 

@@ -19,7 +19,7 @@ class NoiseSchedule(nn.Module):
     """Noise schedule of the forward process x_t = alpha x_0 + sigma eps (Ho et al., arXiv 2006.11239, eq. 4).
 
     Networks output either the noise eps or the velocity v = alpha eps - sigma x_0 (Salimans & Ho, arXiv 2202.00512).
-    The methods that convert between them use the prior's prediction type unless another one is given.
+    The methods that convert between them use the scheduler's prediction type unless another one is given.
 
     Args:
         scheduler: A diffusers scheduler.
@@ -88,7 +88,7 @@ class NoiseSchedule(nn.Module):
             output: Output of the network.
             noisy: Noisy latents x_t.
             t: Time steps.
-            prediction: Prediction type of the network, by default that of the prior.
+            prediction: Prediction type of the network; defaults to the scheduler's type.
 
         Returns:
             The predicted noise eps.
@@ -105,7 +105,7 @@ class NoiseSchedule(nn.Module):
         t: Times,
         prediction: str | None = None,
     ) -> Latents:
-        """Convert predicted noise to a network's output, as the inverse of `noise_from`.
+        """Convert predicted noise to a network's output. This is the inverse of `noise_from`.
 
         The output is eps itself, or v = (eps - sigma x_t) / alpha.
 
@@ -113,7 +113,7 @@ class NoiseSchedule(nn.Module):
             noise: Predicted noise eps.
             noisy: Noisy latents x_t.
             t: Time steps.
-            prediction: Prediction type of the network, by default that of the prior.
+            prediction: Prediction type of the network; defaults to the scheduler's type.
 
         Returns:
             The output of a network that predicts this noise.
@@ -136,7 +136,7 @@ class NoiseSchedule(nn.Module):
             latents: Clean latents x_0.
             noise: Standard normal noise eps.
             t: Time steps.
-            prediction: Prediction type of the network, by default that of the prior.
+            prediction: Prediction type of the network; defaults to the scheduler's type.
 
         Returns:
             Target of the network's output.

@@ -1,8 +1,8 @@
-"""Differentiable rendering of volumes and triangle meshes, with the same source for CPU and GPU.
+"""Differentiable rendering of volumes and triangle meshes, with shared source code for CPU and GPU.
 
 - `result.py`: `Render`, the batch of images that every scene returns.
 - `backends.py`: choice of the implementation that runs each kernel.
-- `warp_launch.py`: launches of Warp kernels on PyTorch tensors.
+- `warp_launch.py`: functions that launch Warp kernels on PyTorch tensors.
 - `networks.py`: the small multilayer perceptrons of a radiance field.
 - `hash_grid/`: multiresolution hash grid encoding of points.
 - `volume/`: occupancy grid, ray marching, importance resampling and compositing.

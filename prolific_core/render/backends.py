@@ -104,8 +104,8 @@ def choose(kernel: str, requested: str = "auto", device: Device = "cpu") -> Choi
 
     Args:
         kernel: A key of `EXTENSIONS`.
-        requested: "auto", a name from `candidates(kernel)`, or "cuda" for the kernel's extension (for the native
-            backend if the extension has no adapter).
+        requested: "auto", a name from `candidates(kernel)`, or "cuda". The latter selects the kernel's extension, or
+            the native backend if the extension has no adapter.
         device: The device of the tensors.
 
     Returns:

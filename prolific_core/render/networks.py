@@ -68,5 +68,5 @@ class Background(nn.Module):
         self.network = perceptron(9, width, 1, 3, generator)
 
     def forward(self, directions: Float[Tensor, "*rays 3"]) -> Float[Tensor, "*rays 3"]:
-        """Return the colour (..., 3) in [0, 1] of unit directions (..., 3)."""
+        """Return the colour (..., 3) in [0, 1] for unit directions (..., 3)."""
         return torch.sigmoid(self.network(harmonics(directions)))

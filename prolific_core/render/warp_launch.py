@@ -1,4 +1,4 @@
-"""Launches of Warp kernels on PyTorch tensors.
+"""Functions that launch Warp kernels on PyTorch tensors.
 
 Warp runs a CPU launch on the calling thread without holding the interpreter lock. `launch_split` therefore
 divides the first dimension of a launch into one piece per PyTorch thread. The pieces write to separate memory, so the
@@ -25,7 +25,7 @@ def warp() -> Any:
     import warp as wp
 
     wp.config.log_level = wp.LOG_WARNING  # this option was called `quiet` in older versions
-    with _quiet_stderr():  # hide the message of native code that no GPU was found
+    with _quiet_stderr():  # hide the native code's message that no GPU was found
         wp.init()
     return wp
 
@@ -77,11 +77,11 @@ def launch(kernel, size: int | tuple[int, ...], values: Sequence[Any], device: t
 
 
 def launch_split(kernel, count: int, inner: tuple[int, ...], values: Sequence[Any], device: torch.device) -> None:
-    """Launch a kernel over (count, *inner), with the first dimension divided among the CPU threads.
+    """Launch a kernel over (count, *inner) and divide the first dimension among the CPU threads.
 
     Args:
-        kernel: A Warp kernel whose first argument is the index in `count` at which its piece starts. Pieces must not
-            write to the same memory.
+        kernel: A Warp kernel whose first argument is the index at which its piece of the first dimension starts. Pieces
+            must not write to the same memory.
         count: Size of the dimension that is divided.
         inner: Sizes of the other dimensions.
         values: The kernel's other arguments; see `launch`.

@@ -12,7 +12,7 @@ from prolific_core.render.result import Render
 
 @runtime_checkable
 class Scene(Protocol):
-    """Protocol of a scene, a set of trainable parameters that can be rendered.
+    """Protocol for a scene, which is a set of trainable parameters that can be rendered.
 
     A scene is one particle of variational score distillation. To add a new kind of scene, define a class that inherits
     from `torch.nn.Module` and this protocol, and that implements `render`:
@@ -27,7 +27,7 @@ class Scene(Protocol):
                 return Render(rgb=rgb, opacity=torch.ones_like(rgb[:, :1]))
 
     Attributes:
-        learning_rate: Learning rate of all parameters, unless `parameter_groups` sets others.
+        learning_rate: Learning rate of all parameters, unless `parameter_groups` is overridden.
         renders_latents: Whether `Render.rgb` holds latents of the prior, which need no encoding.
     """
 

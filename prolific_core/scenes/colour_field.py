@@ -1,4 +1,4 @@
-"""Colours of a radiance field as a separate module, which the texture stage trains."""
+"""Colours of a radiance field as a separate module for the texture stage."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from prolific_core.scenes.radiance_field import RadianceField
 
 
 class ColourField(nn.Module):
-    """Colours of world points, initialised from a radiance field.
+    """Trainable colours of world points, initialised from a radiance field.
 
     Args:
         field: The radiance field.

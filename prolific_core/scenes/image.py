@@ -1,4 +1,4 @@
-"""Images as scenes, for distillation in 2D without a renderer (ProlificDreamer, 2305.16213, section 3.2)."""
+"""Images as scenes, for distillation in 2D without a renderer (ProlificDreamer, arXiv 2305.16213, section 3.2)."""
 
 import torch
 from jaxtyping import Float
@@ -16,8 +16,8 @@ class ImageScene(nn.Module, Scene):
     single image renders it for every camera.
 
     Args:
-        side: Height and width in pixels. Renders have this size at every resolution.
-        count: Number of images, 1 or the number of cameras per step.
+        side: Height and width in pixels. Renders have this size regardless of the requested resolution.
+        count: Number of images, either 1 or the number of cameras per step.
         learning_rate: Learning rate of the pixels' logits.
         generator: Source of the initial noise.
     """
@@ -45,7 +45,7 @@ class LatentScene(nn.Module, Scene):
 
     Args:
         shape: Channels, height and width of one latent image; see `LatentDiffusion.latent_shape`.
-        count: Number of images, 1 or the number of cameras per step.
+        count: Number of images, either 1 or the number of cameras per step.
         learning_rate: Learning rate of the latents.
         generator: Source of the initial noise.
     """

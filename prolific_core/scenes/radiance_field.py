@@ -45,10 +45,10 @@ class RadianceField(nn.Module, Scene):
     Args:
         config: Configuration of the field.
         generator: Source of the initial parameters.
-        backend: Backend of all kernels; see `render.backends`.
-        max_samples: Maximum number of samples, which guards against running out of memory; see
-            `render.volume.marching.march`. It applies to each patch if a render is divided into patches.
-        train_config: Learning rates, weights of the regularisers and settings of training renders.
+        backend: Kernel backend; see `render.backends`.
+        max_samples: Maximum number of samples per render, or per patch if a render is divided into patches. The limit
+            prevents running out of memory; see `render.volume.marching.march`.
+        train_config: Learning rates, regulariser weights and settings for training renders.
 
     Raises:
         InputError: The bound does not enclose the walls of a 360-degree scene.
@@ -92,7 +92,7 @@ class RadianceField(nn.Module, Scene):
 
         Args:
             x: World positions (N, 3).
-            noise: Noise (N,) that is added before the density's activation.
+            noise: Noise (N,) that is added to the raw density before its activation.
 
         Returns:
             The density (N,) per world unit, at least 0, and the colour (N, 3) in [0, 1].
@@ -113,7 +113,7 @@ class RadianceField(nn.Module, Scene):
         return self(x)[1]
 
     def normals(self, x: Float[Tensor, "n 3"], epsilon: float = 0.01) -> Float[Tensor, "n 3"]:
-        """Return unit normals, which are the normalised negative gradient of the density.
+        """Return unit normals, computed as the normalised negative gradient of the density.
 
         The gradient is computed by central differences, so that the normals are themselves differentiable.
 
@@ -141,8 +141,8 @@ class RadianceField(nn.Module, Scene):
     ) -> Render:
         """Render one image for each camera; see `Scene.render` and `render_rays`.
 
-        With a generator, this is a training render: the settings of `train_config` apply, and `Render.losses`
-        holds the orientation loss if its weight is positive.
+        If a generator is given, the settings of `train_config` apply, and `Render.losses` holds the orientation loss if
+        the weight of that loss is positive.
         """
         origins, directions = cameras.rays(resolution)
         if generator is None:
@@ -173,7 +173,7 @@ class RadianceField(nn.Module, Scene):
         normals: bool = False,
         patch: int | None = None,
     ) -> Render:
-        """Render images along rays.
+        """Render images from the rays of their pixels.
 
         Args:
             origins: World positions (B, H, W, 3).
@@ -181,15 +181,15 @@ class RadianceField(nn.Module, Scene):
             generator: Source of the step jitter, the density noise and the random backgrounds. If None, the render
                 is deterministic and uses none of them.
             background: Background behind the object; see `background_colour`.
-            random_background_probability: Probability that an image has a plain random colour as background,
-                if a generator is given.
+            random_background_probability: Probability that an image has a plain random background. It applies
+                only if a generator is given.
             normals: Whether to render normals, which costs six additional evaluations per sample.
-            patch: Number of rays whose autograd graph is held in memory at once. The images are first rendered without
-                a graph, and the backward pass then renders each patch again and backpropagates through it. The
-                result is the same up to the order of float32 additions.
+            patch: Number of rays whose autograd graph is held in memory at once; None for all rays. The images are
+                first rendered without a graph, and the backward pass then renders each patch again and backpropagates
+                through it. The result is the same up to the order of float32 additions.
 
         Returns:
-            The render. Without gradients, rays are rendered in chunks, and `samples`, `weights` and
+            The render. If gradients are disabled, rays are rendered in chunks, and `samples`, `weights` and
             `sample_normals` are None.
         """
         batch, height, width, _ = origins.shape
@@ -221,7 +221,7 @@ class RadianceField(nn.Module, Scene):
     def _draw(
         self, origins: Tensor, directions: Tensor, generator: torch.Generator | None, patch: int | None = None
     ) -> tuple[Samples, Tensor | None]:
-        """Draw the samples of rays (R, 3) and the noise (M,) on their densities."""
+        """Place samples on rays (R, 3), and draw the noise (M,) that is added to their densities."""
         patches = 1 if patch is None else max(1, -(-len(origins) // patch))
         samples = march(
             origins,
@@ -245,7 +245,7 @@ class RadianceField(nn.Module, Scene):
     def _resample(
         self, origins: Tensor, directions: Tensor, samples: Samples, generator: torch.Generator | None
     ) -> Samples:
-        """Add importance samples to rays (R, 3), without gradients through their positions."""
+        """Add importance samples to rays (R, 3), with positions that are constant in the backward pass."""
         positions = samples.positions(origins, directions)
         density = torch.cat([self.density(part) for part in positions.split(EVALUATED_AT_ONCE)] or [positions[:, 0]])
         weights = composite(density, torch.zeros_like(positions), samples, self.backend).weights
@@ -260,7 +260,7 @@ class RadianceField(nn.Module, Scene):
         normals: bool,
         patch: int | None,
     ) -> list[tuple]:
-        """Shade all rays at once, or patches whose graphs are built one at a time in the backward pass."""
+        """Shade all rays at once or in patches. The autograd graph of a patch is built only in the backward pass."""
         rays = len(origins)
         if patch is None or patch >= rays:
             return [self._shade(origins, directions, samples, noise, normals)]
@@ -286,8 +286,8 @@ class RadianceField(nn.Module, Scene):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
         """Composite the samples of rays (R, 3), without a background.
 
-        Returns colour (R, 3), opacity and depth (R,), the samples' weights (M,) and, with `normals`, the samples'
-        normals (M, 3) and their weighted sums (R, 3).
+        The result is the colour (R, 3), the opacity (R,), the depth (R,), the sample weights (M,), the sample normals
+        (M, 3) and their weighted sums (R, 3). The last two are None unless `normals` is set.
         """
         volume = shade(lambda x: self(x, noise), origins, directions, samples, self.backend)
         if not normals:
@@ -358,8 +358,8 @@ class RadianceField(nn.Module, Scene):
         """Return the parameter groups "grid", "networks" and "background", without weight decay.
 
         Args:
-            learning_rates: Learning rates by group; those of `train_config` by default. Groups without one are
-                omitted.
+            learning_rates: Learning rates by group; defaults to those of `train_config`. Groups without a learning rate
+                are omitted.
         """
         config = self.train_config
         rates = learning_rates or {
@@ -376,7 +376,7 @@ class RadianceField(nn.Module, Scene):
 
 
 def _some_random(behind: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Replace each image's background (B, 3, H, W) by a plain random colour with the given probability."""
+    """Replace each image's background (B, 3, H, W) with a plain random colour at the given probability."""
     batch = len(behind)
     replace = (torch.rand(batch, generator=generator) < probability).to(behind.device)
     colour = torch.rand(batch, 3, generator=generator).to(behind)

@@ -13,17 +13,20 @@ def opacity(render: Render) -> Float[Tensor, ""]:
 
 
 def sparsity(render: Render) -> Float[Tensor, ""]:
-    """Return the mean of sqrt(opacity^2 + 0.01), which reduces haze around the object (DreamFusion, 2209.14988)."""
+    """Return the mean of sqrt(opacity^2 + 0.01), which reduces haze around the object.
+
+    This is the regulariser of DreamFusion (arXiv 2209.14988).
+    """
     return (render.opacity.square() + 0.01).sqrt().mean()
 
 
 def entropy(render: Render) -> Float[Tensor, ""]:
     """Return the mean entropy, in bits, of the distribution of the weights along each ray.
 
-    It is small if each ray hits a single thin surface. The entropy of a ray is -sum p_i log2 p_i with
-    p_i = w_i / opacity. It is weighted by the ray's opacity and averaged over rays, whereas InfoNeRF (2112.15399,
-    equation 5) masks rays. The weighted entropy equals opacity log2 opacity - sum w_i log2 w_i, which avoids the
-    division.
+    The mean is small if each ray hits a single thin surface. The entropy of a ray is -sum p_i log2 p_i with
+    p_i = w_i / opacity. This entropy is weighted by the ray's opacity and averaged over rays, whereas InfoNeRF (arXiv
+    2112.15399, equation 5) masks rays. The weighted entropy equals opacity log2 opacity - sum w_i log2 w_i, which
+    avoids the division.
 
     Args:
         render: Render of a volume, with gradients.
@@ -40,7 +43,7 @@ def entropy(render: Render) -> Float[Tensor, ""]:
 
 
 def orientation(render: Render, directions: Float[Tensor, "batch height width 3"]) -> Float[Tensor, ""]:
-    """Return the penalty on visible normals that face away from the camera (Ref-NeRF, 2112.03907, equation 11).
+    """Return the penalty on visible normals that face away from the camera (Ref-NeRF, arXiv 2112.03907, eq. 11).
 
     The penalty is sum w max(0, n . d)^2 for each ray, averaged over rays. No gradient flows into the weights, so that
     the penalty rotates surfaces instead of hiding them.

@@ -13,7 +13,7 @@ from prolific_core.scenes.radiance_field import RadianceField
 
 
 def save_fields(folder: Path, config: FieldConfig, fields: list[RadianceField]) -> None:
-    """Write field.json and, for each field, particle_<k>.safetensors with its complete state.
+    """Write the configuration to field.json and the state of each field k to particle_<k>.safetensors.
 
     Args:
         folder: An existing folder.
@@ -34,8 +34,8 @@ def load_fields(
     Args:
         folder: The folder that was passed to `save_fields`.
         device: Device of the fields.
-        backend: Backend of all kernels; see `render.backends`.
-        train_config: Settings of training; see `RadianceField`.
+        backend: Kernel backend; see `render.backends`.
+        train_config: Training settings; see `RadianceField`.
     """
     config = FieldConfig.model_validate_json((folder / "field.json").read_text())
     fields = []

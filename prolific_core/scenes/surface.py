@@ -1,7 +1,7 @@
-"""Surface inside a tetrahedral grid of signed distances, rendered as normals.
+"""Surface defined by a tetrahedral grid of signed distances and rendered as normals.
 
-As in DMTet (Shen et al., 2111.04276) and nvdiffrec (Munkberg et al., 2111.12503), the signed distance and a small
-displacement of every grid point are trained, and marching tetrahedra converts them to a mesh at every step.
+As in DMTet (Shen et al., arXiv 2111.04276) and nvdiffrec (Munkberg et al., arXiv 2111.12503), the signed distance and a
+small displacement of every grid point are trained, and marching tetrahedra converts them to a mesh at every step.
 """
 
 import logging
@@ -25,7 +25,7 @@ from prolific_core.scenes.base import Scene
 
 log = logging.getLogger(__name__)
 
-#: Lowest candidate of `matching_threshold` per world unit, at which rays through an object are half transparent.
+#: Lowest density per world unit that `matching_threshold` tries. At this density, an object is half transparent.
 LOWEST_THRESHOLD = 0.5
 
 
@@ -33,15 +33,15 @@ class TetrahedralSurface(nn.Module, Scene):
     """Zero level set of a grid of signed distances.
 
     The parameters are `sdf` ((R+1)^3,), which is positive inside and initialised to a sphere, and `deformation`
-    ((R+1)^3, 3). The latter moves each grid point by tanh(deformation) times half a cell (extent / R), so that
+    ((R+1)^3, 3). `deformation` moves each grid point by tanh(deformation) times half a cell (extent / R), so that
     tetrahedra cannot turn inside out along an edge of the grid. The outermost grid points always count as outside, so
     that the surface is closed.
 
     Args:
         resolution: Number R of cubes per side.
         extent: Half the side of the grid's box in world units.
-        backend: Backend of the visibility; see `render.mesh.raster.Visibility`.
-        train_config: Learning rate and weights of the regularisers.
+        backend: Visibility backend; see `render.mesh.raster.Visibility`.
+        train_config: Learning rate and regulariser weights.
 
     Attributes:
         threshold: Density at which `from_density` placed the surface.
@@ -93,23 +93,23 @@ class TetrahedralSurface(nn.Module, Scene):
         """Return the surface at which the density equals the threshold.
 
         The signed distance is density / threshold - 1, clamped to [-1, 1]. Division by the threshold keeps values near
-        the surface inside of the clamp. The plain difference would be clamped one cell from the surface, which causes
-        terraces.
+        the surface inside the clamped range. The plain difference would reach the limits within one cell of the
+        surface, which causes terraces.
 
         Args:
             density_fn: Function from world points (N, 3) to densities (N,) or (N, 1), at least 0.
-            threshold: Density at the surface per world unit. A threshold outside of the range of the
-                densities is replaced; see `usable_threshold`.
+            threshold: Density at the surface per world unit. A threshold outside the range of the densities is
+                replaced; see `usable_threshold`.
             resolution: Number of cubes per side.
             extent: Half the side of the grid's box in world units.
             component_fraction: Connected parts with fewer grid points than this fraction of the largest part
                 (floaters) are removed; 0 keeps all parts.
-            smoothing: Number of passes of a (1 2 1)/4 filter along each axis over the clamped signed distance. They
-                remove the steps caused by clamping but erode thin parts.
+            smoothing: Number of passes of a (1 2 1)/4 filter along each axis over the clamped signed distance. The
+                passes remove the steps caused by clamping but erode thin parts.
             device: Device of the surface.
-            backend: Backend of the visibility; see `render.mesh.raster.Visibility`.
+            backend: Visibility backend; see `render.mesh.raster.Visibility`.
             chunk: Number of points that are evaluated at once.
-            train_config: Settings of training; see `TetrahedralSurface`.
+            train_config: Training settings; see `TetrahedralSurface`.
 
         Raises:
             EmptyMesh: The surface is empty. The message names the cause.
@@ -132,8 +132,8 @@ class TetrahedralSurface(nn.Module, Scene):
         """Return the surface as a mesh.
 
         Returns:
-            Vertices (V, 3), which are differentiable, and faces (F, 3). The mesh is closed and faces outward; it
-            may be empty.
+            Differentiable vertices (V, 3) and faces (F, 3). The mesh is closed with outward-facing faces, and may be
+            empty.
         """
         points = self.points + torch.tanh(self.deformation) * (self.extent / self.resolution)
         closed = torch.where(self.boundary, -self.sdf.detach().abs() - 1e-3, self.sdf)
@@ -147,17 +147,18 @@ class TetrahedralSurface(nn.Module, Scene):
         *,
         supersampling: int = 1,
     ) -> Render:
-        """Render the normals as colours, (n + 1) / 2 over a grey background (0.5); see `Scene.render`.
+        """Render normals n as colours (n + 1) / 2 over a grey background (0.5); see `Scene.render`.
 
-        `rgb` and `normal` of the result are the same images. With a generator, this is a training render, and
-        `Render.losses` holds the regularisers with a positive weight in `train_config`. The Laplacian is in units of
-        the grid's cells, so that its weight has the same effect at every resolution. No random numbers are drawn.
+        `Render.rgb` and `Render.normal` are the same images. If a generator is given, `Render.losses` holds the
+        regularisers with a positive weight in `train_config`. The Laplacian is in units of the grid's cells, so that
+        its weight has the same effect at every resolution.
 
         Args:
             cameras: Cameras on the scene's device.
             resolution: Height and width of the images in pixels.
-            generator: A generator if this is a training render; it is not used otherwise.
-            supersampling: Rays per pixel and axis.
+            generator: Any generator for a training render, or None for a deterministic render. No random numbers are
+                drawn.
+            supersampling: Rays per pixel along each axis.
 
         Raises:
             EmptyMesh: The surface has vanished.
@@ -200,9 +201,9 @@ def matching_threshold(
 ) -> float:
     """Return the density whose surface best matches the silhouettes of a field's renders.
 
-    Among candidates that differ by a factor of sqrt(2), this density has the largest intersection over union with
-    opacity > 0.5. With a fixed threshold, the mesh would be too small for fields that are thinner than expected and
-    too large for denser ones.
+    Candidates are spaced by a factor of sqrt(2). The silhouettes of the result have the largest intersection over union
+    with opacity > 0.5. With a fixed threshold, the mesh would be too small for fields that are thinner than expected
+    and too large for denser ones.
 
     Args:
         density_fn: Function from world points (N, 3) to densities (N,) or (N, 1), at least 0.
@@ -237,8 +238,8 @@ def usable_threshold(density: Float[Tensor, " n"], threshold: float) -> float:
         threshold: The desired threshold.
 
     Returns:
-        The desired threshold if it is usable. Otherwise half the largest density, or the middle of the range if
-        half the largest density is not usable either.
+        The desired threshold if it is usable. Otherwise, half the largest density or, if that is not usable either, the
+        middle of the range.
 
     Raises:
         EmptyMesh: No threshold is usable. The message names the cause.
@@ -261,7 +262,10 @@ def usable_threshold(density: Float[Tensor, " n"], threshold: float) -> float:
 
 
 def _drop_floaters(sdf: Tensor, fraction: float) -> Tensor:
-    """Flip the sign of 26-connected interior parts of a grid (n, n, n) smaller than a fraction of the largest."""
+    """Flip the sign of the small 26-connected interior parts of a grid (n, n, n).
+
+    A part is small if it has fewer points than `fraction` times the largest part.
+    """
     if fraction <= 0:
         return sdf
     import numpy as np

@@ -8,8 +8,8 @@ from prolific_core.prior.noise_schedule import Latents, Times, classifier_free
 def guided(guide: Guidance, noisy: Latents, t: Times, cameras: Cameras) -> Latents:
     """Predict the noise with classifier-free guidance.
 
-    The prediction for the negative prompt replaces the unconditional one. Both are the same if the negative prompt
-    is empty.
+    The prediction for the negative prompt replaces the unconditional prediction. The two are the same if the negative
+    prompt is empty.
 
     Args:
         guide: The guidance whose texts and scale are used.

@@ -2,11 +2,11 @@
 
     eps = uncond + s ( d + sum_i w_i (d_i - proj_d d_i) ),   d = cond - uncond,  d_i = neg_i - uncond
 
-Only the part of each negative direction that is perpendicular to d contributes. The condition is the text interpolated
-by azimuth (section 4 of the paper). Between front and side, the negatives are front and side; between side and back,
-they are side and front. Their weights are w = -(a exp(-b r) + c), where r is the interpolation weight of the view
-nearer to the front. Overhead views have no negatives. The method needs four evaluations of the prior per image instead
-of two.
+Only the part of each negative direction that is perpendicular to d contributes. The condition is the text embedding
+interpolated by azimuth (section 4 of the paper). Between the front and the side, the negative prompts are front and
+side. Between the side and the back, they are side and front. Their weights are w = -(a exp(-b r) + c), where r is the
+interpolation weight of the view nearer to the front. Overhead views have no negative prompts. The method needs four
+evaluations of the prior per image instead of two.
 """
 
 import math
@@ -67,7 +67,7 @@ def guided(guide: Guidance, noisy: Latents, t: Times, cameras: Cameras) -> Laten
 
 
 def perpendicular(x: Latents, to: Latents) -> Latents:
-    """Remove the projection of one direction onto another, for each image.
+    """Remove the projection of `x` onto `to`, separately for each image.
 
     Args:
         x: Directions.
@@ -87,7 +87,7 @@ def negatives(cameras: Cameras) -> tuple[list[list[str]], Float[Tensor, "batch 2
         cameras: Cameras of the views.
 
     Returns:
-        Two lists of one negative view per camera, and the weights of both, which are at most 0.
+        Two lists with one negative view per camera, and the weights of these views, which are at most 0.
     """
     words: list[tuple[str, str]] = []
     weights: list[tuple[float, float]] = []

@@ -1,10 +1,12 @@
-"""Monitor of `score_gain` that warns if the score network does not adapt to the particles."""
+"""Monitoring of `score_gain`, with a warning if the score network does not adapt to the particles."""
 
 from collections import deque
 from collections.abc import Mapping
 from typing import SupportsFloat
 
-ENOUGH = 0.9  # at 1, the score network equals the prior and the gradient is only (scale - 1) (cond - uncond)
+#: Mean from which a warning is given. At 1, the score network equals the prior, and the gradient is only
+#: (scale - 1) (cond - uncond).
+ENOUGH = 0.9
 WINDOW = 10  # number of values in the running mean
 
 
@@ -21,16 +23,16 @@ class ScoreGainMonitor:
         self._checked = False
 
     def see(self, step: int, metrics: Mapping[str, SupportsFloat]) -> str | None:
-        """Add the metrics of a step and check the running mean once.
+        """Add the metrics of a step and, halfway through the run, check the running mean.
 
-        In a resumed run, the mean includes only the steps since it was resumed.
+        In a resumed run, the mean includes only the steps since the run was resumed.
 
         Args:
             step: Number of the step, starting at 1.
             metrics: Metrics of the step; `score_gain` may be missing.
 
         Returns:
-            A one-line warning, or None.
+            A one-line warning if the mean is checked in this step and is at least `ENOUGH`, and None otherwise.
         """
         if "score_gain" in metrics:
             self._recent.append(float(metrics["score_gain"]))

@@ -1,12 +1,12 @@
-"""LoRA (Hu et al., arXiv 2106.09685) by peft, which replaces some weights W of a U-Net by W + B A.
+"""LoRA (Hu et al., arXiv 2106.09685) with peft, which replaces some weights W of a U-Net with W + B A.
 
 The adapter is attached to a copy of the U-Net's module tree that shares all tensors with the original. The prior is
-therefore never modified, and adapters that it already has (a user's own LoRA) stay active in both.
+therefore never modified. Existing adapters of the prior, such as a user's LoRA, stay active in both.
 
 peft evaluates W, A and B separately in many small layers, which roughly doubles the time of a call. In full precision,
 W + B A is therefore computed once per training step and used as the weight in a second copy of the module tree. This
-computes the same function up to rounding errors, at the speed of the U-Net without LoRA. In half precision, peft's own
-forward pass is used, because B A would be lost in the rounding of W.
+copy computes the same function up to rounding errors and is as fast as the U-Net without LoRA. In half precision,
+peft's own forward pass is used, because rounding W + B A would discard most of B A.
 """
 
 import copy
@@ -32,8 +32,8 @@ class Factors(NamedTuple):
     """Trained factors of one layer.
 
     Attributes:
-        down: A, with one row per rank.
-        up: B, with one column per rank.
+        down: Matrix A, with `rank` rows.
+        up: Matrix B, with `rank` columns.
     """
 
     down: nn.Parameter
@@ -43,7 +43,7 @@ class Factors(NamedTuple):
 if TYPE_CHECKING:
 
     class PeftLayer(nn.Module):
-        """Interface of peft's LoRA layers, which have no precise types."""
+        """Interface of peft's LoRA layers, which lack precise type annotations."""
 
         lora_A: dict[str, nn.Linear | nn.Conv2d]
         lora_B: dict[str, nn.Linear | nn.Conv2d]
@@ -110,8 +110,9 @@ class Lora:
 class MergedWeight:
     """Tensor W + B A that replaces the weight W of one layer.
 
-    When the backward pass has computed its gradient G, the gradients of the factors are set to dA = B^T G and
-    dB = G A^T. This is faster than autograd, which would allocate all merged weights again in every step.
+    Once the backward pass has computed the gradient G of this tensor, the gradients of the factors are set to
+    dA = B^T G and dB = G A^T. This is faster than autograd, which would allocate all merged weights again in every
+    step.
 
     Args:
         unet: The U-Net whose layer is changed.
@@ -130,7 +131,7 @@ class MergedWeight:
 
     @torch.no_grad()
     def write(self) -> None:
-        """Compute W + B A."""
+        """Compute W + B A and write the result into the merged weight."""
         flat = self.weight.copy_(self.base).view(len(self.base), -1)
         flat.addmm_(self.up.flatten(1), self.down.flatten(1))
 
@@ -152,7 +153,7 @@ def _base_layer(module: nn.Module) -> nn.Module:
 
 
 def _modules(unet: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Return the names and modules of a tree, with the type that `named_modules` does not declare."""
+    """Return the named modules of a tree, with the type annotation that `named_modules` lacks."""
     return cast("Iterator[tuple[str, nn.Module]]", unet.named_modules())
 
 
@@ -198,7 +199,7 @@ def _add_adapter(unet: UNet, config: ScoreConfig, generator: torch.Generator) ->
 
 
 def _targets(unet: nn.Module, config: ScoreConfig, wrapped: list[str]) -> list[str]:
-    """Return the names of the layers to adapt, excluding those inside of existing adapters."""
+    """Return the names of the layers to adapt, excluding those inside existing adapters."""
     names = [
         name
         for name, module in _modules(unet)

@@ -1,7 +1,6 @@
-"""Score network of the particles, which is LoRA on the prior's U-Net or a small U-Net, with a camera embedding.
+"""Score network of VSD, either LoRA on the prior's U-Net or a small U-Net, with a camera embedding.
 
-The prior's U-Net is never modified, because the adapter and the camera embedding are attached to a copy of its module
-tree.
+The prior's U-Net is never modified. The adapter and the camera embedding are attached to a copy of its module tree.
 """
 
 from typing import Any
@@ -18,7 +17,7 @@ from prolific_core.prior.noise_schedule import Latents, TextEmbeddings, Times
 
 
 class CameraEmbedding(nn.Module):
-    """MLP that maps a camera-to-world matrix to an embedding of the width of the time embedding.
+    """MLP that maps camera-to-world matrices to embeddings of the same width as the time embedding.
 
     The last layer is initialised to zero, so that the camera has no influence before training.
 
@@ -49,7 +48,7 @@ class CameraEmbedding(nn.Module):
 
 
 class ScoreModel:
-    """Score network that predicts eps_q or v_q of noisy latents from time, text and camera.
+    """Score network that predicts eps_q or v_q from noisy latents, time, text and camera.
 
     Args:
         base: The frozen model that the network starts from, usually the prior.
@@ -66,7 +65,7 @@ class ScoreModel:
     def __init__(self, base: LatentDiffusion, config: ScoreConfig, *, generator: torch.Generator):
         self.base, self.schedule = base, base.schedule
         small = config.kind == "unet"
-        # Restore the state of the global generator, from which the constructors of new layers draw.
+        # Restore the global generator's state afterwards, because the constructors of new layers draw from it.
         with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
             self._network = (small_unet.SmallScoreUNet if small else Lora)(base.unet, config, generator)
             embedding = self._network.unet.time_embedding
@@ -75,9 +74,10 @@ class ScoreModel:
         self._dtype = self._network.unet.dtype
         self._output = small_unet.PREDICTION if small else self.schedule.prediction
         self.prediction = config.prediction or self._output
-        self._shift = torch.empty(0)  # camera embedding of the current call, added to the time embedding
+        self._shift = torch.empty(0)  # camera embedding that the current call adds to the time embedding
 
-        # The hook is a local function, because copying the module tree would also copy the object of a bound method.
+        # The hook is a local function, because a copy of the module tree would also copy the object to which a method
+        # is bound.
         def add_shift(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
             return output + self._shift.to(output.dtype)
 
@@ -151,7 +151,7 @@ class ScoreModel:
 
     @torch.no_grad()
     def frozen(self, noisy: Latents, t: Times, text: TextEmbeddings) -> Latents:
-        """Evaluate the frozen base without adapter and camera embedding.
+        """Evaluate the frozen base without the adapter and the camera embedding.
 
         Args:
             noisy: Noisy latents x_t.

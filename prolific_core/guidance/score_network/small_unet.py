@@ -1,9 +1,9 @@
-"""Small separate U-Net as score network, for cases in which LoRA is too expensive or starts too close to the prior.
+"""Small separate U-Net as a score network, for use if LoRA is too expensive or starts too close to the prior.
 
-It predicts v, and its last layer is initialised to zero. Since v = 0 implies eps = sigma x_t, it initially represents
-x_0 ~ N(0, I), the distribution to which latents are scaled, whereas LoRA initially represents the prior. The initial
-score_gain is therefore above 1. The network is conditioned on camera and time but not on text, since a run has only one
-prompt.
+The U-Net predicts v, and its last layer is initialised to zero. Since v = 0 implies eps = sigma x_t, it initially
+represents x_0 ~ N(0, I), which matches the scale of the latents. LoRA initially represents the prior instead. The
+initial score_gain is therefore above 1. The network is conditioned on camera and time but not on text, since a run has
+only one prompt.
 """
 
 from typing import cast
@@ -56,7 +56,7 @@ class SmallScoreUNet:
             nn.init.zeros_(parameter)
         if base.is_gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        # Call torch's `to`, because that of diffusers warns about float32 layers, which this U-Net does not have.
+        # Call torch's `to`, because diffusers' `to` warns about float32 layers, which this U-Net does not have.
         nn.Module.to(unet, base.device, torch.promote_types(torch.float32, base.dtype))
         self.unet = unet
         self.merged: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""Optional backend of the hash encoding that calls tiny-cuda-nn, for CUDA only.
+"""Optional CUDA backend for the hash encoding, which calls tiny-cuda-nn.
 
 This backend follows the interface of `modules.Encoding` in tiny-cuda-nn 2. It has not been run on this project's
 machines, which have no GPU. The tests of the encoding include it if tiny-cuda-nn is installed.

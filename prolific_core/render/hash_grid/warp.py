@@ -1,4 +1,4 @@
-"""Warp kernels of the hash encoding for values and first derivatives.
+"""Warp kernels for the values and first derivatives of the hash encoding.
 
 Let f be the position of a point within its cell, and s(f) its smoothstep (or f itself for linear interpolation). The
 features of one level are
@@ -13,9 +13,9 @@ levels have separate rows, each level can run on its own thread.
 
 The inner loops of both kernels are C++ snippets, which Warp compiles for CPU and GPU. They process points in blocks.
 The corners of a whole block are computed first (with vector instructions on a CPU), and their rows are prefetched. The
-rows of a fine grid are scattered over memory, and half of the time would be spent waiting for them without prefetching.
+rows of a fine grid are scattered over memory, so without prefetching, half of the time would be spent waiting for them.
 """
-# Warp's kernels are annotated with Warp's own types, which a type checker does not accept.
+# Warp kernels are annotated with Warp's types, which type checkers do not accept.
 # pyright: basic, reportInvalidTypeForm=false
 
 from functools import cache, lru_cache
@@ -221,7 +221,7 @@ def _kernels(features: int) -> SimpleNamespace:
 
     @wp.func(module=module)
     def slope(x: wp.float32, f: wp.float32, smooth: wp.bool):
-        # Derivative of `curve`, which is 0 outside of [0, 1] because x is clamped.
+        # Derivative of `curve`, which is 0 outside [0, 1] because x is clamped.
         return wp.where(x >= 0.0 and x <= 1.0, wp.where(smooth, 6.0 * f * (1.0 - f), 1.0), 0.0)
 
     def snippet(code: str):

@@ -1,5 +1,5 @@
-"""Warp kernel of the ray queries in `raster.py`, which imports this module on first use because it imports Warp."""
-# Warp's kernels are annotated with Warp's own types, which a type checker does not accept.
+"""Warp kernel for ray queries. `raster.py` imports this module on first use, because it imports Warp."""
+# Warp kernels are annotated with Warp's types, which type checkers do not accept.
 # pyright: basic, reportInvalidTypeForm=false, reportAttributeAccessIssue=false
 
 from typing import no_type_check

@@ -1,8 +1,8 @@
 """Rasterisation of triangle meshes, with visibility, ray hits and interpolation of vertex attributes.
 
 Visibility, the first face along each pixel's ray, is discrete and has no gradient. All other steps are PyTorch code
-that is differentiable with respect to the vertices. The hit is recomputed on the visible face, and `antialias.py` makes
-silhouettes differentiable.
+that is differentiable with respect to the vertices. The intersection of the ray with the visible face is recomputed,
+and `antialias.py` makes silhouettes differentiable.
 
 Example:
     >>> vertices = torch.tensor([[0.0, -0.4, -0.4], [0.0, 0.4, -0.4], [0.0, 0.0, 0.4]], requires_grad=True)
@@ -25,7 +25,7 @@ from prolific_core.render import backends, warp_launch
 
 
 class Visibility:
-    """Search structure for the first face along a ray, which can be reused as long as the vertices do not change.
+    """Search structure for the first face along a ray. It can be reused while the vertices do not change.
 
     Example:
         >>> vertices = torch.tensor([[0.0, -1.0, -1.0], [0.0, 1.0, -1.0], [0.0, 0.0, 1.0]])
@@ -36,8 +36,8 @@ class Visibility:
     Args:
         vertices: Vertex positions (V, 3), which are copied.
         faces: Vertex indices (F, 3), int64; F may be 0.
-        backend: "auto", "warp" (a bounding volume hierarchy, CPU and CUDA), "torch" (every face is tested, slow) or
-            "nvdiffrast" (CUDA; rays of pinhole cameras only).
+        backend: "auto", "warp" (bounding volume hierarchy on CPU or CUDA), "torch" (slow test of every face) or
+            "nvdiffrast" (CUDA, pinhole cameras only).
 
     Raises:
         BackendMissing: The requested backend cannot run on the device.
@@ -109,7 +109,7 @@ def first_hit_reference(
     directions: Float[Tensor, "rays 3"],
     chunk: int = 2_000_000,
 ) -> Int[Tensor, " rays"]:
-    """Find the first face along each ray in plain PyTorch, by testing every face.
+    """Find the first face along each ray by testing every face in plain PyTorch.
 
     Args:
         vertices: Vertex positions (V, 3).
@@ -146,15 +146,15 @@ def moller_trumbore(
         directions: Unit directions (..., 3).
 
     Returns:
-        The barycentric weights u and v of corners 1 and 2, the distance t along the ray, and whether the ray is not
-        parallel to the plane, each (...). A parallel ray gets the triangle's centre and an infinite distance, without a
-        gradient.
+        Four tensors (...): the barycentric weights u and v of corners 1 and 2, the distance t along the ray, and a mask
+        of the rays that are not parallel to the plane. For a parallel ray, the weights are those of the triangle's
+        centre, the distance is infinite, and the gradient is zero.
     """
     a, b, c = corners.unbind(-2)
     ab, ac, ao = b - a, c - a, origins - a
     normal = torch.linalg.cross(ab, ac)
     det = -(directions * normal).sum(-1)
-    # |det| is twice the area times the cosine of incidence.
+    # |det| is twice the area times the cosine of the angle of incidence.
     sound = det.abs() > 1e-6 * normal.norm(dim=-1) + 1e-20
     inverse = 1 / torch.where(sound, det, 1.0)
     turned = torch.linalg.cross(ao, directions)
@@ -166,14 +166,14 @@ def moller_trumbore(
 
 @dataclass(frozen=True)
 class Hits:
-    """Ray hits of B images of H x W pixels, of which N pixels are covered.
+    """Ray hits for B images of H x W pixels, with N covered pixels in total.
 
     Attributes:
         face_id: Index (B, H, W) of the face at each pixel, and -1 for uncovered pixels.
         pixel: Index (N,) of each covered pixel in the flattened (B, H, W), in ascending order.
         face: Index (N,) of the face at each covered pixel, int64.
-        barycentrics: Barycentric weights (N, 3) of the face's corners, differentiable in the vertices.
-        distance: Distance (N,) along the unit ray in world units, differentiable in the vertices.
+        barycentrics: Barycentric weights (N, 3) of the face's corners, differentiable with respect to the vertices.
+        distance: Distance (N,) along the unit ray in world units, differentiable with respect to the vertices.
     """
 
     face_id: Int[Tensor, "batch height width"]
@@ -209,7 +209,7 @@ def trace(
     origins: Float[Tensor, "batch height width 3"],
     directions: Float[Tensor, "batch height width 3"],
 ) -> Hits:
-    """Find the visible face of each ray and intersect the ray with it, differentiably in the vertices.
+    """Intersect each ray with its visible face. The result is differentiable with respect to the vertices.
 
     Args:
         visibility: Search structure of the same vertices and faces.
@@ -226,7 +226,7 @@ def trace(
     face = face_id.reshape(-1)[pixel]
     corners = gather_rows(vertices, faces[face].reshape(-1)).view(-1, 3, 3)
     u, v, t, sound = moller_trumbore(corners, origins.reshape(-1, 3)[pixel], directions.reshape(-1, 3)[pixel])
-    # Use the distance of the face's centre for grazing rays, whose own distance is ill-conditioned.
+    # Use the distance of the face's centre for grazing rays, whose intersection is ill-conditioned.
     centre = (corners.mean(1) - origins.reshape(-1, 3)[pixel]).norm(dim=-1).detach()
     return Hits(face_id, pixel, face, torch.stack([1 - u - v, u, v], -1), torch.where(sound, t, centre))
 
@@ -266,7 +266,7 @@ def face_normals(vertices: Float[Tensor, "vertices 3"], faces: Int[Tensor, "face
         faces: Vertex indices (F, 3).
 
     Returns:
-        Normals (F, 3) of length twice the area, which point outward if the faces are counter-clockwise.
+        Normals (F, 3), whose length is twice the area. They point outward if the faces are counter-clockwise.
     """
     a, b, c = gather_rows(vertices, faces.reshape(-1)).view(-1, 3, 3).unbind(1)
     return torch.linalg.cross(b - a, c - a)
@@ -297,7 +297,8 @@ class Pinhole:
         forward: Unit viewing directions (B, 3).
         right: Vectors (B, 3) whose dot product with a point of the plane at depth 1 is the point's column, in pixels
             from the centre of the image.
-        down: Vectors (B, 3) whose dot product with such a point is its row, in pixels from the centre of the image.
+        down: Vectors (B, 3) whose dot product with the same point is the point's row, in pixels from the centre of the
+            image.
         height: Height of the images in pixels.
         width: Width of the images in pixels.
     """
@@ -351,7 +352,7 @@ class Pinhole:
 
         Returns:
             Column, row and depth (B, V, 3). Columns and rows are in pixels, with pixel centres at half-integers; they
-            are meaningless where the depth is not positive. Depth is measured along the viewing axis, in world units.
+            are meaningless if the depth is not positive. Depth is measured along the viewing axis, in world units.
         """
         offset = points[None] - self.origin[:, None]
         depth = (offset * self.forward[:, None]).sum(-1)

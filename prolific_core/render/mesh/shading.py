@@ -52,7 +52,7 @@ def render_mesh(
     edges: Edges | None = None,
     supersampling: int = 1,
 ) -> Render:
-    """Render a mesh, differentiably in the vertices and the shader's parameters.
+    """Render a mesh with gradients for the vertices and the shader's parameters.
 
     Example:
         >>> from prolific_core import cameras
@@ -70,13 +70,13 @@ def render_mesh(
         resolution: Height and width of the images in pixels.
         shader: Function that returns the colours of the covered pixels; None renders the normals as colours.
         background: A number, or a colour (3,), (B, 3) or (B, 3, H, W).
-        edges: `Edges.of(faces)`, which can be reused while the faces do not change; computed if None.
-        supersampling: Factor by which the rendering resolution exceeds the resolution of the returned images, which
-            are averaged.
+        edges: Precomputed `Edges.of(faces)`, which can be reused while the faces do not change. If None, the edges are
+            computed.
+        supersampling: Rays per pixel along each axis, whose results are averaged.
 
     Returns:
-        Colours over the background, normals over grey (0.5) and opacity, all antialiased, and depth, which is not
-        antialiased and is 0 where nothing was hit.
+        Antialiased images of the colours over the background, the normals over grey (0.5) and the opacity. The depth is
+        not antialiased and is 0 where nothing was hit.
     """
     origins, directions = cameras.rays(resolution * supersampling)
     origins, directions = origins.to(vertices), directions.to(vertices)

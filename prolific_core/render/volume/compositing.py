@@ -12,7 +12,7 @@ The backward pass, with g_i = dL/dw_i + dL/dcolour . c_i + dL/dopacity + dL/ddep
 Each ray is processed by one thread in both passes. There are no parallel additions, so results are bitwise reproducible
 even on a GPU.
 """
-# Warp's kernels are annotated with Warp's own types, which a type checker does not accept.
+# Warp kernels are annotated with Warp's types, which type checkers do not accept.
 # pyright: basic, reportInvalidTypeForm=false
 
 from functools import lru_cache
@@ -49,7 +49,7 @@ def composite(
 ) -> Composite:
     """Composite the densities and colours of samples along each ray.
 
-    The result is once differentiable in density and colour; the samples are constants.
+    The result can be differentiated once with respect to density and colour. The samples are treated as constants.
 
     Example:
         >>> samples = Samples(
@@ -63,7 +63,7 @@ def composite(
         density: Density (M,) of each sample, at least 0, per world unit.
         colour: Colour (M, 3) of each sample.
         samples: The M samples.
-        backend: Backend of the kernel; see `backends.choose`.
+        backend: Kernel backend; see `backends.choose`.
 
     Returns:
         The weights of the samples and the sums along each ray.
@@ -87,7 +87,7 @@ def composite(
 def composite_reference(
     density: Float[Tensor, " samples"], colour: Float[Tensor, "samples 3"], samples: Samples
 ) -> Composite:
-    """Composite in plain PyTorch over a padded table (R, S), for any float type; see `composite`."""
+    """Composite samples of any float type in plain PyTorch, using a padded table (R, S); see `composite`."""
     rays, index, offsets = samples.rays, samples.ray_index.long(), samples.offsets.long()
     column = torch.arange(len(samples), device=density.device) - offsets[index]
     width = int((offsets[1:] - offsets[:-1]).max()) if rays else 0
@@ -110,7 +110,7 @@ def composite_reference(
 def composite_nerfacc(
     density: Float[Tensor, " samples"], colour: Float[Tensor, "samples 3"], samples: Samples
 ) -> Composite:
-    """Composite with the packed functions of nerfacc 0.5, which need CUDA and have not been run in this project."""
+    """Composite samples with nerfacc 0.5, which requires CUDA and has not been run in this project."""
     import nerfacc
 
     where = {"ray_indices": samples.ray_index.long(), "n_rays": samples.rays}

@@ -1,12 +1,12 @@
 """Ray marching, which places the samples at which a field is evaluated.
 
-The part of a ray inside the box [-bound, bound]^3 is divided into steps of equal length, and a step whose midpoint lies
-in an empty cell of the occupancy grid is skipped. Steps are counted from the point at which the ray enters the box and
-not from the last occupied cell, so that skipping steps does not move the others.
+The part of a ray inside the box [-bound, bound]^3 is divided into steps of equal length. A step whose midpoint lies in
+an empty cell of the occupancy grid is skipped. Steps are counted from the point at which the ray enters the box rather
+than from the last occupied cell, so that skipping steps does not move the others.
 
 Samples are packed. The samples of ray r are rows offsets[r] to offsets[r + 1].
 """
-# Warp's kernels are annotated with Warp's own types, which a type checker does not accept.
+# Warp kernels are annotated with Warp's types, which type checkers do not accept.
 # pyright: basic, reportInvalidTypeForm=false
 # Conditions in the kernels remain nested, because combining them changes the compiled code.
 # ruff: noqa: SIM102
@@ -31,7 +31,7 @@ class TooManySamples(ProlificError):
 
 @dataclass
 class Samples:
-    """Packed steps of R rays, M in total, ordered by ray and then by distance.
+    """M packed steps of R rays, ordered by ray and then by distance.
 
     Attributes:
         ray_index: Index (M,) in [0, R) of the ray of each step, int32.
@@ -85,12 +85,12 @@ def box_distances(
     Args:
         origins: Origins (R, 3) of the rays.
         directions: Unit directions (R, 3).
-        bound: Half of the box's side, in world units.
+        bound: Half the box's side, in world units.
         near: Lower limit of the distances.
         far: Upper limit of the distances.
 
     Returns:
-        Two tensors (R,); both are 0 where a ray misses the box.
+        Two tensors (R,), which are both 0 for a ray that misses the box.
     """
     enter, leave = _slabs(origins, directions, -bound, bound)
     enter, leave = enter.clamp(min=near), leave.clamp(max=far)
@@ -135,22 +135,22 @@ def march(
         origins: Origins (R, 3) of the rays.
         directions: Unit directions (R, 3).
         occupied: Occupancy grid (G, G, G) over [-bound, bound]^3, indexed [x, y, z].
-        bound: Half of the box's side, in world units.
+        bound: Half the box's side, in world units.
         step: Length of a step along the ray, in world units.
-        near: Distance along the ray at which the first step may begin.
-        far: Distance along the ray at which the last step may end.
+        near: Smallest distance along the ray at which a step may begin.
+        far: Largest distance along the ray at which a step may end.
         generator: Source of a uniform shift of each ray's steps by a fraction of a step (stratified jitter). The shift
             is drawn on the CPU, so that it is the same on every device. If None, the first step begins where the ray
             enters the box.
         max_samples: Largest number of samples allowed; None for no limit.
-        backend: Backend of the kernel; see `backends.choose`.
+        backend: Kernel backend; see `backends.choose`.
 
     Returns:
         The samples of all rays.
 
     Raises:
         InputError: `step` is not positive.
-        TooManySamples: There are more than `max_samples` samples. This is raised before their memory is allocated.
+        TooManySamples: The rays have more than `max_samples` samples. The error is raised before memory is allocated.
         BackendMissing: The requested backend cannot run on the device.
     """
     if not step > 0:
@@ -193,7 +193,7 @@ def march_reference(
     step: float,
     max_samples: int | None,
 ) -> Samples:
-    """Place samples in plain PyTorch over a dense table (R, S) of steps.
+    """Place samples along rays in plain PyTorch, using a dense table (R, S) of steps.
 
     Args:
         origins: Origins (R, 3) of the rays.
@@ -202,7 +202,7 @@ def march_reference(
         leave: Distance (R,) at which each ray leaves the box.
         shift: Distance (R,) in (0, 1] from the entry point to the first boundary between steps, in steps.
         occupied: Occupancy grid (G, G, G) over [-bound, bound]^3.
-        bound: Half of the box's side, in world units.
+        bound: Half the box's side, in world units.
         step: Length of a step along the ray, in world units.
         max_samples: Largest number of samples allowed; None for no limit.
 
@@ -210,7 +210,7 @@ def march_reference(
         The samples of all rays.
 
     Raises:
-        TooManySamples: There are more than `max_samples` samples.
+        TooManySamples: The rays have more than `max_samples` samples.
     """
     if len(enter) == 0:
         empty = enter.new_zeros(0)
@@ -367,7 +367,7 @@ def _reach(origins, directions, enter, leave, shift, occupied, bound, step) -> t
     """Return each ray's first step (R,) that may be occupied, and the distance (R,) beyond which none is occupied.
 
     Both are computed from the bounding box of all occupied cells, enlarged by one cell on each side to allow for
-    rounding errors. Most steps of a ray through the whole volume are outside of this box.
+    rounding errors. Most steps of a ray through the whole volume are outside this box.
     """
     cells = occupied.nonzero()
     if len(cells) == 0:
@@ -376,6 +376,6 @@ def _reach(origins, directions, enter, leave, shift, occupied, bound, step) -> t
     low, high = (cells.amin(0) - 1) * side - bound, (cells.amax(0) + 2) * side - bound
     nearest, farthest = _slabs(origins, directions, low, high)
     steps = (nearest - enter) / step - shift - 1
-    # A ray that is not finite has NaN distances. It also has enter = leave = 0 and therefore no steps.
+    # A ray with non-finite values has NaN distances here, but enter = leave = 0 and therefore no steps.
     begin = steps.nan_to_num(0.0, 0.0, 0.0).clamp(0, 2**30).int()
     return begin, torch.minimum(leave, farthest.nan_to_num(0.0))

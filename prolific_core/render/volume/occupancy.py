@@ -25,7 +25,7 @@ class OccupancyGrid(nn.Module):
 
     Args:
         resolution: Number of cells along each side.
-        bound: Half of the box's side, in world units.
+        bound: Half the box's side, in world units.
         step: Length of a step along a ray, in world units.
         threshold: Opacity of one step above which a cell is occupied.
         decay: Factor applied to a cell's density at each update unless the new density is larger.
@@ -34,7 +34,7 @@ class OccupancyGrid(nn.Module):
     Attributes:
         density: Density (resolution, resolution, resolution) per world unit, indexed [x, y, z]; -1 before the first
             update.
-        occupied: Whether each cell is occupied, in the same shape.
+        occupied: Mask of the occupied cells, in the same shape.
         visits: Number of training steps counted by `due`.
     """
 

@@ -63,7 +63,7 @@ def shade(
         origins: Origins (R, 3) of the rays.
         directions: Unit directions (R, 3).
         samples: The samples of the rays; see `marching.march`.
-        backend: Backend of the compositing kernel; see `backends.choose`.
+        backend: Compositing backend; see `backends.choose`.
 
     Returns:
         Colour, opacity and depth of each ray, differentiable in the field's parameters.

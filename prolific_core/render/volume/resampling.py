@@ -1,9 +1,9 @@
-"""Importance resampling, which divides steps with large weights in a coarse pass (NeRF, arXiv 2003.08934, sec. 5.2).
+"""Importance resampling of the steps of a coarse pass (NeRF, arXiv 2003.08934, section 5.2).
 
 The weights w_i of the coarse steps, computed from densities alone, define a piecewise constant distribution along the
-ray. Positions drawn from it by inverting its cumulative sum divide the steps that contain them. The resulting steps
-therefore cover exactly the same part of the ray as the coarse steps. The paper uses 64 coarse steps with 32 such
-positions.
+ray. Positions are drawn from this distribution by inverting its cumulative sum, and each position divides the step that
+contains it. The resulting steps therefore cover exactly the same part of the ray as the coarse steps. The paper uses 64
+coarse steps and 32 positions.
 
 The computation consists of sums and searches over packed rows and uses the same PyTorch code on every device.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from prolific_core.errors import InputError
 from prolific_core.render.volume.marching import Samples
 
-#: Constant added to every weight so that no step has probability zero (the value in NeRF's code).
+#: Constant added to every weight so that no step has probability zero (value from NeRF's code).
 UNIFORM_WEIGHT = 1e-5
 
 
@@ -36,8 +36,8 @@ def resample(
         samples: The coarse samples.
         weights: Weight (M,) of each coarse sample, at least 0.
         count: Number of positions per ray.
-        generator: Source of stratified draws, one in each of `count` equal parts of the distribution. They are drawn
-            on the CPU, so that they are the same on every device. If None, the middle of each part is used.
+        generator: Source of stratified draws, one in each of `count` equal parts of the distribution. The draws are
+            made on the CPU, so that they are the same on every device. If None, the middle of each part is used.
 
     Returns:
         Samples with `count` additional steps on each ray that has samples.
