@@ -116,7 +116,7 @@ class _Sweep:
         began = time.monotonic()
         try:
             result = self.run_prompt(id, self.board)
-        except Exception as error:  # no error may stop the other prompts
+        except Exception as error:  # an error must not stop the other prompts
             status = run_status.read(self.project, id)  # contains the log's path if the prompt ran on this machine
             message = (explain(error) or f"unexpected {type(error).__name__}: {error}").splitlines()[0]
             return Row(id, "failed", time.monotonic() - began, message, status.log if status else "")

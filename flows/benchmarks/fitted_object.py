@@ -1,8 +1,9 @@
-"""Fit a radiance field to an object of the Toybox's world in seconds, for `prolific bench render`.
+"""Fit a radiance field to an object of the Toybox's world, for `prolific bench render`.
 
-The field is trained on random points, which is much faster than training on images. The winding number of the object's
-mesh determines whether a point is inside, and the nearest surface sample determines its colour. Like the field of a
-finished run, the result has an opaque shape, empty space around it, and an occupancy grid that separates the two.
+The field is trained on random points. This takes only seconds, much less than training on images. The winding number of
+the object's mesh determines whether a point is inside, and the nearest surface sample determines its colour. Like the
+field of a finished run, the result has an opaque shape, empty space around it, and an occupancy grid that separates the
+two.
 """
 
 import math

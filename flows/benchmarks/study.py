@@ -46,7 +46,7 @@ PROMPTS = (
 TRACKED = {
     "family": "family_agreement",
     "colour": "colour_agreement",
-}  # names in MLflow of metrics with shorter names in the rows
+}  # MLflow names of metrics that are abbreviated in the rows
 TRUE_RENDERS = 64  # number of true renders per prompt
 FORMS = {  # number of prompts and settings of each form
     "default": (4, study.Settings(particles=8, steps=200)),

@@ -139,7 +139,7 @@ def _worker(project: Project, pool: str, name: str, queue: str, devices: str, li
         cwd=project.root,
         env={**os.environ, "PROLIFIC_ROOT": str(project.root), "CUDA_VISIBLE_DEVICES": devices},
         stdin=subprocess.DEVNULL,
-        start_new_session=True,  # prevents Ctrl-C from reaching the worker directly, because `_stop` signals it
+        start_new_session=True,  # Ctrl-C must not reach the worker directly, because `_stop` sends it a signal
         preexec_fn=machine.die_with_parent,
     )
 

@@ -57,7 +57,7 @@ def repair(project: Project, id: str) -> None:
 
 
 def is_complete(path: Path) -> bool:
-    """Return whether the length of a safetensors file matches its header, without importing torch."""
+    """Return whether the length of a safetensors file matches its header. This does not import torch."""
     try:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")

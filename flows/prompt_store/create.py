@@ -129,7 +129,7 @@ def settings(pairs: list[str], where: str = "--set") -> dict:
         if isinstance(value, dict) or isinstance(checked, dict):
             raise InputError(f"{where} {pair}: '{key}' is a group of parameters; set one of its parameters instead")
         for name in reversed(path):
-            checked = {name: checked}  # the checked value is a number where YAML 1.1 parses 1e-3 as text
+            checked = {name: checked}  # YAML 1.1 parses 1e-3 as text, so use the checked value
         sections = config.merge(sections, checked)
     return sections
 

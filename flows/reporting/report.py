@@ -81,7 +81,7 @@ def _chips(prompt: Prompt, config: Config) -> list[str]:
 
 
 def _metrics(project: Project, id: str) -> list[list[str]]:
-    """Return rows of metric, stage and value, with the most important stage, the last one, first."""
+    """Return rows of metric, stage and value. The rows of the last stage come first."""
     return [
         [name.replace("_", " "), _TITLES[stage], number(value)]
         for stage in reversed(STAGES)

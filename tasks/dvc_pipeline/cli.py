@@ -47,7 +47,7 @@ def main() -> int:
     from dvc import lock
     from dvc.cli import main as dvc
 
-    # If another stage holds a lock, DVC polls it at one sixth of this timeout, 0.05 instead of 0.5 seconds.
+    # While another stage holds a lock, DVC polls it every timeout / 6 seconds: 0.05 instead of the default 0.5.
     lock.DEFAULT_TIMEOUT = 0.3
     # The flag makes concurrent runs wait for locks instead of failing. It must precede the command.
     return dvc(["--wait-for-lock", *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""Records of a running stage in an append-only JSONL file, which other processes can read meanwhile.
+"""Records of a running stage in an append-only JSONL file that other processes can read at any time.
 
 Each line is an event with the time at which it was written:
 

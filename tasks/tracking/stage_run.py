@@ -10,7 +10,7 @@ from typing import Any
 from tasks.runtime import records
 
 SENT = "prolific.sent"  # tag with the number of bytes of the records file sent so far
-ATTEMPT = "prolific.attempt"  # tag that identifies the computation that produced the records or the output
+ATTEMPT = "prolific.attempt"  # tag that identifies the computation behind the records or the output
 FILES = ("*.json", "*.png", "*.mp4", "*.glb")  # patterns of the output files that are sent
 FACTS = ("cached", "device", "seconds", "peak_memory_mb")
 

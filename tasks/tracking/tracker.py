@@ -57,7 +57,7 @@ def _set_environment() -> None:
 
 
 def sync(project: Project, subject, stages: list[str]) -> None:
-    """Send the records of the given stages to MLflow. The subject is described in `Tracker`."""
+    """Send the records of the given stages to MLflow. See `Tracker` for the type of `subject`."""
     with Tracker(project, subject) as tracker:
         for stage in stages:
             tracker.sync_stage(stage)
@@ -163,7 +163,7 @@ class Tracker:
         return found[0] if found else None
 
     def make(self, token: str, tags: dict, began: int = 0):
-        """Create a run with a token, by which `find` finds it.
+        """Create a run that is tagged with `token`, so that `find` can return it later.
 
         `began` is the start time in milliseconds, or 0 for the current time.
         """
