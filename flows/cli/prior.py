@@ -107,7 +107,7 @@ def train(
 
 
 def table(numbers: dict) -> str:
-    """Return a table of the metrics and their goals, and the classifier's accuracy on true renders and samples."""
+    """Format the metrics, their goals, and the classifier's accuracy on true renders and on samples as tables."""
     from flows.benchmarks.results import Goal, goal_table
     from prolific_core.toybox.evaluation.check import GOALS
 
@@ -124,7 +124,7 @@ def table(numbers: dict) -> str:
 
 
 def _shared_config():
-    """Return the parameters in params.yaml, and change to the project root, to which its paths are relative."""
+    """Change to the project root and return the parameters in params.yaml, whose paths are relative to the root."""
     import os
 
     from tasks.runtime.project import Project
