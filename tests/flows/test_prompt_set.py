@@ -64,7 +64,7 @@ def test_a_prompt_is_added_once_and_edited_after_that(prolific, project):
         (["--set", "nerf.steps"], "a setting must be KEY=VALUE"),
         (["--set", "nerf={}"], "'nerf' is a group of parameters"),
         (["--set", "nerf.guidance={scale: 5}"], "'nerf.guidance' is a group of parameters"),
-        (["--set", "nerf.steps={"], "the value is not YAML"),
+        (["--set", "nerf.steps={"], "the value must be YAML"),
         (["--set", "nerf.cameras.fov=[50, 40]"], "a range must go from low to high"),
         (["--preset", "../demo"], "no preset '../demo'"),
         (["--seed", "-1"], "seed = -1"),
