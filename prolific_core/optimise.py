@@ -21,7 +21,7 @@ from prolific_core.guidance.base import Guidance
 from prolific_core.scenes.base import Scene
 from prolific_core.seeding import generator
 
-MEASURE_SCORE_EVERY = 10  # steps, because measuring score_gain requires a forward pass of the frozen base
+MEASURE_SCORE_EVERY = 10  # steps between measurements of score_gain, which cost a forward pass of the frozen base
 
 
 @dataclass

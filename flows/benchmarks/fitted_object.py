@@ -1,4 +1,4 @@
-"""Fit a radiance field to an object of the Toybox's world, for `prolific bench render`.
+"""Fit a radiance field to an object of the Toybox world, for `prolific bench render`.
 
 The field is trained on random points. This takes only seconds, much less than training on images. The winding number of
 the object's mesh determines whether a point is inside, and the nearest surface sample determines its colour. Like the

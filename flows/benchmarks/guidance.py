@@ -1,9 +1,9 @@
-"""Benchmark of a VSD iteration relative to its bare network calls (`prolific bench guidance`).
+"""Benchmark of a VSD iteration relative to the network calls that it cannot avoid (`prolific bench guidance`).
 
 A timed iteration starts from latents, computes the gradient and performs the optimizer step of the score network. It
 does not include rendering, VAE encoding or the metric score_gain, which is computed only at every tenth step of a run.
-The time of an iteration is divided by the total time of three bare calls. They use the same modules and batch size, and
-their inputs are prepared in advance:
+The time of an iteration is divided by the total time of three network calls, the baseline. The calls use the same
+modules and batch size, and their inputs are prepared in advance:
 
 - a forward pass of the prior's U-Net on two rows per image (for CFG), without gradients;
 - a forward pass of the score network (the prior's U-Net, with the adapted weights as plain tensors) on one row per
@@ -40,7 +40,7 @@ OPTIONS = {"share_pass": {"score": {"share_pass": True}}, "outside interval": {"
 
 @dataclass(frozen=True)
 class Row:
-    """Median time of one iteration over interleaved repetitions, and its ratios to the times of the bare calls."""
+    """Median time of one iteration, and its ratio to the median time of each baseline."""
 
     score: str
     batch: int
@@ -63,7 +63,7 @@ def bench(project: Project, repetitions: int) -> list[Row]:
     preset = prompts.read_yaml(project.root / file, file)
     demo = config.resolve((file, preset))  # pyright: ignore[reportArgumentType] (resolve checks the type)
     device = set_up_torch(system.threads, system.device)
-    # The texture stage uses CFG with two evaluations, like the bare calls. Perp-Neg in the NeRF stage needs four.
+    # The texture stage uses CFG with two evaluations, like the baseline. Perp-Neg in the NeRF stage needs four.
     scores = {"paper": GuidanceConfig(), "demo": demo.texture.guidance}
     return [_row(name, guidance, batch, device, repetitions) for name, guidance in scores.items() for batch in BATCHES]
 
@@ -111,7 +111,7 @@ def _iteration(prior: LatentDiffusion, config: GuidanceConfig, batch: int) -> Ca
 
 
 def _bare(prior: LatentDiffusion, config: GuidanceConfig, batch: int) -> dict[str, Callable[[], None]]:
-    """Return the bare calls, keyed by name. They use the same inputs as `_iteration`."""
+    """Return the network calls of the baselines, keyed by name. They use the same inputs as `_iteration`."""
     latents, _, t, _ = _inputs(prior, batch)
     text = prior.embed([PROMPT] * batch)
     one, two = (latents, t, text), (torch.cat([latents] * 2), torch.cat([t] * 2), torch.cat([text] * 2))

@@ -63,7 +63,9 @@ def quality(project: Project, *, prompts: list[str], seeds: int, methods: list[s
             runs = [run | _derived(run) for run in runs]
             names = set.intersection(*(set(run) for run in runs))
             if "family_agreement" not in names:
-                raise InputError(f"the prompt must name a family and a colour of the Toybox's world, got {text!r}")
+                raise InputError(
+                    f"the prompt must name one kind of object and one colour of the Toybox world, got {text!r}"
+                )
             means = {name: sum(run[name] for run in runs) / len(runs) for name in names}
             kept = {name: means[name] for name in Row.__dataclass_fields__ if name in means}
             rows.append(Row(text, method, len(runs), **kept))

@@ -2,8 +2,8 @@
 
 All metrics are measured in the same run:
 
-    encode_speedup        hash encoding of a training render's samples with the paper's grid (16 levels), forward and
-                          backward to the table: time of vectorised PyTorch over time of the Warp kernels
+    encode_speedup        speedup of the Warp kernels over vectorised PyTorch for the hash encoding (the paper's 16
+                          levels), forward pass and gradients of the table, on the samples of a training render
     encode_vs_numba       the same ratio with plain numba loops instead of PyTorch; None if numba is not installed
     render_speedup        64 x 64 training render of a trained object, forward and backward: time of the PyTorch
                           reference over time of the Warp kernels
@@ -12,7 +12,7 @@ All metrics are measured in the same run:
     nonmatmul_over_matmul training render (network width 64): time of everything except matrix products over time of
                           the matrix products
 
-Before the measurements, a radiance field with the paper's settings is fitted to a mesh of the Toybox's world
+Before the measurements, a radiance field with the paper's settings is fitted to a mesh of the Toybox world
 (fitted_object.py).
 """
 

@@ -66,7 +66,7 @@ class Study:
         values = project.shared_config()
         for text in texts:
             if world.parse(text) is None:
-                raise InputError(f"the prompt must name an object and a colour of the Toybox's world, got {text!r}")
+                raise InputError(f"the prompt must name an object and a colour of the Toybox world, got {text!r}")
         self.texts, self.methods, self.settings = texts, methods, settings
         self.path = values.prior.path
         self.device = set_up_torch(values.system.threads, values.system.device)

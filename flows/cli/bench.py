@@ -49,7 +49,7 @@ def quality(
     preset: Annotated[str, typer.Option(help="A file in presets/.")] = "demo",
     json: Json = False,
 ) -> None:
-    """Evaluate the models of fixed prompts and seeds. This takes hours.
+    """Evaluate models of a fixed set of prompts and seeds. This takes hours.
 
     The models are compared with true renders. An interrupted run continues where it stopped.
     """

@@ -162,7 +162,7 @@ def _table(path: Path) -> list[tuple[str, dict]]:
             where = f"{path.name}, line {rows.line_num}"
             if None in row or None in row.values():
                 raise InputError(
-                    f"{where}: the line must have as many cells as the header; quote a text that contains a comma"
+                    f"{where}: the line must have as many cells as the header; put text with a comma in quotes"
                 )
             values = {key: row[key] for key in ("text", "id", "preset") if row.get(key)}
             if row.get("seed"):

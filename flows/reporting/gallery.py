@@ -1,6 +1,6 @@
 """Gallery page with a card for each evaluated prompt.
 
-The stage of the root DVC pipeline writes the page to gallery/index.html.
+The root DVC pipeline has one stage, which runs this module and writes gallery/index.html.
 """
 
 import json

@@ -34,7 +34,7 @@ class Board:
             self._live.stop()
 
     def console(self, id: str) -> Callable[[str], Console]:
-        """Return a function that creates a console for a stage of the prompt from the stage's name."""
+        """Return a function that maps the name of a stage to a console for this prompt."""
         return lambda stage: _Row(self, id, stage)
 
     def show(self, id: str, stage: str, steps: str = "", detail: str = "") -> None:

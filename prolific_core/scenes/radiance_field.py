@@ -65,8 +65,8 @@ class RadianceField(nn.Module, Scene):
         super().__init__()
         if config.scene != "object" and config.bound <= SCENE_RADIUS:
             raise InputError(
-                f"field.bound = {config.bound:g}: must be larger than {SCENE_RADIUS:g}, the distance of the walls "
-                f"of a {config.scene!r} (the paper uses 5)"
+                f"field.bound must be larger than {SCENE_RADIUS:g} for scene {config.scene!r}, got {config.bound:g}; "
+                "the paper uses 5"
             )
         self.config, self.backend, self.max_samples = config, backend, max_samples
         self.train_config = train_config or NerfConfig()

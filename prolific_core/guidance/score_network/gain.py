@@ -4,8 +4,8 @@ from collections import deque
 from collections.abc import Mapping
 from typing import SupportsFloat
 
-#: Mean from which a warning is given. At 1, the score network equals the prior, and the gradient is only
-#: (scale - 1) (cond - uncond).
+#: A warning is given if the running mean of score_gain is at least this. At 1, the score network equals the prior,
+#: and the gradient is only (scale - 1) (cond - uncond).
 ENOUGH = 0.9
 WINDOW = 10  # number of values in the running mean
 

@@ -1,4 +1,4 @@
-"""Evaluation of a field at the samples of rays, and compositing of the result.
+"""Volume rendering: a field is evaluated at the ray samples and composited.
 
 This module does not depend on how the field is represented.
 """
@@ -48,7 +48,7 @@ def shade(
     samples: Samples,
     backend: str = "auto",
 ) -> VolumeRender:
-    """Evaluate a field at the samples of rays and composite the result.
+    """Evaluate a field at the ray samples and composite the result.
 
     Example:
         >>> from prolific_core.render.volume.marching import march

@@ -90,7 +90,7 @@ def _sums(weights: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _cut(samples: Samples, index: Tensor, row: Tensor, cuts: Tensor) -> Samples:
-    """Divide the steps with indices `row` at the distances `cuts`, both in ascending order along each ray."""
+    """Split the steps indexed by `row` at the distances `cuts`. Both are in ascending order along each ray."""
     rows, made = len(samples), len(samples) + len(cuts)
     cut_before = torch.bincount(row, minlength=rows).cumsum(0)
     # Each cut ends one piece and starts the next, so a row's last piece follows all cuts in this and earlier rows.
