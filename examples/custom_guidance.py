@@ -11,7 +11,7 @@ from prolific_core import Guidance, LatentDiffusion, LatentScene, config, distil
 
 
 class NFSD(Guidance):
-    """Estimate the gradient without the added noise: domain correction + scale * condition direction."""
+    """Noise-free score distillation, whose gradient is domain correction + scale * condition direction."""
 
     def score_difference(self, noisy, t, noise, cameras):
         empty = self.prior.embed([""] * len(noisy))

@@ -1,4 +1,4 @@
-"""Render an exported mesh from all sides.
+"""Render an exported mesh from views around it.
 
 python examples/render_glb.py runs/a-red-mug/export/mesh.glb
 """
@@ -8,7 +8,7 @@ import argparse
 from prolific_core import load_glb, orbit, save_image
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("glb", help="a GLB file that Prolific has exported")
+parser.add_argument("glb", help="a GLB file exported by Prolific")
 parser.add_argument("--views", type=int, default=8)
 parser.add_argument("--side", type=int, default=256, help="height and width of each view in pixels")
 parser.add_argument("--out", default="render_glb.png")

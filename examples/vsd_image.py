@@ -1,4 +1,4 @@
-"""Variational score distillation of images, without a 3D scene.
+"""Generate images by variational score distillation, without a 3D scene.
 
 python examples/vsd_image.py --out vsd.png
 """

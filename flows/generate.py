@@ -53,7 +53,10 @@ def _run_name() -> str:
 
 
 def _may_succeed(task, run, state) -> bool:
-    """Return whether a retry may succeed because the stage was killed or its files were locked."""
+    """Return whether a retry may succeed.
+
+    This is the case if the stage was killed or its files were locked.
+    """
     try:
         state.result()
     except (dvc_runner.DvcLocked, dvc_runner.StageKilled):
@@ -63,7 +66,7 @@ def _may_succeed(task, run, state) -> bool:
     return False
 
 
-# Only DVC caches results. A second cache in Prefect, local to one machine, could contradict it.
+# Prefect does not cache results, because its local cache could contradict DVC's.
 @flow(flow_run_name=_run_name, persist_result=False)
 def generate(
     id: str | None = None,
@@ -75,7 +78,7 @@ def generate(
     """Generate the model of an existing prompt, given by its id, or of a new prompt, given by its text.
 
     Finished stages are not run again, and an interrupted run resumes. If this run is part of a sweep, `sweep` contains
-    the names that the sweep was started with.
+    the names that were passed to the sweep.
     """
     began = time.monotonic()
     project = Project.find()
@@ -104,7 +107,7 @@ def generate(
     retry_condition_fn=_may_succeed,
 )
 def run_stage(stage: str, tracker: Tracker, cached: bool, upstream: bool) -> StageResult:
-    """Bring a stage up to date with DVC unless it is `cached`, and send its records to MLflow."""
+    """Run a stage with DVC, unless it is `cached`, and send its records to MLflow."""
     console = new_console.get()(stage)
     if cached:
         tracker.sync_stage(stage, cached=True)
@@ -116,9 +119,9 @@ def run_stage(stage: str, tracker: Tracker, cached: bool, upstream: bool) -> Sta
 
 
 def run_stages(tracker: Tracker, stages: list[str]) -> list[StageResult]:
-    """Run stages of the tracker's subject in order, within a flow, and return their results."""
+    """Run stages of the tracker's subject in order and return their results. This must be called within a flow."""
     finished = dvc_runner.finished(tracker.project, tracker.subject, stages)
-    # For the last stage, DVC checks all earlier stages again in case their files were edited during the run.
+    # For the last stage, DVC checks all earlier stages again, because their files may have been edited meanwhile.
     return [run_task(run_stage, stage, tracker, stage in finished, stage == stages[-1]) for stage in stages]
 
 

@@ -21,13 +21,13 @@ from tasks.runtime.console import new_console
 from tasks.runtime.failures import explain
 from tasks.runtime.project import Project
 
-TAIL = 5  # number of log lines in the summary of a failed stage
+TAIL = 5  # number of log lines shown in the summary for a failed stage
 
 RunPrompt = Callable[[str, Board], Result | None]  # brings one prompt up to date and shows its progress on the board
 
 
 class SweepFailed(ProlificError):
-    """Error raised if a prompt failed or was not started, with the summary of the sweep as its message."""
+    """Error raised if a prompt failed or was not started. Its message is the summary of the sweep."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,9 @@ def sweep(
 ) -> str:
     """Bring the prompts that match `names` (by default all prompts) up to date, and return a summary.
 
-    The prompts run on the workers of a Prefect work pool or, without `pool`, on this machine with up to `workers` at a
-    time. No more prompts are started after `max_failures` failures. Raises SweepFailed if any prompt did not finish.
+    If `pool` is given, the prompts run on this Prefect work pool. Otherwise up to `workers` prompts run on this machine
+    at the same time. No more prompts are started after `max_failures` failures. Raises SweepFailed if any
+    prompt did not finish.
     """
     project, names = Project.find(), names or []
     ids = preflight.choose(project, names, only_failed)
@@ -115,17 +116,20 @@ class _Sweep:
         began = time.monotonic()
         try:
             result = self.run_prompt(id, self.board)
-        except Exception as error:  # no error may stop the other prompts
-            status = run_status.read(self.project, id)  # has the log's path if the run was on this machine
+        except Exception as error:  # an error must not stop the other prompts
+            status = run_status.read(self.project, id)  # contains the log's path if the prompt ran on this machine
             message = (explain(error) or f"unexpected {type(error).__name__}: {error}").splitlines()[0]
             return Row(id, "failed", time.monotonic() - began, message, status.log if status else "")
         return Row(id, "done", time.monotonic() - began, page=getattr(result, "page", None))
 
 
 def _threads(work: Callable[[str], None], ids: list[str], count: int) -> None:
-    """Call `work` for every id in `count` threads, and stop all running stages if this thread is interrupted."""
+    """Call `work` for every id in a pool of `count` threads.
+
+    If this thread is interrupted, all running stages are stopped.
+    """
     with ThreadPoolExecutor(max(1, min(count, len(ids)))) as executor:
-        # Each call runs in a copy of this context, because Prefect stores the parent flow run in it.
+        # Prefect stores the parent flow run in the context, so each call runs in a copy of this context.
         futures = [executor.submit(contextvars.copy_context().run, work, id) for id in ids]
         try:
             wait(futures)
@@ -138,7 +142,7 @@ def _threads(work: Callable[[str], None], ids: list[str], count: int) -> None:
 
 
 def summary(project: Project, rows: list[Row]) -> str:
-    """Return a summary with a line for each prompt, followed by each failure with the last lines of its log."""
+    """Return a summary with one line per prompt, followed by the failures and the last lines of their logs."""
     width = max((len(row.id) for row in rows), default=0)
     outcomes = {"done": "done {:7.0f} s", "failed": "failed {:5.0f} s", "waiting": "not started"}
     lines = [f"{row.id:<{width}}  {outcomes[row.state].format(row.seconds)}" for row in rows]

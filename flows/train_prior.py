@@ -1,4 +1,4 @@
-"""Flow that trains a prior of the Toybox's world, from scratch or from another prior."""
+"""Flow that trains a prior of the Toybox world, from scratch or from another prior."""
 
 import time
 from pathlib import Path

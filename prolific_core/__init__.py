@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-# The public names by module, imported at their first use so that `import prolific_core` does not load torch. Type
+# Public names by module. They are imported on first use, so that `import prolific_core` does not load torch. Type
 # checkers read the same names from __init__.pyi.
 _MODULES = {
     "cameras": ("Cameras", "orbit"),

@@ -1,8 +1,8 @@
 """Cameras on a sphere, their rays, and the words for view-dependent prompting.
 
-The world is right-handed with z up. A camera at azimuth 0 is at +x and sees the front of the object; the
-azimuth grows counter-clockwise when seen from above. Camera-to-world matrices use OpenGL axes (x right, y up,
-viewing direction -z) and have determinant +1. Images are square and row 0 is at the top.
+The world is right-handed with z up. A camera at azimuth 0 is at +x and faces the front of the object. The azimuth
+increases counter-clockwise when seen from above. Camera-to-world matrices use OpenGL axes (x right, y up, viewing
+direction -z) and have determinant +1. Images are square and row 0 is at the top.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from prolific_core.config import CameraConfig
 
-OVERHEAD = math.radians(60)  # views from a higher elevation are called overhead views
+OVERHEAD = math.radians(60)  # elevation above which a view counts as an overhead view
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Cameras:
         return Cameras(self.c2w[rows], self.fov[rows], self.azimuth[rows], self.elevation[rows])
 
     def to(self, device: torch.device | str) -> "Cameras":
-        """Return the cameras on a device.
+        """Move the cameras to a device.
 
         Args:
-            device: The device.
+            device: The target device.
 
         Returns:
             Cameras whose tensors are on `device`.
@@ -52,7 +52,7 @@ class Cameras:
         return Cameras(*(x.to(device) for x in (self.c2w, self.fov, self.azimuth, self.elevation)))
 
     def angles(self) -> list[tuple[float, float]]:
-        """Return the angles as Python numbers.
+        """Return the azimuth and elevation of each camera as Python floats.
 
         Returns:
             One pair (azimuth, elevation) per camera, in radians.
@@ -80,7 +80,7 @@ class Cameras:
 
 
 def look_at(position: Float[Tensor, "batch 3"], target: Float[Tensor, "batch 3"]) -> Float[Tensor, "batch 4 4"]:
-    """Return the matrices of cameras that look at a point with z up.
+    """Return camera-to-world matrices of cameras that look at target points, with z up.
 
     Args:
         position: Positions of the cameras.
@@ -91,7 +91,7 @@ def look_at(position: Float[Tensor, "batch 3"], target: Float[Tensor, "batch 3"]
     """
     back = torch.nn.functional.normalize(position - target, dim=-1)
     up = torch.tensor([0.0, 0.0, 1.0]).to(position).expand_as(back)
-    # For a vertical viewing direction, -x takes the place of z as the up direction.
+    # If the viewing direction is vertical, use -x instead of z as the up direction.
     pole = back[:, 2:].abs() > 0.9999
     up = torch.where(pole, torch.tensor([-1.0, 0.0, 0.0]).to(position), up)
     right = torch.nn.functional.normalize(torch.cross(up, back, dim=-1), dim=-1)
@@ -116,7 +116,7 @@ def from_angles(
         fov: Vertical fields of view in radians.
 
     Returns:
-        One camera per element.
+        One camera per element of the arguments.
     """
     position = torch.stack(
         [
@@ -131,7 +131,7 @@ def from_angles(
 
 
 def orbit(views: int, *, elevation: float, distance: float, fov: float) -> Cameras:
-    """Return cameras that are evenly spaced on a circle around the object; the first one sees its front.
+    """Return cameras evenly spaced on a circle around the object, starting in front of it.
 
     Args:
         views: Number of cameras.
@@ -140,7 +140,7 @@ def orbit(views: int, *, elevation: float, distance: float, fov: float) -> Camer
         fov: Vertical field of view in degrees.
 
     Returns:
-        The cameras in the order of their azimuth.
+        The cameras in order of azimuth.
     """
     azimuth = torch.arange(views) * (2 * math.pi / views)
     full = torch.ones(views)
@@ -148,10 +148,10 @@ def orbit(views: int, *, elevation: float, distance: float, fov: float) -> Camer
 
 
 def around(views: int, *, fov: float) -> Cameras:
-    """Return evenly spaced cameras that look outwards from the origin, each further to the right than the last.
+    """Return evenly spaced cameras that look outwards from the origin, ordered clockwise as seen from above.
 
-    The cameras are at a distance of 0.001 from the origin and look across it, so that their azimuths have the same
-    meaning as elsewhere.
+    Each camera is 0.001 world units away from the origin and looks through it, so that the azimuth of the camera
+    position is defined.
 
     Args:
         views: Number of cameras.
@@ -166,7 +166,8 @@ def around(views: int, *, fov: float) -> Cameras:
 def panorama(height: int, width: int) -> tuple[Float[Tensor, "1 height width 3"], Float[Tensor, "1 height width 3"]]:
     """Return the rays of a cylindrical 360-degree panorama seen from the origin.
 
-    The direction +x is in the middle, +y is to the left of it, and pixels are square at the horizon.
+    The direction +x maps to the centre of the image, and +y to the left of the centre. Pixels are square at the
+    horizon.
 
     Args:
         height: Height of the image in pixels.
@@ -185,8 +186,8 @@ def panorama(height: int, width: int) -> tuple[Float[Tensor, "1 height width 3"]
 def sample(views: int, config: CameraConfig, generator: torch.Generator) -> Cameras:
     """Sample random training cameras.
 
-    With probability `config.uniform_probability` a camera position is uniform on the upper hemisphere; otherwise its
-    elevation is uniform in the given range (ProlificDreamer, arXiv 2305.16213, appendix).
+    With probability `config.uniform_probability`, a camera position is uniform on the upper hemisphere. Otherwise, its
+    elevation is uniform in `config.elevation` (ProlificDreamer, arXiv 2305.16213, appendix).
 
     Args:
         views: Number of cameras.
@@ -213,8 +214,8 @@ def sample(views: int, config: CameraConfig, generator: torch.Generator) -> Came
 def view_prompts(cameras: Cameras) -> list[str]:
     """Return the words that ProlificDreamer (arXiv 2305.16213) appends to the prompt for each view.
 
-    Views from an elevation above 60 degrees are overhead views. Others are front or back views within 30 degrees of
-    the front or the back, and side views in between.
+    Views from elevations above 60 degrees are overhead views. All others are front views within 30 degrees of the
+    front, back views within 30 degrees of the back, and side views in between.
 
     Args:
         cameras: The cameras.

@@ -1,6 +1,7 @@
-"""Checkpoints of nested state in one safetensors file: tensors as tensors, everything else as JSON in its header.
+"""Checkpoints of nested state as safetensors files.
 
-Files are written atomically and nothing is pickled.
+Values other than tensors are stored as JSON in the header of the file. Files are written atomically and nothing is
+pickled.
 """
 
 import json
@@ -25,19 +26,19 @@ def save(path: Path, state: Any) -> None:
             read back as lists.
 
     Raises:
-        TypeError: `state` contains a value of another type.
+        TypeError: `state` contains a value of an unsupported type.
     """
     from safetensors.torch import save_file
 
     tensors: dict[str, Tensor] = {}
     skeleton = _strip(state, tensors)
     _separate(tensors)
-    with atomically(path) as temporary:  # save_file reads the tensors in place; `save` would copy all of them first
+    with atomically(path) as temporary:  # `save_file`, unlike `save`, does not copy the tensors first
         save_file(tensors, temporary, metadata={"state": json.dumps(skeleton)})
 
 
 def load(path: Path) -> Any:
-    """Read the state that `save` wrote.
+    """Read a state written by `save`.
 
     Args:
         path: The file to read.
@@ -55,27 +56,27 @@ def load(path: Path) -> Any:
             skeleton = json.loads(file.metadata()["state"])
             return _fill(skeleton, file.get_tensor)
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ProlificError(f"{path} is not a whole checkpoint ({error}); delete it to start the stage again") from None
+        raise ProlificError(f"{path} is not a complete checkpoint ({error}); delete it to restart the stage") from None
 
 
 def _strip(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Return the same nesting with each tensor replaced by its name, and add the tensors to `tensors`."""
+    """Replace each tensor in a nested value with its name, and store the tensor in `tensors`."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
         tensors[name] = value.detach().cpu().contiguous()
         return {_TENSOR: name}
     if isinstance(value, dict):
-        # A list of pairs, because JSON keys are strings and optimizer states have integer keys.
+        # Dictionaries become lists of pairs, because JSON keys are strings but optimizer states have integer keys.
         return {"__dict__": [[key, _strip(item, tensors)] for key, item in value.items()]}
     if isinstance(value, (list, tuple)):
         return [_strip(item, tensors) for item in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise TypeError(f"a checkpoint holds tensors, numbers, strings and None, not {type(value).__name__}")
+    raise TypeError(f"values in a checkpoint must be tensors, numbers, strings or None, got {type(value).__name__}")
 
 
 def _separate(tensors: dict[str, Tensor]) -> None:
-    """Copy tensors that share storage with another one, because safetensors refuses shared storage."""
+    """Clone tensors that share storage with another tensor, because safetensors does not accept them."""
     seen = set()
     for name, tensor in tensors.items():
         storage = tensor.untyped_storage()
@@ -85,7 +86,7 @@ def _separate(tensors: dict[str, Tensor]) -> None:
 
 
 def _fill(value: Any, get_tensor: Callable[[str], Tensor]) -> Any:
-    """Return the nesting that `_strip` made with the tensors back in place."""
+    """Restore a nested value from the result of `_strip`."""
     if isinstance(value, dict):
         if _TENSOR in value:
             return get_tensor(value[_TENSOR])

@@ -1,9 +1,9 @@
 """All parameters of a run, with units, defaults and bounds.
 
-params.yaml, presets and prompts are validated against these classes. Later layers override earlier
-ones: the defaults below, params.yaml, presets/<preset>.yaml, the prompt's own sections. Each stage
-has its own section, so that DVC re-runs a stage only when its own parameters change. The defaults are
-those of the ProlificDreamer paper (arXiv 2305.16213) where it gives a value.
+params.yaml, presets and prompts are validated against these classes. Parameters are set by the defaults below,
+params.yaml, presets/<preset>.yaml and the sections of prompt.yaml, in order of increasing priority. Each stage has its
+own section, so that DVC re-runs a stage only if its own parameters change. The defaults are those of the
+ProlificDreamer paper (arXiv 2305.16213) if the paper specifies a value.
 """
 
 import difflib
@@ -35,16 +35,16 @@ RENAMED = {
 
 def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
     if pair[0] > pair[1]:
-        raise ValueError(f"a range goes from low to high, not {pair[0]} to {pair[1]}")
+        raise ValueError(f"a range must go from low to high, got {pair[0]} to {pair[1]}")
     return pair
 
 
 def _one_of(known: Callable[[], list[str]]) -> AfterValidator:
-    """Return a validator for names of files, which are looked up when a value is checked."""
+    """Return a validator that accepts only the names returned by `known`."""
 
     def check(name: str) -> str:
         if name not in known():
-            raise ValueError(f"there is no such file; known: {', '.join(known())}")
+            raise ValueError(f"must be one of {', '.join(known())}")
         return name
 
     return AfterValidator(check)
@@ -57,10 +57,10 @@ class Section(BaseModel):
 
 
 class SystemConfig(Section):
-    """Parameters of the machine.
+    """Device, number of threads and kernel backend.
 
-    Results depend on the thread count, because it changes the order of additions. It is therefore a parameter and
-    never taken from the machine.
+    The number of threads never depends on the machine, because it affects the order of additions and therefore the
+    results.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -69,23 +69,24 @@ class SystemConfig(Section):
 
 
 class PriorConfig(Section):
-    """The 2D diffusion model: `toybox` (part of the package), a folder, or a model id on the Hugging Face hub."""
+    """Options for loading the 2D diffusion model."""
 
+    # `toybox` (the packaged model), a folder, or a model id on the Hugging Face hub.
     path: str = Field(default="toybox", min_length=1, max_length=1000)
     # Data type of the frozen weights; trained weights are always float32.
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    # Pass images through the autoencoder one by one, which saves memory when a step has several views.
+    # Process images one at a time in the autoencoder. This saves memory if a step has several views.
     vae_slicing: bool = False
-    gradient_checkpointing: bool = False  # recompute blocks in the backward pass: less memory, more time
-    torch_compile: bool = False  # compile the U-Net at its first call, which takes minutes but is faster on a GPU
+    gradient_checkpointing: bool = False  # recompute activations in the backward pass to save memory
+    torch_compile: bool = False  # compile the U-Net on its first call; this takes minutes
 
 
 class TimeConfig(Section):
-    """Distribution of the diffusion time: t ~ U(minimum, upper), in fractions of the prior's number of time steps.
+    """Distribution of the diffusion time t ~ U(minimum, upper), as a fraction of the prior's number of time steps.
 
-    The upper end goes from `maximum` to `final` over the run. With `anneal: step` it switches from one to the other
-    at the fraction `switch_at` of the run, as in the paper. With `linear`, `sqrt` and `cosine` it moves
-    continuously, by that function of the progress. With `none` it stays at `maximum`.
+    The upper bound changes from `maximum` to `final` over the run. With `anneal: step`, it switches at the fraction
+    `switch_at` of the run, as in the paper. With `linear`, `sqrt` or `cosine`, it changes continuously as that function
+    of the run's progress. With `none`, it stays at `maximum`.
     """
 
     minimum: Fraction = 0.02
@@ -96,72 +97,73 @@ class TimeConfig(Section):
 
 
 class ScoreConfig(Section):
-    """The learned score network of the particles (VSD only): LoRA on the prior's U-Net, or a small separate U-Net."""
+    """Trainable score network of VSD, either LoRA on the prior's U-Net or a small separate U-Net."""
 
     kind: Literal["lora", "unet"] = "lora"
-    # Path of another pipeline that LoRA starts from; the paper uses Stable Diffusion 2.1 (v-prediction).
+    # Pipeline to use as the base instead of the prior; the paper uses Stable Diffusion 2.1 (v-prediction).
     base: str | None = Field(default=None, max_length=1000)
-    # Prediction type of the training loss; null: that of the base for `lora`, v_prediction for `unet`.
+    # Prediction type of the training loss; null selects the base's type for `lora` and v_prediction for `unet`.
     prediction: Literal["epsilon", "v_prediction"] | None = None
-    rank: int = Field(default=4, ge=1, le=256)  # lora
-    # Layers with LoRA. attention: query, key, value and output projections, as in the paper; all: every convolution
-    # and linear layer; a list: the layers whose names end with one of its entries.
+    rank: int = Field(default=4, ge=1, le=256)  # used with `kind: lora`
+    # Layers that LoRA adapts. `attention` selects the query, key, value and output projections, as in the paper. `all`
+    # selects every convolution and linear layer. A list selects the layers whose names end with one of its entries.
     targets: Literal["attention", "all"] | list[Annotated[str, Field(min_length=1, max_length=200)]] = "attention"
     channels: list[Annotated[int, Field(ge=8, le=2048, multiple_of=8)]] = Field(
         default=[32, 64, 128], min_length=1, max_length=6
-    )  # unet: channels of each level
+    )  # channels of each level, used with `kind: unet`
     learning_rate: Rate = 1e-4
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)  # Adam
-    warmup: int = Field(default=0, ge=0, le=100_000)  # training steps over which the learning rate rises linearly
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)  # betas of Adam
+    warmup: int = Field(default=0, ge=0, le=100_000)  # steps of linear learning rate warm-up
     steps: int = Field(default=1, ge=1, le=100)  # training steps per particle step
-    camera_dropout: Fraction = 0.1  # probability that a training sample has no camera
-    # Train one of the steps on the forward pass that was made for the particles' gradient, which saves an evaluation
-    # of the U-Net. That step has the particles' t (of the annealed range instead of all times), their noise, and no
-    # camera dropout.
+    camera_dropout: Fraction = 0.1  # probability of omitting the camera embedding of a training sample
+    # Reuse the score network's forward pass of the particle step in the first training step. This saves one evaluation
+    # of the U-Net. The training step then uses the noise and time steps of the particle step, with times drawn from the
+    # annealed range, and no camera dropout.
     share_pass: bool = False
 
 
 class GuidanceConfig(Section):
-    """Distillation of the prior into a gradient on rendered images."""
+    """Parameters of the distillation gradient on rendered images."""
 
-    # Name of a file in guidance/.
+    # Name of a module in guidance/.
     method: Annotated[str, _one_of(discovery.guidance_methods)] = "vsd"
-    # Name of a file in guidance/combine/.
+    # Name of a module in guidance/combine/.
     combine: Annotated[str, _one_of(discovery.score_compositions)] = "cfg"
-    # Classifier-free guidance: unconditional + scale (conditional - unconditional).
+    # Scale of classifier-free guidance, unconditional + scale * (conditional - unconditional).
     scale: float = Field(default=7.5, ge=0, le=1000)
-    rescale: Fraction = 0.7  # combine: rescale; weight of the rescaled prediction, phi in the paper
-    # method: csd; weight of the negative prompt; null: the same as `scale`.
+    rescale: Fraction = 0.7  # weight phi of the rescaled prediction, used with `combine: rescale`
+    # Weight of the negative prompt, used with `method: csd`; null selects the value of `scale`.
     negative_scale: float | None = Field(default=None, ge=0, le=1000)
-    # Range of t with guidance, in fractions of the number of time steps (arXiv 2404.07724). Outside of it only the
-    # conditional is evaluated, as with scale 1. null: guidance everywhere.
+    # Range of t in which guidance is applied, in fractions of the number of time steps (arXiv 2404.07724). Outside this
+    # range, only the conditional prediction is evaluated, which corresponds to scale 1. null applies guidance at all t.
     interval: Annotated[tuple[Fraction, Fraction], AfterValidator(_ordered)] | None = None
-    weighting: Literal["one_minus_alpha_bar", "uniform", "alpha_sigma_squared"] = "one_minus_alpha_bar"  # w(t)
-    prompt: str = Field(default="{prompt}", max_length=200)  # template such as "a normal map of {prompt}"
+    # Weight w(t) of the gradient.
+    weighting: Literal["one_minus_alpha_bar", "uniform", "alpha_sigma_squared"] = "one_minus_alpha_bar"
+    prompt: str = Field(default="{prompt}", max_length=200)  # template, for example "a normal map of {prompt}"
     negative_prompt: str = Field(default="", max_length=500)
-    # View-dependent prompting. true: append the paper's words, chosen by azimuth and elevation; interpolated:
-    # interpolate their embeddings by azimuth (DreamFusion). It is always off in 360-degree scenes, where the cameras
-    # are inside.
+    # View-dependent prompting. `true` appends the paper's words, chosen by azimuth and elevation. `interpolated`
+    # interpolates their embeddings by azimuth (DreamFusion). It is always disabled in 360-degree scenes, whose cameras
+    # are inside the scene.
     view_prompts: bool | Literal["interpolated"] = True
     time: TimeConfig = TimeConfig()
     score: ScoreConfig = ScoreConfig()
 
 
 class CameraConfig(Section):
-    """Training cameras. The object fits in [-1, 1]^3."""
+    """Distribution of the training cameras around an object in [-1, 1]^3."""
 
     distance: Annotated[tuple[Distance, Distance], AfterValidator(_ordered)] = (1.0, 1.5)
     fov: Annotated[tuple[Fov, Fov], AfterValidator(_ordered)] = (40.0, 70.0)
     elevation: Annotated[tuple[Elevation, Elevation], AfterValidator(_ordered)] = (-30.0, 90.0)
-    uniform_probability: Fraction = 0.5  # probability of a view that is uniform on the upper hemisphere
+    uniform_probability: Fraction = 0.5  # probability of a uniform position on the upper hemisphere
 
 
 class FieldConfig(Section):
-    """The radiance field: a multiresolution hash grid and two small MLPs."""
+    """Radiance field that consists of a multiresolution hash grid and two small MLPs."""
 
     levels: int = Field(default=16, ge=1, le=32)
-    features: Literal[1, 2, 4, 8] = 2  # per level
-    log2_entries: int = Field(default=19, ge=4, le=24)  # per level
+    features: Literal[1, 2, 4, 8] = 2  # number per level
+    log2_entries: int = Field(default=19, ge=4, le=24)  # log2 of the maximum number of entries per level
     base_resolution: int = Field(default=16, ge=2, le=512)  # cells per side
     max_resolution: int = Field(default=2048, ge=2, le=65536)  # cells per side
     interpolation: Literal["smoothstep", "linear"] = "smoothstep"
@@ -171,17 +173,17 @@ class FieldConfig(Section):
     scene: Literal["object", "scene", "object-in-scene"] = "object"
     density_scale: float = Field(default=10.0, ge=-1000, le=1000)  # lambda of the initial density
     density_radius: Positive = 0.5  # r of the initial density, in world units
-    density_noise: Weight = 1.0  # standard deviation of the noise before the activation, in training only
+    density_noise: Weight = 1.0  # standard deviation of the training noise before the activation
     background: Literal["network", "white", "grey", "black"] = "network"
     occupancy_resolution: int = Field(default=32, ge=4, le=512)  # cells per side
     occupancy_threshold: Weight = 0.01
-    samples_per_ray: int = Field(default=512, ge=4, le=4096)  # along the box's diagonal, empty space included
-    # Additional samples per ray where the first ones found density (the paper: 64 + 32).
+    samples_per_ray: int = Field(default=512, ge=4, le=4096)  # number along the box's diagonal, including empty space
+    # Additional samples per ray, placed where the first ones have large weights. The paper uses 64 + 32.
     importance_samples: int = Field(default=0, ge=0, le=1024)
 
 
 class InitialiseConfig(Section):
-    """Stage 1: the particles' radiance fields before distillation."""
+    """Stage 1: create the particles' radiance fields."""
 
     particles: int = Field(default=1, ge=1, le=64)
     field: FieldConfig = FieldConfig()
@@ -192,15 +194,15 @@ class LossWeights(Section):
     """Weights of the radiance field's regularisers (`scenes/regularisers.py`)."""
 
     opacity: Weight = 0.0
-    # Weight of the opacity at the end of the run, reached linearly, because the gradient of the guidance shrinks
-    # with t; null: constant.
+    # Weight of the opacity loss at the end of the run. The weight changes linearly over the run, because the guidance
+    # gradient decreases with t. null keeps the weight constant.
     opacity_end: Weight | None = None
     sparsity: Weight = 0.0
     entropy: Weight = 10.0
     orientation: Weight = 0.0
 
     def opacity_at(self, progress: float) -> float:
-        """Return the weight of the opacity loss at a moment of the run.
+        """Return the weight of the opacity loss at a given progress.
 
         Args:
             progress: Fraction of the run in [0, 1].
@@ -213,13 +215,15 @@ class LossWeights(Section):
 
 
 class StageConfig(Section):
-    """Parameters that all optimised stages have."""
+    """Parameters shared by all optimisation stages."""
 
     steps: Steps
     views: int = Field(default=1, ge=1, le=64)  # cameras per step
-    # The particles' learning rates decay to this fraction, as half a cosine. 1, as in the paper: they stay constant.
+    # Final learning rates of the particles as a fraction of the initial ones. The decay follows half a cosine. The
+    # value 1 keeps the learning rates constant, as in the paper.
     learning_rate_final: Fraction = 1.0
-    # Pairs (fraction of the run from which it holds, side of the square training render in pixels).
+    # Pairs (start, resolution): the fraction of the run from which a resolution applies, and the height and width of
+    # the training renders in pixels.
     resolution: list[tuple[Fraction, Annotated[int, Field(ge=8, le=4096)]]] = Field(default=[(0.0, 512)], min_length=1)
     cameras: CameraConfig = CameraConfig()
     guidance: GuidanceConfig = GuidanceConfig()
@@ -232,9 +236,10 @@ class NerfConfig(StageConfig):
     grid_learning_rate: Rate = 1e-2
     network_learning_rate: Rate = 1e-3
     background_learning_rate: Rate = 1e-3
-    random_background: Fraction = 0.5  # probability of a uniform random colour behind a training view
-    # Number of rays whose autograd graph is kept at once. The guidance sees the whole image; its gradient is then
-    # propagated into the field patch by patch, and each patch is rendered a second time. null: all rays at once.
+    random_background: Fraction = 0.5  # probability of a random plain background in a training view
+    # Number of rays whose autograd graph is kept in memory at once. The guidance is computed on the whole image. Its
+    # gradient is then backpropagated patch by patch, and each patch is rendered a second time. null processes all rays
+    # at once.
     patch: int | None = Field(default=None, ge=64, le=2**24)
     losses: LossWeights = LossWeights()
 
@@ -245,13 +250,13 @@ class GeometryConfig(StageConfig):
     steps: Steps = 15_000
     grid_resolution: int = Field(default=128, ge=8, le=512)  # cubes per side
     extent: Positive = 0.6  # half the side of the grid's box, in world units; objects have radius 0.5
-    density_threshold: Positive | None = 10.0  # null: chosen so that the silhouettes match those of the field
+    density_threshold: Positive | None = 10.0  # null selects the best match to the field's silhouettes
     learning_rate: Rate = 1e-3
     normal_consistency: Weight = 1.0
     laplacian: Weight = 1.0
     sdf_regularisation: Weight = 0.0
     smoothing: int = Field(default=0, ge=0, le=100)  # smoothing passes over the initial signed distances
-    opacity: Weight = 0.0  # weight of the views' mean opacity, which keeps surfaces from swelling
+    opacity: Weight = 0.0  # weight of the mean opacity, which prevents surfaces from growing
     guidance: GuidanceConfig = GuidanceConfig(method="sds", scale=100.0, prompt="a normal map of {prompt}")
 
 
@@ -261,23 +266,23 @@ class TextureConfig(StageConfig):
     steps: Steps = 30_000
     grid_learning_rate: Rate = 1e-2
     network_learning_rate: Rate = 1e-3
-    random_background: Fraction = 0.5  # probability of a uniform random colour behind a view instead of white
+    random_background: Fraction = 0.5  # probability of a random plain background instead of white
     supersampling: int = Field(default=1, ge=1, le=8)  # rays per pixel along each axis
 
 
 class ExportConfig(Section):
     """Stage 5: clean, unwrap and bake the mesh, and write it as OBJ and GLB."""
 
-    faces: int = Field(default=40_000, ge=100, le=5_000_000)  # upper limit, reached by decimation
+    faces: int = Field(default=40_000, ge=100, le=5_000_000)  # maximum number, enforced by decimation
     texture_size: int = Field(default=2048, ge=64, le=8192)  # pixels
     smoothing: int = Field(default=0, ge=0, le=100)  # Taubin iterations
     component_fraction: Fraction = 0.05  # components smaller than this fraction of the largest one are removed
 
 
 class EvaluateConfig(Section):
-    """Stage 6: metrics and images of the exported model."""
+    """Stage 6: compute metrics and images of the exported model."""
 
-    scorer: str | None = Field(default=None, max_length=1000)  # CLIP folder or model id; null: the prior's own scorer
+    scorer: str | None = Field(default=None, max_length=1000)  # CLIP folder or model id; null uses the prior's scorer
     views: int = Field(default=8, ge=1, le=64)
     elevation: Elevation = 15.0
     distance: Positive = 1.6  # world units
@@ -287,16 +292,16 @@ class EvaluateConfig(Section):
 
 
 class LoggingConfig(Section):
-    """Previews, checkpoints and metrics during a run. No result depends on them, so they never re-run a stage."""
+    """Intervals of previews, checkpoints and metrics. Changing them neither affects results nor re-runs a stage."""
 
     preview_every: int = Field(default=50, ge=1, le=1_000_000)  # steps
-    turntable_frames: int = Field(default=48, ge=2, le=1000)  # of the radiance field at the end of its stage
+    turntable_frames: int = Field(default=48, ge=2, le=1000)  # for the video at the end of stage 2
     checkpoint_every: int = Field(default=100, ge=1, le=1_000_000)  # steps
     metrics_every: int = Field(default=5, ge=1, le=1_000_000)  # steps
 
 
 class Config(Section):
-    """All sections. Each stage reads its own section, `system` and `prior`."""
+    """Complete configuration of a run. Each stage reads `system`, `prior` and its own section."""
 
     system: SystemConfig = SystemConfig()
     prior: PriorConfig = PriorConfig()
@@ -313,7 +318,7 @@ AnySection = TypeVar("AnySection", bound=Section)
 
 
 def merge(*layers: dict[str, Any]) -> dict[str, Any]:
-    """Merge nested dictionaries; values of later ones override those of earlier ones.
+    """Merge nested dictionaries, with later values overriding earlier ones.
 
     Args:
         *layers: Nested dictionaries. An empty section (`nerf:` with nothing below it) changes nothing.
@@ -337,23 +342,23 @@ def resolve(*layers: tuple[str, Any]) -> Config:
     Each layer is first validated alone, so that the error message names the file that contains the mistake.
 
     Args:
-        *layers: Pairs of a name and values as read from its file; later ones override earlier ones.
+        *layers: Pairs of a file name and the values read from the file. Later layers override earlier ones.
 
     Returns:
         The validated configuration.
 
     Raises:
-        InputError: A layer is not a valid configuration; one line names the file, the key and the allowed values.
+        InputError: A layer is not a valid configuration. The message names the file, the key and the allowed values.
     """
     for name, values in layers:
         if not isinstance(values, dict):
-            raise InputError(f"{name}: expected sections such as 'nerf:', found {type(values).__name__}")
+            raise InputError(f"{name}: expected sections such as 'nerf:', got {type(values).__name__}")
         check(name, merge(values))
     return check(" + ".join(name for name, _ in layers), merge(*(values for _, values in layers)))
 
 
 def check(name: str, values: Any, model: type[AnySection] = Config) -> AnySection:
-    """Validate values as a section or as a whole configuration.
+    """Validate values against a section or the whole configuration.
 
     Args:
         name: The name of the file, for error messages.
@@ -366,7 +371,7 @@ def check(name: str, values: Any, model: type[AnySection] = Config) -> AnySectio
     Raises:
         InputError: A key is unknown or has been renamed, or a value is not allowed.
     """
-    values = merge(model().model_dump(mode="json"), values)  # a partly given section keeps its own defaults
+    values = merge(model().model_dump(mode="json"), values)  # use this model's defaults for missing keys of sections
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -383,7 +388,7 @@ def check(name: str, values: Any, model: type[AnySection] = Config) -> AnySectio
 
 
 def _suggest(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
-    """Return the known key that is nearest to an unknown one, or all known keys."""
+    """Return a hint that names the known key most similar to an unknown key, or all known keys if none is similar."""
     for part in location[:-1]:
         field = model.model_fields.get(str(part))
         if not (field and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):

@@ -1,6 +1,7 @@
-"""Names of the available guidance methods and score compositions, found from their files without importing them.
+"""Names of the available guidance methods and score compositions.
 
-The configuration and the command line can therefore list them without loading torch.
+The names are read from the files without importing the modules, so that the configuration and the command line can list
+them without loading torch.
 """
 
 from pathlib import Path

@@ -1,13 +1,13 @@
-"""Exceptions that end a command with one line on stderr and no traceback."""
+"""Exceptions that a command reports as one line on stderr, without a traceback."""
 
 
 class ProlificError(Exception):
-    """Failure that is not caused by the user's input, such as a full disk or a diverged run. Exit status 1."""
+    """Failure that is not caused by the user's input, such as a full disk or a diverged run. The exit status is 1."""
 
     exit_status = 1
 
 
 class InputError(ProlificError, ValueError):
-    """Unusable input from the user; the message names the input and how to correct it. Exit status 2."""
+    """Invalid user input. The message names the input and a correction. The exit status is 2."""
 
     exit_status = 2

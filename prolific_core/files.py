@@ -1,4 +1,4 @@
-"""Atomic file writes: after an interruption, a file holds its old content or its new content, never a part."""
+"""Atomic file writes. An interrupted write leaves the old content of the file unchanged."""
 
 import json
 import os
@@ -13,9 +13,8 @@ from typing import Any
 def atomically(path: Path) -> Iterator[Path]:
     """Provide a temporary file that replaces `path` when the block ends without an exception.
 
-    The temporary file is in the same folder and has a unique name, so that concurrent writers never
-    share one. It is flushed to disk before it is renamed, and removed if the block raises. The parent
-    folder is created if needed.
+    The temporary file is in the same folder and has a unique name, so that concurrent writers never share one. It is
+    flushed to disk before it is renamed, and is deleted if the block raises. The parent folder is created if needed.
 
     Args:
         path: The file to write.
@@ -42,14 +41,14 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     Args:
         path: The file to write.
-        data: Its whole content.
+        data: The new content of the file.
     """
     with atomically(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = 2, sort_keys: bool = True) -> None:
-    """Write a value as a JSON file atomically; equal values give equal bytes.
+    """Write a value to a JSON file atomically.
 
     Args:
         path: The file to write.

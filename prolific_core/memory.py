@@ -1,17 +1,17 @@
-"""Estimate of the memory that an optimised stage needs, before it starts.
+"""Estimate of the memory that an optimisation stage needs.
 
-The estimate has these parts, of which the first three are exact:
+The estimate is the sum of the following parts, of which the first three are exact:
 
-- weights: the prior's weights (and those of another base of the score network), as they are stored;
-- trained: four times the trained parameters of particles and score network (value, gradient, Adam's two moments);
-- merged: the score network's weights with LoRA merged, and the gradient of the largest of them;
-- activations: what the backward pass of the particle keeps of rendering and encoding, or what the training of the
-  score network keeps, whichever is larger, since they do not exist at the same time;
-- libraries: torch, the kernels and a GPU's context.
+- weights: the weights of the prior and, if the score network has a different base model, the weights of that model;
+- trained: four times the size of the trained parameters (value, gradient and Adam's two moments);
+- merged: the score network's weights with merged LoRA, and the largest of their gradients;
+- activations: the activations saved for the backward pass of rendering and encoding, or of training the score network,
+  whichever is larger, because the two are not held in memory at the same time;
+- libraries: torch, the kernels and the GPU context.
 
-The activations of a network are counted as the outputs of all its smallest modules, on tensors without data. With
-gradient checkpointing they are the outputs of the blocks and what the largest block keeps inside. Those of a render
-are a number of bytes for each pixel.
+The activations of a network are estimated as the total size of the outputs of all modules without children, evaluated
+on the meta device. With gradient checkpointing, they are the outputs of the checkpointed blocks and the activations
+inside the largest block. The activations of a render are estimated as a constant number of bytes per pixel.
 """
 
 import copy
@@ -29,10 +29,10 @@ from prolific_core.scenes.base import Scene
 LIBRARIES = 600 * 2**20  # bytes
 BLOCK = re.compile(r"(resnets|attentions)\.\d+$")  # modules that diffusers recomputes under gradient checkpointing
 
-#: Bytes that the render of a surface keeps per pixel: position, normal, coverage and colour.
+#: Bytes per pixel that a surface render saves for its backward pass (position, normal, coverage and colour).
 SURFACE_PIXEL_BYTES = 256.0
 
-#: Bytes that every sample of a field's render keeps, even without a graph: ray, start, end, noise, weight, gradient.
+#: Bytes per sample of a field's render without an autograd graph (ray, start, end, noise, weight and gradient).
 SAMPLE_BYTES = 24
 
 
@@ -46,10 +46,10 @@ def estimate(
         scenes: The particles.
         views: Renders per step.
         side: Height and width of the largest training render in pixels.
-        pixel_bytes: Bytes that a render keeps per pixel for its backward pass.
+        pixel_bytes: Bytes per pixel that a render saves for its backward pass.
 
     Returns:
-        Bytes by the parts that the module's description lists.
+        Number of bytes by part; see the module's docstring for the parts.
     """
     prior, score = guidance.prior, getattr(guidance, "score", None)
     trained = [parameter for scene in scenes for parameter in scene.parameters()]
@@ -70,20 +70,22 @@ def estimate(
 
 
 def size(tensors: Iterable[Tensor]) -> int:
-    """Return the bytes of the tensors, each counted once."""
+    """Return the total size of the tensors in bytes, counting each tensor once."""
     return sum({id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}.values())
 
 
 def activation_bytes(module: nn.Module, *inputs: Tensor, **named: Tensor) -> int:
-    """Return the bytes of activations that a forward pass keeps for its backward pass, without computing it.
+    """Return the size in bytes of the activations that a forward pass saves for its backward pass.
+
+    The forward pass runs on the meta device and computes no values.
 
     Args:
-        module: The network, which is not changed.
+        module: The network, which is not modified.
         inputs: Positional inputs, of which only shape and dtype matter.
-        named: Inputs by name.
+        named: Keyword inputs.
     """
     module = _without_data(module)
-    inside: dict[str, int] = {"": 0}  # by checkpointed block; "" is outside of all blocks
+    inside: dict[str, int] = {"": 0}  # bytes by checkpointed block, with "" for all other modules
     outputs = 0
     recomputed = getattr(module, "is_gradient_checkpointing", False) or getattr(module, "gradient_checkpointing", False)
 
@@ -128,7 +130,7 @@ def _without_data(module: nn.Module) -> nn.Module:
 
 
 def _score_pass(prior, score, views: int) -> int:
-    """Return the bytes of activations of the score network's training."""
+    """Return the size in bytes of the activations saved in a training step of the score network."""
     if score is None:
         return 0
     unet, side = score.unet, prior.unet.config.sample_size
@@ -139,21 +141,21 @@ def _score_pass(prior, score, views: int) -> int:
 
 
 def point_bytes(field: FieldConfig) -> float:
-    """Return the bytes that a radiance field keeps per point: features, twice the hidden layers, and the output."""
+    """Return the number of bytes per point that a radiance field saves for its backward pass."""
     return 4.0 * (field.levels * field.features + 2 * field.hidden_width * field.hidden_layers + 16)
 
 
 def field_pixel_bytes(field: FieldConfig, train: NerfConfig | None = None) -> float:
-    """Return the bytes that the training render of a radiance field keeps per pixel.
+    """Return the number of bytes per pixel that a radiance field saves for the backward pass of a training render.
 
-    The ray of an object meets its ball on 4/3 of the radius (the mean chord), and the rest is skipped as empty. In
-    the other scenes, half of the box's diagonal is assumed to be occupied.
+    For an object, the occupied part of a ray is assumed to be the mean chord of the initial ball, 4/3 of its radius. In
+    other scenes, half of the box's diagonal is assumed to be occupied.
 
     Args:
-        field: Shape of the field.
-        train: Settings of training, whose `patch` limits the rays that have their graph held at once.
+        field: Configuration of the field.
+        train: Training settings, whose `patch` limits the number of rays with an autograd graph.
     """
-    fraction = 1.0  # of the largest training render's rays that have their graph held at once
+    fraction = 1.0  # fraction of the rays of the largest training render that have an autograd graph
     if train is not None and train.patch is not None:
         fraction = min(1.0, train.patch / (train.views * max(side for _, side in train.resolution) ** 2))
     diagonal = 2 * math.sqrt(3) * field.bound
@@ -164,5 +166,5 @@ def field_pixel_bytes(field: FieldConfig, train: NerfConfig | None = None) -> fl
 
 
 def format_total(amounts: dict[str, int]) -> str:
-    """Return the sum of the amounts as text such as `9.1 GB`, in units of 10^9 bytes as for graphics cards."""
+    """Return the sum of the amounts as text such as `9.1 GB`, with 1 GB = 10^9 bytes."""
     return f"{sum(amounts.values()) / 1e9:.1f} GB"

@@ -1,7 +1,7 @@
-"""The optimisation loop of score distillation, which all stages share.
+"""Optimisation loop of score distillation, which is shared by all stages.
 
-Every random draw comes from a generator that is seeded by (seed, name, step, purpose), and a checkpoint holds
-everything that changes. A run that was killed and resumed therefore ends with the same bytes as one that was not.
+All random numbers are drawn from generators seeded by (seed, name, step, purpose), and checkpoints hold all mutable
+state. A run that is interrupted and resumed therefore produces the same bytes as an uninterrupted one.
 """
 
 import math
@@ -21,22 +21,22 @@ from prolific_core.guidance.base import Guidance
 from prolific_core.scenes.base import Scene
 from prolific_core.seeding import generator
 
-MEASURE_SCORE_EVERY = 10  # steps, because score_gain costs a forward pass of the frozen prior
+MEASURE_SCORE_EVERY = 10  # steps between measurements of score_gain, which cost a forward pass of the frozen base
 
 
 @dataclass
 class StageTimer:
-    """Seconds spent in each part of the loop.
+    """Timer for the parts of the training loop.
 
     Attributes:
-        seconds: Seconds by the name of the part.
+        seconds: Accumulated time in seconds by name of the part.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
     _last: float = field(default_factory=time.perf_counter)
 
     def start(self) -> None:
-        """Start the first part of a step; the time since the last part is not counted."""
+        """Start the first part of a step without counting the time since the last part."""
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
@@ -52,10 +52,10 @@ class StageTimer:
 
 
 def resolution_at(schedule: Sequence[tuple[float, int]], progress: float) -> int:
-    """Return the side in pixels of the training render at a point of the run.
+    """Return the height and width in pixels of the training renders at a given progress.
 
     Args:
-        schedule: Pairs of the fraction of the run from which a side holds, and the side.
+        schedule: Pairs (start, side): the fraction of the run from which a side applies, and the side in pixels.
         progress: Fraction of the run that is done, in [0, 1].
     """
     begun = [side for start, side in sorted(schedule) if start <= progress]
@@ -63,7 +63,7 @@ def resolution_at(schedule: Sequence[tuple[float, int]], progress: float) -> int
 
 
 def rate_at(final: float, progress: float) -> float:
-    """Return the factor of the learning rates at a point of the run: half a cosine from 1 to `final`.
+    """Return the learning rate factor, which follows half a cosine from 1 to `final` over the run.
 
     Args:
         final: The factor at the end of the run.
@@ -84,20 +84,20 @@ def distil(
     observe: Callable[[int, dict[str, Any]], object] | None = None,
     preview: Callable[[int], object] | None = None,
 ) -> StageTimer:
-    """Train scenes in place by the gradient of a guidance on their renders.
+    """Train scenes in place with the guidance gradient on their renders.
 
-    Each step trains one scene, drawn at random.
+    Each step trains one randomly chosen scene.
 
     Args:
         scenes: The particles.
-        guidance: Source of the gradient, see `build_guidance`.
-        config: Number of steps over all scenes, cameras, and the schedules of resolution and learning rate.
+        guidance: Source of the gradient; see `build_guidance`.
+        config: Number of steps, camera distribution, and schedules for resolution and learning rate.
         logging: Intervals of checkpoints and previews.
         seed: Seed of all random draws.
         name: Name of the run, which is part of every seed and of error messages.
-        state_file: File of the checkpoint. The run resumes from it if it exists. Without one, nothing is saved.
-        observe: Called with the number of finished steps and the step's metrics after every step.
-        preview: Called with the number of finished steps after every `logging.preview_every` steps and at the end.
+        state_file: The checkpoint file. The run resumes from it if it exists. If None, no checkpoints are saved.
+        observe: Function called after every step with the number of finished steps and the step's metrics.
+        preview: Function called every `logging.preview_every` steps and at the end with the number of finished steps.
 
     Returns:
         The time spent in each part of the loop.
@@ -131,13 +131,13 @@ def distil(
         total = distillation + sum(losses.values())
         if not torch.isfinite(total):
             raise ProlificError(
-                f"{name}: the loss is not a number at step {step + 1}; lower its learning rates or guidance scale"
+                f"{name}: the loss is not a number at step {step + 1}; lower the learning rates or the guidance scale"
             )
         for group, rate in zip(optimizer.param_groups, rates[index], strict=True):
             group["lr"] = rate * rate_at(config.learning_rate_final, progress)
         total.backward()
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)  # only one particle at a time holds gradients
+        optimizer.zero_grad(set_to_none=True)  # free the gradients of this particle
         timer.lap("backward")
         measure = step == 0 or (step + 1) % MEASURE_SCORE_EVERY == 0
         metrics = guidance.train_score_network(latents, cameras, draw, measure=measure)
@@ -158,7 +158,7 @@ def distil(
 
 
 def _save(path: Path, step: int, scenes: Sequence[Scene], optimizers: list, guidance: Guidance) -> None:
-    """Write everything that changes from step to step."""
+    """Save all state that changes during training."""
     state = {
         "step": step,
         "scenes": [scene.state_dict() for scene in scenes],
@@ -169,7 +169,7 @@ def _save(path: Path, step: int, scenes: Sequence[Scene], optimizers: list, guid
 
 
 def _load(path: Path, scenes: Sequence[Scene], optimizers: list, guidance: Guidance) -> int:
-    """Restore what `_save` has written and return the number of finished steps."""
+    """Restore the state written by `_save` and return the number of finished steps."""
     state = checkpoint.load(path)
     for part, values in zip([*scenes, *optimizers], state["scenes"] + state["optimizers"], strict=True):
         part.load_state_dict(values)

@@ -1,6 +1,6 @@
-"""Prompts: text, seed, preset and own parameters, the id that names their files, and the format of prompt.yaml.
+"""Prompts, their ids, and the format of prompt.yaml.
 
-The text is never part of a path or a shell command. Files and commands use the id, which consists of
+The text of a prompt is never part of a path or a shell command. Files and commands use the id, which consists of
 letters, digits and hyphens.
 """
 
@@ -20,7 +20,7 @@ from prolific_core.errors import InputError
 MAX_TEXT = 1000  # characters
 MAX_ID = 60  # characters
 DEFAULT_PRESET = "demo"
-# DVC requires that every section it watches is present in the file, even if it is empty.
+# DVC requires all watched sections to be present in the file, even if they are empty.
 SECTIONS = tuple(name for name in Config.model_fields if name != "logging")
 _KEYS = ("id", "text", "seed", "preset")
 _ID = re.compile(r"(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*")
@@ -28,14 +28,14 @@ _ID = re.compile(r"(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*")
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt from which one object is generated.
+    """Prompt that describes one object, with the settings for generating it.
 
     Attributes:
-        id: Name of its folder in prompts/ and runs/.
+        id: Name of the prompt's folder in prompts/ and runs/.
         text: Description of the object.
         seed: Seed of all random draws.
         preset: Name of a file in presets/, without its suffix.
-        sections: Its own parameters by section, which override those of the preset.
+        sections: Parameters by section, which override those of the preset.
     """
 
     id: str
@@ -55,19 +55,19 @@ def check_text(text: object) -> str:
         The text without leading and trailing white space.
 
     Raises:
-        InputError: It is not a string, it is empty or too long, or it contains control characters.
+        InputError: The text is not a string, is empty or too long, or contains control characters.
     """
     if not isinstance(text, str):
-        raise InputError(f"the prompt must be text, not {text!r}; put it in quotes")
+        raise InputError(f"the prompt text must be a string, got {text!r}; put it in quotes")
     text = text.strip()
     if not text:
         raise InputError('the prompt is empty; describe one object, for example "a red mug"')
     if len(text) > MAX_TEXT:
-        raise InputError(f"the prompt has {len(text)} characters; at most {MAX_TEXT} are allowed, so shorten it")
+        raise InputError(f"the prompt has {len(text)} characters; at most {MAX_TEXT} are allowed")
     for position, character in enumerate(text, 1):
         if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
             raise InputError(
-                f"the prompt has a control character ({ascii(character)}) at position {position}; "
+                f"the prompt contains a control character ({ascii(character)}) at position {position}; "
                 "write it as one line of plain text"
             )
     return text
@@ -83,13 +83,13 @@ def check_id(id: object) -> str:
         The id.
 
     Raises:
-        InputError: It is too long, has no letter, or contains anything but lower-case letters, digits and single
+        InputError: The id is too long, has no letter, or contains anything but lower-case letters, digits and single
             hyphens.
     """
     if not isinstance(id, str) or len(id) > MAX_ID or not _ID.fullmatch(id):
         raise InputError(
-            f"prompt id {ascii(id)[:80]} is not usable: use lower-case letters, digits and single hyphens, "
-            f"at least one letter, {MAX_ID} characters at most, for example 'red-mug'"
+            f"prompt id {ascii(id)[:80]} is not usable; it must consist of lower-case letters, digits and single "
+            f"hyphens, with at least one letter and at most {MAX_ID} characters, for example 'red-mug'"
         )
     return id
 
@@ -97,13 +97,13 @@ def check_id(id: object) -> str:
 def make_id(text: str, *, suffix: str = "", distinct: bool = False) -> str:
     """Return a readable, safe id for a text.
 
-    A short hash of the text is added if the words may not be unique, that is if the text was truncated or is not
-    ASCII, or if `distinct` is set.
+    A short hash of the text is appended if `distinct` is set, or if the text is truncated or is not ASCII and the id
+    might otherwise not be unique.
 
     Args:
         text: The text of a prompt.
-        suffix: Text to end the id with, for example `"-s3"`.
-        distinct: Whether to add the hash in any case.
+        suffix: Text to append to the id, for example `"-s3"`.
+        distinct: Whether to always append the hash.
 
     Returns:
         An id of at most `MAX_ID` characters.
@@ -111,7 +111,7 @@ def make_id(text: str, *, suffix: str = "", distinct: bool = False) -> str:
     ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     words = re.sub(r"[^a-z0-9]+", "-", ascii_text).strip("-")
     if not re.search("[a-z]", words):
-        words = f"prompt-{words}".strip("-")  # DVC's templates would read an id of digits as a number
+        words = f"prompt-{words}".strip("-")  # DVC's templates would parse an id that consists of digits as a number
     room = MAX_ID - len(suffix)
     if distinct or len(words) > room or not text.isascii():
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -120,7 +120,7 @@ def make_id(text: str, *, suffix: str = "", distinct: bool = False) -> str:
 
 
 def parse(name: str, values: object) -> Prompt:
-    """Validate the content of a prompt.yaml, except its sections.
+    """Validate the content of prompt.yaml, except for its sections.
 
     Args:
         name: The name of the file, for error messages.
@@ -133,16 +133,16 @@ def parse(name: str, values: object) -> Prompt:
         InputError: A key is missing, or a value is not allowed.
     """
     if not isinstance(values, dict):
-        raise InputError(f"{name}: expected 'id:', 'text:', 'seed:' and 'preset:', found {type(values).__name__}")
+        raise InputError(f"{name}: expected 'id:', 'text:', 'seed:' and 'preset:', got {type(values).__name__}")
     for key in _KEYS:
         if key not in values:
             raise InputError(f"{name}: '{key}' is missing")
     seed = values["seed"]
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
-        raise InputError(f"{name}: seed = {seed!r}: it must be a whole number, 0 or more")
+        raise InputError(f"{name}: seed = {seed!r}: must be a non-negative integer below 2^63")
     preset = values["preset"]
     if not isinstance(preset, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,60}", preset):
-        raise InputError(f"{name}: preset = {preset!r}: it must be the name of a file in presets/")
+        raise InputError(f"{name}: preset = {preset!r}: must be the name of a file in presets/")
     try:
         id, text = check_id(values["id"]), check_text(values["text"])
     except InputError as error:
@@ -175,7 +175,7 @@ def read_yaml(path: Path, shown: str) -> Any:
 
 
 def dump(prompt: Prompt) -> str:
-    """Return the content of a prompt's prompt.yaml.
+    """Return the content of prompt.yaml for a prompt.
 
     Strings are quoted, because YAML reads a plain `null` or `1e5` as another type.
 
@@ -193,8 +193,8 @@ def dump(prompt: Prompt) -> str:
         f"preset: {json.dumps(prompt.preset)}",
     ]
     for section in SECTIONS:
-        # JSON is also YAML, and fits on one line.
+        # JSON is valid YAML and fits on one line.
         lines.append(f"{section}: {json.dumps(prompt.sections.get(section) or {})}")
-    if logging := prompt.sections.get("logging"):  # no stage depends on it
+    if logging := prompt.sections.get("logging"):  # optional, because no DVC stage depends on it
         lines.append(f"logging: {json.dumps(logging)}")
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Random number generators, one for each purpose, so that no draw depends on draws made elsewhere."""
+"""Separate random number generators for each purpose, so that the draws for one purpose do not affect the others."""
 
 import hashlib
 
@@ -6,11 +6,10 @@ import torch
 
 
 def generator(seed: int, *purpose: str | int) -> torch.Generator:
-    """Return a new CPU generator that is seeded by the run's seed and the names of its purpose.
+    """Return a new CPU generator that is seeded by the run's seed and the purpose of the draw.
 
-    Draw on the CPU and move the result to the device, so that every device gets the same numbers. No
-    generator is carried over from one step to the next: a run that is resumed at step k draws the same
-    numbers at step k as an uninterrupted run.
+    Draw on the CPU and move the result to the device, so that the numbers are the same on every device. Create a new
+    generator for each step, so that a resumed run draws the same numbers as an uninterrupted one.
 
     Args:
         seed: The seed of the run.

@@ -1,4 +1,4 @@
-"""Images and videos of renders: layers, contact sheets and turntables."""
+"""Images, contact sheets and videos of renders."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from prolific_core.render.result import Render
 
 
 def layers(render: Render) -> Float[Tensor, "batch 3 rows width"]:
-    """Stack colours, normals, opacity and depth of a render, as far as it has them, one below another.
+    """Stack the available colours, normals, opacity and depth of a render vertically.
 
     Returns:
-        Images (B, 3, k H, W) in [0, 1]. The depth is bright where it is near, within the range of the batch, and
-        black where nothing was hit.
+        Images (B, 3, k H, W) in [0, 1]. Depth is normalised over the batch, so that near surfaces are bright and empty
+        pixels are black.
     """
     rows = [render.rgb] + ([] if render.normal is None else [render.normal]) + [render.opacity.expand_as(render.rgb)]
     if render.depth is not None:
@@ -35,7 +35,7 @@ def contact_sheet(
         columns: Images per row.
 
     Returns:
-        One image (3, rows * H, columns * W), with white in place of missing images.
+        One image (3, rows * H, columns * W), with empty cells in white.
     """
     missing = -len(views) % columns
     views = torch.cat([views, torch.ones(missing, *views.shape[1:], device=views.device)])
@@ -47,7 +47,7 @@ def save_image(path: str | Path, images: Float[Tensor, "*batch 3 height width"])
     """Write an image, or a batch of images as a contact sheet.
 
     Args:
-        path: The file, whose suffix selects the format.
+        path: The file to write, whose suffix selects the format.
         images: One image (3, H, W) or a batch (B, 3, H, W) in [0, 1].
     """
     from PIL import Image
@@ -60,12 +60,14 @@ def save_image(path: str | Path, images: Float[Tensor, "*batch 3 height width"])
 def write_video(
     path: str | Path, frames: Float[Tensor, "frames 3 height width"], *, frames_per_second: int = 16
 ) -> None:
-    """Write an H.264 video. It is encoded on one thread, so that the same frames give the same bytes.
+    """Write an H.264 video.
+
+    The video is encoded on one thread, so that identical frames produce identical files.
 
     Args:
-        path: The file.
+        path: The file to write.
         frames: Frames (N, 3, H, W) in [0, 1], whose height and width are even.
-        frames_per_second: Speed of the video.
+        frames_per_second: Frame rate of the video.
     """
     import imageio.v2 as imageio
 

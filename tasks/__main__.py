@@ -1,8 +1,8 @@
-"""Command-line entry point of a prompt's stages, which the generated DVC pipelines call.
+"""Command-line entry point for the stages of a prompt, called by the generated DVC pipelines.
 
     python -m tasks nerf a-red-mug
 
-It runs one stage and sends the stage's records to MLflow, unless a flow already sends them.
+This command runs one stage and sends its records to MLflow, unless a flow already sends them.
 """
 
 import os
@@ -16,7 +16,7 @@ from tasks.runtime.project import STAGES, Project
 
 
 def main(arguments: list[str]) -> int:
-    """Run the stage `arguments[0]` of the prompt with the id `arguments[1]` and return the exit status."""
+    """Run the stage `arguments[0]` of the prompt with id `arguments[1]` and return the exit status."""
     if len(arguments) != 2:
         print(f"usage: python -m tasks STAGE ID, where STAGE is one of: {', '.join(STAGES)}", file=sys.stderr)
         return 2

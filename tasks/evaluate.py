@@ -1,4 +1,4 @@
-"""Stage 6: render the exported GLB files and compute the metrics of the renders."""
+"""Stage 6: render the exported GLB files and compute metrics from the renders."""
 
 import sys
 
@@ -47,7 +47,7 @@ def run(stage: Stage) -> dict:
 
 
 def _render(stage: Stage, mesh: TexturedView, views: cameras.Cameras) -> Views:
-    """Render the views over white, one at a time to save memory."""
+    """Render the views on a white background, one at a time to save memory."""
     side = stage.config.evaluate.resolution
     with torch.no_grad():
         renders = [mesh.render(views[i].to(stage.device), side, 1.0, supersampling=2) for i in range(len(views))]

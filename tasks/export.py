@@ -1,4 +1,4 @@
-"""Stage 5: clean, unwrap and texture the meshes and export them as OBJ (with MTL and PNG) and GLB."""
+"""Stage 5: clean, unwrap and texture the meshes, and export them as OBJ (with MTL and PNG) and GLB."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Stage 3: extract a surface from each field's density and refine it by SDS on its rendered normals."""
+"""Stage 3: extract a surface from the density of each field, and refine it with SDS on rendered normals."""
 
 import torch
 
@@ -23,7 +23,10 @@ def run(stage: Stage) -> dict:
 
 
 def _initial(stage: Stage, field: RadianceField) -> TetrahedralSurface:
-    """Return the surface at the configured density threshold, or at the one that matches the field's silhouettes."""
+    """Extract the surface of a field at a density threshold.
+
+    If no threshold is configured, the one that best matches the field's silhouettes is used.
+    """
     config = stage.config.geometry
     grid = {"resolution": config.grid_resolution, "extent": config.extent}
     options = {"smoothing": config.smoothing, "device": stage.device, "backend": stage.config.system.backend}

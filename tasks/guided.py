@@ -1,4 +1,4 @@
-"""Distillation run shared by the guided stages, with its prior, guidance, memory estimate and previews."""
+"""Distillation with a prior and previews, shared by the stages `nerf`, `geometry` and `texture`."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from prolific_core.scenes.base import Scene
 from prolific_core.seeding import generator
 from tasks.runtime.stage import Stage
 
-Strip = Callable[[Any], Tensor]  # function that renders the preview (3, H, W) of a scene
+Strip = Callable[[Any], Tensor]  # renders the preview (3, H, W) of a scene
 
 
 def distil_stage(
@@ -26,9 +26,9 @@ def distil_stage(
     strip: Strip | None = None,
     pixel_bytes: float = memory.SURFACE_PIXEL_BYTES,
 ) -> None:
-    """Optimise the scenes with the stage's guidance, save previews and record how the run time was spent.
+    """Optimise the scenes with the stage's guidance, save previews and record the time spent on each activity.
 
-    The configured number of steps is per particle, so the total for n particles is n times as large.
+    The configured number of steps is per particle, so n particles need n times as many steps in total.
     """
     seed = stage.prompt.seed
     prior = LatentDiffusion.load(**stage.config.prior.model_dump(), device=stage.device)
@@ -62,7 +62,10 @@ def distil_stage(
 
 
 def _guidance(stage: Stage, config: StageConfig) -> GuidanceConfig:
-    """Return the guidance config, without view-dependent prompting for 360-degree scenes, which have no front."""
+    """Return the guidance config of a stage.
+
+    View-dependent prompting is disabled for 360-degree scenes, because they have no front.
+    """
     if stage.config.initialise.field.scene == "scene":
         return config.guidance.model_copy(update={"view_prompts": False})
     return config.guidance
@@ -75,7 +78,10 @@ def preview(scenes: Sequence[Scene], strip: Strip) -> Tensor:
 
 
 def preview_side(config: StageConfig) -> int:
-    """Return the side of a preview in pixels: the largest training resolution, clamped to [64, 256]."""
+    """Return the side length of a preview in pixels.
+
+    It is the largest training resolution, clamped to [64, 256].
+    """
     return max(64, min(256, max(side for _, side in config.resolution)))
 
 
@@ -86,7 +92,7 @@ def four_views(
 ) -> Strip:
     """Return a function that renders four views of a scene and places them side by side.
 
-    The cameras are in the middle of the configured ranges of distance and field of view. `show` renders a scene as
+    The cameras use the midpoints of the configured ranges of distance and field of view. `show` renders a scene as
     images (B, 3, H, W).
     """
     middle = {key: sum(getattr(config.cameras, key)) / 2 for key in ("distance", "fov")}

@@ -1,4 +1,4 @@
-"""Stage 1: initialise the particles' radiance fields and save a preview of the first one."""
+"""Stage 1: initialise the radiance field of each particle, and save a preview of the first one."""
 
 import torch
 

@@ -29,8 +29,8 @@ def run(stage: Stage) -> dict:
 def _strip(stage: Stage, scene: str) -> Strip:
     """Return a function that renders the preview of a field.
 
-    An object is rendered over white from four sides, and a 360-degree scene as a panorama. Both include normals,
-    opacity and depth.
+    An object is rendered on a white background from four sides, and a 360-degree scene as a panorama. The preview also
+    shows normals, opacity and depth.
     """
     config = stage.config.nerf
     if scene != "scene":
@@ -41,7 +41,7 @@ def _strip(stage: Stage, scene: str) -> Strip:
 
 
 def _render(field: RadianceField, views: cameras.Cameras, side: int, normals: bool = False) -> Render:
-    """Render a field over white, or over its own background if it is a 360-degree scene."""
+    """Render a field on a white background, or with its own background if it is a 360-degree scene."""
     background = None if field.config.scene == "scene" else "white"
     return field.render(views, side, background=background, normals=normals)
 

@@ -1,4 +1,7 @@
-"""Stage 4: optimise the colours of the fixed surfaces by VSD, starting from the colours of the radiance fields."""
+"""Stage 4: optimise the colours of the surfaces by VSD, starting from those of the radiance fields.
+
+The shape of the surfaces is fixed.
+"""
 
 from prolific_core import memory
 from prolific_core.scenes import store

@@ -1,8 +1,9 @@
-"""Radiance field fitted in seconds to an object of the Toybox's world, for `prolific bench render`.
+"""Fit a radiance field to an object of the Toybox world, for `prolific bench render`.
 
-The field is trained on random points, which is much faster than training on images. The winding number of the object's
-mesh determines whether a point is inside, and the nearest surface sample determines its colour. Like the field of a
-finished run, the result has an opaque shape, empty space around it, and an occupancy grid that separates the two.
+The field is trained on random points. This takes only seconds, much less than training on images. The winding number of
+the object's mesh determines whether a point is inside, and the nearest surface sample determines its colour. Like the
+field of a finished run, the result has an opaque shape, empty space around it, and an occupancy grid that separates the
+two.
 """
 
 import math
@@ -18,16 +19,18 @@ from prolific_core.seeding import generator
 from prolific_core.toybox.world import draw as world
 
 PROMPT = "a red mug"
-# Lengths in world units over which the density is trained to be opaque inside the object and transparent outside.
+# Path lengths in world units: the density is trained to be opaque over THICKNESS inside the object and transparent
+# over EMPTY outside it.
 THICKNESS, EMPTY = 0.02, 0.3
-# Half of the side length of the grid of winding numbers (objects have radius 0.5), and its number of points per axis.
+# The grid of winding numbers covers [-EXTENT, EXTENT]^3 with GRID points per axis. Objects have radius 0.5.
 EXTENT, GRID = 0.55, 48
 
 
 def winding(points: Tensor, corners: Tensor, chunk: int = 2_000_000) -> Tensor:
-    """Compute the winding number (N,) of triangles (F, 3, 3) around points (N, 3): 0 outside, 1 or more inside.
+    """Compute the winding numbers (N,) of a closed triangle mesh (F, 3, 3) around points (N, 3).
 
-    The winding number is the sum of the signed solid angles divided by 4 pi (Van Oosterom and Strackee 1983, eq. 8).
+    They are 0 outside the mesh and 1 or more inside it. A winding number is the sum of the signed solid angles divided
+    by 4 pi (Van Oosterom and Strackee 1983, eq. 8).
     """
     total = []
     for piece in points.split(max(1, chunk // len(corners))):
@@ -48,22 +51,25 @@ class Truth:
         self.colours = torch.from_numpy(scene.colours)
         a, b, c = self.corners.unbind(1)
         self.areas = torch.linalg.cross(b - a, c - a).norm(dim=-1)
-        # Winding numbers are expensive, so they are computed once on a grid over [-EXTENT, EXTENT]^3 and interpolated.
+        # Winding numbers are expensive to compute, so they are computed once on a grid and interpolated.
         side = torch.linspace(-EXTENT, EXTENT, GRID)
         grid = winding(torch.cartesian_prod(side, side, side), self.corners)
         self.grid = (grid > 0.5).float().view(1, 1, GRID, GRID, GRID).transpose(2, 4)  # grid_sample expects [z, y, x]
         self.anchors = self.surface(1000, draw)
 
     def surface(self, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw uniformly distributed surface points (N, 3) and return them with their colours (N, 3)."""
+        """Sample the surface uniformly and return the points (N, 3) and their colours (N, 3)."""
         face = torch.multinomial(self.areas, count, replacement=True, generator=draw)
-        # Normalised exponential variables are uniformly distributed on the triangle.
+        # Normalised exponential variables are barycentric coordinates of uniformly distributed points.
         weights = -torch.rand(count, 3, generator=draw).clamp(min=1e-6).log()
         weights = weights / weights.sum(1, keepdim=True)
         return (self.corners[face] * weights[..., None]).sum(1), self.colours[face]
 
     def sample(self, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw positions (N, 3), half near the surface, and return them with occupancy (N,) and colour (N, 3)."""
+        """Sample positions (N, 3), and return them with their occupancy (N,) and colours (N, 3).
+
+        Half of the positions are near the surface.
+        """
         near, _ = self.surface(count // 2, draw)
         near = near + 0.03 * torch.randn(near.shape, generator=draw)
         anywhere = torch.rand(count - len(near), 3, generator=draw) * 2 - 1
@@ -89,7 +95,7 @@ def fitted(config: FieldConfig, steps: int, points: int = 2**14, seed: int = 0) 
             group["lr"] = rate * (1 - step / steps)
         x, inside, colour = truth.sample(points, generator(seed, "bench", step))
         density, shown = field(x)
-        # The cross entropy of alpha and `inside`, with -log(alpha) and -log(1 - alpha) computed without cancellation.
+        # The cross-entropy between alpha and `inside`, computed from the density to avoid cancellation.
         opaque = -torch.log(-torch.expm1(-(density * THICKNESS).clamp(1e-6, 20)))
         loss = torch.where(inside, opaque, density * EMPTY).mean() + F.mse_loss(shown, colour)
         optimizer.zero_grad(set_to_none=True)

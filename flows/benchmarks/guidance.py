@@ -1,17 +1,17 @@
-"""Benchmark of a VSD iteration, relative to the U-Net evaluations that it needs (`prolific bench guidance`).
+"""Benchmark of a VSD iteration relative to the network calls that it cannot avoid (`prolific bench guidance`).
 
 A timed iteration starts from latents, computes the gradient and performs the optimizer step of the score network. It
-does not include rendering, VAE encoding or the metric score_gain, which a run computes only at every tenth step.
-The time of an iteration is divided by the time of three bare calls, which use the same modules and batch size and have
-their inputs prepared in advance:
+does not include rendering, VAE encoding or the metric score_gain, which is computed only at every tenth step of a run.
+The time of an iteration is divided by the total time of three network calls, the baseline. The calls use the same
+modules and batch size, and their inputs are prepared in advance:
 
 - a forward pass of the prior's U-Net on two rows per image (for CFG), without gradients;
 - a forward pass of the score network (the prior's U-Net, with the adapted weights as plain tensors) on one row per
   image, without gradients;
 - a forward and backward pass of the score network on one row per image, with gradients of the adapted weights.
 
-Two more ratios replace some of these calls. For `frozen`, the last call instead computes the gradient of the prior's
-U-Net with respect to its input only. For `peft`, the last two calls use the prior's U-Net with peft's own layers.
+Two more ratios replace some of these calls. For `frozen_ratio`, the last call computes only the gradient of the prior's
+U-Net with respect to its input. For `peft_ratio`, the last two calls use the prior's U-Net with peft's own layers.
 """
 
 import time
@@ -34,13 +34,13 @@ from tasks.runtime.project import Project
 
 BATCHES = (1, 4)
 PROMPT = "a red mug"
-# Options that save network calls. The interval is empty so that every t is outside it and the saving is largest.
+# Options that save network calls. The guidance interval is empty, so CFG is never applied and the saving is largest.
 OPTIONS = {"share_pass": {"score": {"share_pass": True}}, "outside interval": {"interval": (0.0, 0.0)}}
 
 
 @dataclass(frozen=True)
 class Row:
-    """Median time of one iteration over interleaved repetitions, and its ratios to the times of the bare calls."""
+    """Median time of one iteration, and its ratio to the median time of each baseline."""
 
     score: str
     batch: int
@@ -48,13 +48,13 @@ class Row:
     overhead_ratio: float
     frozen_ratio: float
     peft_ratio: float
-    speed_up: dict[str, float]  # by name of the option
+    speed_up: dict[str, float]  # speed-up of each option in OPTIONS
 
 
 def bench(project: Project, repetitions: int) -> list[Row]:
-    """Run the benchmark for the score networks of the paper and the demo preset, at batch sizes 1 and 4.
+    """Benchmark the score networks of the paper and of the demo preset at batch sizes 1 and 4.
 
-    The paper's score network has LoRA of rank 4 on the attention layers.
+    The paper's score network uses LoRA of rank 4 on the attention layers.
     """
     from prolific_core import config, prompts
 
@@ -63,7 +63,7 @@ def bench(project: Project, repetitions: int) -> list[Row]:
     preset = prompts.read_yaml(project.root / file, file)
     demo = config.resolve((file, preset))  # pyright: ignore[reportArgumentType] (resolve checks the type)
     device = set_up_torch(system.threads, system.device)
-    # The texture stage uses CFG with two evaluations, like the bare calls. Perp-Neg in the NeRF stage needs four.
+    # The texture stage uses CFG with two evaluations, like the baseline. Perp-Neg in the NeRF stage needs four.
     scores = {"paper": GuidanceConfig(), "demo": demo.texture.guidance}
     return [_row(name, guidance, batch, device, repetitions) for name, guidance in scores.items() for batch in BATCHES]
 
@@ -111,13 +111,13 @@ def _iteration(prior: LatentDiffusion, config: GuidanceConfig, batch: int) -> Ca
 
 
 def _bare(prior: LatentDiffusion, config: GuidanceConfig, batch: int) -> dict[str, Callable[[], None]]:
-    """Return the bare calls by name, with the same inputs as `_iteration`."""
+    """Return the network calls of the baselines, keyed by name. They use the same inputs as `_iteration`."""
     latents, _, t, _ = _inputs(prior, batch)
     text = prior.embed([PROMPT] * batch)
     one, two = (latents, t, text), (torch.cat([latents] * 2), torch.cat([t] * 2), torch.cat([text] * 2))
     lora = Lora(prior.unet, config.score, generator(0, "bare"))
     trained = copy_sharing_tensors(prior.unet)
-    for name in lora.layers:  # replace the adapted weights with plain parameters, without LoRA's arithmetic
+    for name in lora.layers:  # plain parameters avoid the cost of LoRA's arithmetic
         layer = cast(torch.nn.Linear, trained.get_submodule(name))
         layer.weight = torch.nn.Parameter(layer.weight.detach().clone())
 
@@ -149,10 +149,10 @@ def _bare(prior: LatentDiffusion, config: GuidanceConfig, batch: int) -> dict[st
 def _interleaved(
     calls: dict[str, Callable[[], None]], repetitions: int, device: torch.device
 ) -> dict[str, list[float]]:
-    """Time the calls in turn and return the seconds of each repetition by name.
+    """Time the calls in turn and return the durations of all repetitions in seconds, keyed by the name of the call.
 
     The calls are interleaved so that other load on the machine affects all of them equally. On a single CPU thread, the
-    process time is measured, which excludes the time of other processes.
+    CPU time of this process is measured instead of the wall-clock time.
     """
     clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in calls}

@@ -1,7 +1,8 @@
-"""Hash encoding in plain numba loops, with which `prolific bench render` compares the Warp kernels.
+"""Hash encoding in plain numba loops, the baseline for the Warp kernels in `prolific bench render`.
 
-It is not a backend, because numba requires the CUDA toolkit on a GPU, while the Warp kernels run on CPUs and GPUs.
-The layout, hash and interpolation are those of `prolific_core/render/hash_grid/encoding.py` with smoothstep.
+The encoding is not available as a backend, because numba requires the CUDA toolkit on a GPU, while the Warp kernels run
+on CPUs and GPUs. It uses the same layout, hash and interpolation as `prolific_core/render/hash_grid/encoding.py` with
+smoothstep.
 """
 
 from functools import lru_cache
@@ -12,7 +13,11 @@ from prolific_core.render.hash_grid.levels import PRIMES, Level
 
 
 def grids_of(levels: list[Level]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the levels' scales (L,) float32, and their resolution, offset, entries and dense flag (L, 4) int64."""
+    """Return two arrays that describe the levels of the grid.
+
+    The first contains the scales, (L,) float32. The second has the columns resolution, offset, entries and dense,
+    (L, 4) int64.
+    """
     rows = [[level.resolution, level.offset, level.entries, level.dense] for level in levels]
     return np.array([level.scale for level in levels], np.float32), np.array(rows, np.int64)
 
@@ -21,8 +26,9 @@ def grids_of(levels: list[Level]) -> tuple[np.ndarray, np.ndarray]:
 def kernels():
     """Return the functions forward(x, table, scales, grids, out) and backward(x, incoming, scales, grids, gradient).
 
-    `x` has shape (N, 3), `table` and its `gradient` (rows, 2), and `out` and `incoming` (N, L, 2), all in float32.
-    `forward` overwrites `out`, and `backward` adds to `gradient`. Both are compiled on their first call.
+    All arrays except `grids` are float32. `x` has shape (N, 3), `table` and `gradient` have shape (rows, 2), and `out`
+    and `incoming` have shape (N, L, 2). `forward` overwrites `out`, and `backward` adds to `gradient`. Both
+    are compiled on first use.
     """
     from numba import njit  # pyright: ignore[reportMissingImports]
 

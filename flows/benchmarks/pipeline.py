@@ -1,7 +1,8 @@
-"""Benchmark of the overhead of Prefect, DVC and MLflow (`prolific bench pipeline`), in scratch copies of the project.
+"""Overhead benchmark of Prefect, DVC and MLflow (`prolific bench pipeline`).
 
-All timed `prolific` commands use a Prefect server, MLflow tracking and reports. The benchmarks `noop` and `sweep`
-replace the project's stages with stages that only sleep and write a file.
+The benchmark runs in scratch copies of the project. All timed `prolific` commands use a Prefect server, track their
+runs with MLflow and write reports. The benchmarks `noop` and `sweep` replace the project's stages with stages that only
+sleep and write a file.
 """
 
 import shutil
@@ -31,7 +32,7 @@ GOALS = {
     "sweep_efficiency": Goal(0.85, True, "sweep of 16 prompts by 4 workers: ideal time / actual time"),
     "head_memory_mb": Goal(600, False, "peak memory of the sweep's process (MB)"),
 }
-METRICS = {  # names of the metrics by benchmark
+METRICS = {  # metric names of each benchmark
     "tiny": ("stage_overhead_s", "rerun_s", "rerun_with_server_s"),
     "noop_10": ("noop_10_s",),
     "noop_100": ("noop_100_s",),
@@ -76,9 +77,10 @@ def bench(project: Project, names: list[str], note: Callable[[str], None] = lamb
 
 
 def tiny(project: Project) -> dict[str, float]:
-    """Measure the overhead per stage of `prolific generate`, and the time of its rerun with and without a server.
+    """Measure the overhead per stage of `prolific generate` and the duration of a second run with nothing to do.
 
-    The overhead is the additional time compared with running the same stages from a shell.
+    The overhead is the additional time compared with running the same stages from a shell. The second run is measured
+    with and without a server.
     """
     with _scratch(project, weights=True) as root:
 
@@ -86,7 +88,7 @@ def tiny(project: Project) -> dict[str, float]:
             command = ("flows.cli.main", "generate", text, "--preset", "tiny")
             return _seconds(lambda: _run(root, *command, **settings))
 
-        generate("a red mug")  # creates databases and caches that later runs use
+        generate("a red mug")  # creates the databases and caches before the measurement
         ids = _add(root, ["a red cube", "a blue cube"])
         commands = " && ".join(f"{sys.executable} -m tasks {name} {ids[0]}" for name in STAGES)
         bare = _seconds(lambda: _shell(root, commands, PROLIFIC_TRACKER="off"))
@@ -98,7 +100,7 @@ def tiny(project: Project) -> dict[str, float]:
 
 
 def noop(project: Project, count: int) -> float:
-    """Return the time in seconds of `dvc repro` on the root pipeline with `count` finished prompts."""
+    """Measure the time in seconds of `dvc repro` on the root pipeline with `count` finished prompts."""
     with _scratch(project, sleep=0.0) as root:
         ids = _add(root, [f"a red mug {number}" for number in range(count)])
         subprocess.run([sys.executable, "-c", MAKE, *ids], cwd=root, env=_quiet(), check=True, capture_output=True)
@@ -108,11 +110,11 @@ def noop(project: Project, count: int) -> float:
 
 
 def sweep(project: Project, prompts: int, workers: int, seconds: float) -> dict[str, float]:
-    """Measure the efficiency of a sweep whose stages only sleep, and the peak memory of its process."""
+    """Measure the efficiency and the peak memory of a sweep whose stages only sleep."""
     with _scratch(project, sleep=seconds) as root:
         _add(root, [f"a red mug {number}" for number in range(prompts)])
         with _server(root):
-            pass  # creates the database before the time is measured
+            pass  # creates the database before the measurement
         began = time.monotonic()
         process = scratch_project.start(root, "flows.cli.main", "sweep", "--workers", str(workers))
         head, most = psutil.Process(process.pid), 0

@@ -1,6 +1,6 @@
 """Quality benchmark on fixed prompts and seeds (`prolific bench quality`).
 
-Every model is evaluated with a classifier that was trained only on true renders. Each run uses an ordinary prompt, so
+Every model is evaluated with a classifier that was trained only on true renders. The runs use ordinary prompts, so
 finished runs are not repeated and an interrupted benchmark continues where it stopped.
 """
 
@@ -12,7 +12,7 @@ from flows.prompt_store import create
 from prolific_core.errors import InputError
 from tasks.runtime.project import Project
 
-# Half of the objects consist of several parts. If a family has a front, the classifier detects it in true renders.
+# Half of the objects consist of several parts. The classifier detects the front of every family that has one.
 PROMPTS = (
     "a red mushroom", "a blue cube", "a green cone", "a purple ball", "a pink ring", "a green cylinder",
     "a red mug", "a blue chair", "a yellow house", "a white snowman", "a green car", "an orange rocket",
@@ -63,7 +63,9 @@ def quality(project: Project, *, prompts: list[str], seeds: int, methods: list[s
             runs = [run | _derived(run) for run in runs]
             names = set.intersection(*(set(run) for run in runs))
             if "family_agreement" not in names:
-                raise InputError(f"the prompt must name a family and a colour of the Toybox's world, got {text!r}")
+                raise InputError(
+                    f"the prompt must name one kind of object and one colour of the Toybox world, got {text!r}"
+                )
             means = {name: sum(run[name] for run in runs) / len(runs) for name in names}
             kept = {name: means[name] for name in Row.__dataclass_fields__ if name in means}
             rows.append(Row(text, method, len(runs), **kept))
@@ -71,7 +73,7 @@ def quality(project: Project, *, prompts: list[str], seeds: int, methods: list[s
 
 
 def _derived(run: dict) -> dict:
-    """Compute the metrics that are derived from other metrics of a run."""
+    """Compute `saturation_error` and `one_front` from the metrics of a run."""
     values = {}
     if "saturation_ratio" in run:
         values["saturation_error"] = abs(run["saturation_ratio"] - 1)
@@ -81,7 +83,7 @@ def _derived(run: dict) -> dict:
 
 
 def table(rows: list[Row]) -> str:
-    """Return the rows and their means by method as a Markdown table."""
+    """Format the rows and the means of each method as a Markdown table."""
     lines = [(row.prompt, row.method, [row]) for row in rows]
     for method in dict.fromkeys(row.method for row in rows):
         lines.append(("all", method, [row for row in rows if row.method == method]))
@@ -108,7 +110,7 @@ def _metrics(project: Project, text: str, method: str, seed: int, preset: str) -
 
 
 def _initial(project: Project, prompt) -> dict:
-    """Evaluate the initial radiance field with the evaluation's cameras and a white background."""
+    """Evaluate the initial radiance field on a white background with the cameras of the stage `evaluate`."""
     import torch
 
     from prolific_core import cameras

@@ -1,18 +1,18 @@
-"""Benchmark of the radiance field's kernels on one CPU thread (`prolific bench render`).
+"""Speed benchmark of the radiance field's kernels on one CPU thread (`prolific bench render`).
 
 All metrics are measured in the same run:
 
-    encode_speedup        hash encoding of the paper's grid (16 levels), forward and backward to the table, on the
-                          samples of a training render: time of vectorised PyTorch over time of the Warp kernels
+    encode_speedup        speedup of the Warp kernels over vectorised PyTorch for the hash encoding (the paper's 16
+                          levels), forward pass and gradients of the table, on the samples of a training render
     encode_vs_numba       the same ratio with plain numba loops instead of PyTorch; None if numba is not installed
     render_speedup        64 x 64 training render of a trained object, forward and backward: time of the PyTorch
                           reference over time of the Warp kernels
-    skip_sample_ratio     number of samples without occupancy skipping over number of samples with it
+    skip_sample_ratio     number of samples without occupancy skipping over number with occupancy skipping
     skip_psnr_db          PSNR between the images with and without occupancy skipping
     nonmatmul_over_matmul training render (network width 64): time of everything except matrix products over time of
                           the matrix products
 
-The rendered object is a radiance field with the paper's settings that is first fitted to a mesh of the Toybox's world
+Before the measurements, a radiance field with the paper's settings is fitted to a mesh of the Toybox world
 (fitted_object.py).
 """
 
@@ -43,7 +43,7 @@ FIELD = FieldConfig()
 
 @dataclass(frozen=True)
 class Numbers:
-    """Metrics of the benchmark, and the counts and times in milliseconds from which they were computed."""
+    """Metrics of the benchmark, and the sample counts and times (in milliseconds) from which they are computed."""
 
     encode_speedup: float
     encode_vs_numba: float | None
@@ -68,7 +68,7 @@ GOALS = {
 
 
 def bench(repetitions: int = 5, config: FieldConfig = FIELD, steps: int = 150) -> Numbers:
-    """Fit the object in `steps` steps, run the benchmark and return its results.
+    """Fit a radiance field to the object for `steps` steps, run the benchmark and return its results.
 
     The slow reference implementations are timed with half as many repetitions.
     """
@@ -101,7 +101,7 @@ def bench(repetitions: int = 5, config: FieldConfig = FIELD, steps: int = 150) -
 
 
 def _seconds(call: Callable[[], None], repetitions: int) -> float:
-    """Return the median CPU time of a call in seconds, after one call for warm-up."""
+    """Measure the median CPU time of a call in seconds, after one warm-up call."""
     times = []
     for _ in range(repetitions + 1):
         began = time.process_time()
@@ -162,7 +162,7 @@ def _as_reference(field: RadianceField) -> RadianceField:
 
 
 def _products(field: RadianceField, samples: int) -> Callable[[], None]:
-    """Return a function that computes only the network's matrix products for a number of samples.
+    """Return a function that computes only the network's matrix products for the given number of samples.
 
     Each layer has one product in the forward pass and two in the backward pass.
     """
@@ -191,7 +191,7 @@ def _skipping_error(field: RadianceField, origins: Tensor, directions: Tensor, e
 
 
 def table(numbers: Numbers) -> str:
-    """Return a table of the metrics and their goals, followed by the times, in at most 80 columns."""
+    """Format the metrics, their goals and the measured times as a table of at most 80 columns."""
     return "\n".join(
         [
             results.goal_table(vars(numbers), GOALS),

@@ -24,7 +24,7 @@ class Goal:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], float_format: str = ".3g") -> str:
-    """Format rows as a Markdown table, with empty cells for None."""
+    """Format rows as a Markdown table, in which None becomes an empty cell."""
     cells = [
         ["" if cell is None else format(cell, float_format) if isinstance(cell, float) else cell for cell in row]
         for row in rows
@@ -33,7 +33,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], float_format:
 
 
 def goal_table(values: Mapping[str, float | None], goals: Mapping[str, Goal]) -> str:
-    """Format the metrics that have a goal as a Markdown table, and mark the goals that are not reached."""
+    """Format the metrics that have a goal as a Markdown table, and mark those that miss it."""
     rows = []
     for name, goal in goals.items():
         if name in values:

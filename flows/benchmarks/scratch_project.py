@@ -1,4 +1,7 @@
-"""Copies of the project for benchmarks and tests, with its code and parameters but without outputs or history."""
+"""Scratch copies of the project for benchmarks and tests.
+
+A copy contains the code and the parameters, but no outputs and no Git history.
+"""
 
 import os
 import shutil
@@ -8,7 +11,7 @@ from pathlib import Path
 
 FOLDERS = ("prolific_core", "tasks", "flows", "presets")
 FILES = ("params.yaml", "dvc.yaml", "prefect.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
-# Environment variables of the user that would affect commands in the copy.
+# The user's values of these environment variables would affect commands in the copy.
 OWN = ("PROLIFIC_ROOT", "PROLIFIC_TRACKER", "MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "DVC_STAGE")
 
 
@@ -34,7 +37,7 @@ def environment() -> dict[str, str]:
 
 
 def start(folder: Path, *command: str, **settings: str) -> subprocess.Popen:
-    """Start `python -m COMMAND` with the modules in the copy, and capture its output."""
+    """Start `python -m COMMAND` with the copy's modules and capture its output."""
     return subprocess.Popen(
         [sys.executable, "-m", *command],
         cwd=folder,

@@ -1,6 +1,6 @@
 """The paper's 2D experiment (`prolific study`), which writes images, a table and an MLflow run.
 
-Each cell, which consists of the images of one method and prompt, is saved when it is finished, so that an interrupted
+A cell of the study consists of the images of one method and prompt. Every finished cell is saved, so an interrupted
 study continues where it stopped.
 """
 
@@ -43,9 +43,12 @@ PROMPTS = (
     "a white snowman",
     "a purple ball",
 )
-TRACKED = {"family": "family_agreement", "colour": "colour_agreement"}  # names of these metrics in other MLflow runs
+TRACKED = {
+    "family": "family_agreement",
+    "colour": "colour_agreement",
+}  # MLflow names of metrics that are abbreviated in the rows
 TRUE_RENDERS = 64  # number of true renders per prompt
-FORMS = {  # (number of prompts, settings) by name
+FORMS = {  # number of prompts and settings of each form
     "default": (4, study.Settings(particles=8, steps=200)),
     "full": (8, study.Settings(particles=16, steps=300)),
     "quick": (2, study.Settings(particles=2, steps=30, sampler_steps=20)),
@@ -53,9 +56,9 @@ FORMS = {  # (number of prompts, settings) by name
 
 
 class Study:
-    """Study whose cells are stored in .state/study/<key>/.
+    """Study that stores its cells in .state/study/<key>/.
 
-    The key is a hash of everything that the cells depend on.
+    The key is a hash of the settings, code and weights on which the cells depend.
     """
 
     def __init__(self, project: Project, texts: list[str], methods: list[study.Method], settings: study.Settings):
@@ -63,7 +66,7 @@ class Study:
         values = project.shared_config()
         for text in texts:
             if world.parse(text) is None:
-                raise InputError(f"the prompt must name an object and a colour of the Toybox's world, got {text!r}")
+                raise InputError(f"the prompt must name an object and a colour of the Toybox world, got {text!r}")
         self.texts, self.methods, self.settings = texts, methods, settings
         self.path = values.prior.path
         self.device = set_up_torch(values.system.threads, values.system.device)
@@ -84,7 +87,10 @@ class Study:
         self.prior = LatentDiffusion.load(self.path, device=self.device, dtype=values.prior.dtype)
 
     def cell(self, method: study.Method, text: str, title: str) -> tuple[Tensor, float]:
-        """Generate the images of a cell, or load them if they exist, and return them with the time in seconds."""
+        """Return the images of a cell and the time in seconds that it took to generate them.
+
+        If the cell is already saved, it is loaded instead of generated.
+        """
         folder = self.folder / prompts.make_id(f"{method.name} {text}", distinct=True)
         done = folder / "cell.safetensors"
         if not done.is_file():
@@ -98,7 +104,7 @@ class Study:
                 lambda step, steps: console.step(step, steps, eta.left(step, steps)),
             )
             console.close()
-            # The time of a resumed cell includes only its last run.
+            # If a cell was interrupted, only the time since it was resumed is counted.
             checkpoint.save(done, {"images": images.cpu(), "seconds": time.monotonic() - began})
             for state in folder.glob("state-*.safetensors"):
                 state.unlink()
@@ -106,7 +112,10 @@ class Study:
         return kept["images"], kept["seconds"]
 
     def run(self) -> tuple[list[study.Row], dict[str, dict[str, Tensor]]]:
-        """Run all cells and return a row per method, and the images by method ("truth" first) and prompt."""
+        """Run all cells and return one row per method and the images.
+
+        The images are keyed by method and prompt, and the method "truth" contains the true renders.
+        """
         truth = {text: true_renders(text, TRUE_RENDERS) for text in self.texts}
         classifier, scorer = load_classifier(), Scorer.load(None, self.path)
         rows, images_of = [], {"truth": truth}
@@ -123,7 +132,7 @@ class Study:
 
 
 def true_renders(text: str, count: int) -> Tensor:
-    """Return true renders of a prompt that are not in the training data, (count, 3, 64, 64) in [0, 1]."""
+    """Return `count` true renders (N, 3, 64, 64) of a prompt in [0, 1], none of which is in the training data."""
     import numpy as np
 
     images = [world.draw(90_017, k, kind="colour", words=world.parse(text)).image for k in range(count)]
@@ -135,7 +144,7 @@ def run(
 ) -> list[study.Row]:
     """Run a study, write study.md, study.json and study.png to `out`, and return its rows.
 
-    Values in `changed` that are not None replace the settings of the form.
+    `form` is a key of FORMS. Values in `changed` that are not None override its settings.
     """
     count, settings = FORMS[form]
     settings = replace(settings, **{name: value for name, value in changed.items() if value is not None})
@@ -169,7 +178,7 @@ def table(rows: list[study.Row]) -> str:
 
 
 def figure(images_of: dict[str, dict[str, Tensor]], texts: list[str], columns: int = 4) -> Tensor:
-    """Draw a figure (3, H, W) in [0, 1] with one row per method and up to `columns` images of each prompt."""
+    """Draw a figure (3, H, W) in [0, 1] with one row per method and up to `columns` images per prompt."""
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 

@@ -9,7 +9,7 @@ from flows.cli.options import Json
 
 
 class QualityMethod(StrEnum):
-    """Methods that `prolific bench quality` compares ("initial" is the scene before any guidance)."""
+    """Methods that `prolific bench quality` can compare, including "initial" (the scene before any guidance)."""
 
     INITIAL = "initial"
     SDS = "sds"
@@ -49,9 +49,9 @@ def quality(
     preset: Annotated[str, typer.Option(help="A file in presets/.")] = "demo",
     json: Json = False,
 ) -> None:
-    """Evaluate models of fixed prompts and seeds with a classifier and true renders. This takes hours.
+    """Evaluate models of a fixed set of prompts and seeds. This takes hours.
 
-    An interrupted run continues where it stopped.
+    The models are compared with true renders. An interrupted run continues where it stopped.
     """
     from flows.benchmarks import quality
     from tasks.runtime.project import Project

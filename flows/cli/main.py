@@ -37,9 +37,9 @@ $ prolific ui                               # browse all runs in MLflow""",
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command and return its exit status: 2 for invalid input, 1 for any other failure."""
+    """Run the command and return its exit status, which is 2 for invalid input and 1 for any other failure."""
     machine.disable_telemetry()
-    # The handler calls sys.exit so that Python's exit handlers stop the Prefect server, which SIGTERM alone would not.
+    # By default, SIGTERM would skip Python's exit handlers, which stop the Prefect server.
     signal.signal(signal.SIGTERM, _stop)
     return reported(lambda: _run(arguments))
 
@@ -54,7 +54,7 @@ def _run(arguments: list[str] | None) -> int | None:
         if not message:  # The command had no arguments, so its help has been printed.
             return error.exit_code
         raise InputError(message.rstrip(".") + hint) from None
-    if status == 130:  # Typer returns this status for Ctrl-C, which `reported` handles.
+    if status == 130:  # Typer returns this status for Ctrl-C, but `reported` expects the exception.
         raise KeyboardInterrupt
     return status
 

@@ -52,14 +52,12 @@ def sample(
 def check(
     prior: Annotated[
         str | None,
-        typer.Option(
-            metavar="FOLDER", help="A model of the Toybox's world. By default, the packaged model is checked."
-        ),
+        typer.Option(metavar="FOLDER", help="A model of the Toybox world. By default, the packaged model is checked."),
     ] = None,
     samples: Annotated[int, typer.Option(metavar="N", min=40, help="The number of images to sample.")] = 1000,
     json: Json = False,
 ) -> None:
-    """Compare the metrics of a prior of the Toybox's world with their goals. This takes about seven minutes.
+    """Compare the metrics of a prior of the Toybox world with their goals. This takes about seven minutes.
 
     Examples:
     $ prolific prior check
@@ -74,7 +72,7 @@ def check(
     shared = _shared_config()
     folder = Path(locate(prior or "toybox"))
     if not folder.is_dir():
-        raise InputError(f"--prior must be the folder of a model of the Toybox's world, got {prior}")
+        raise InputError(f"--prior must be the folder of a model of the Toybox world, got {prior}")
     set_up_torch(shared.system.threads, "cpu")
     console, eta = Console("check"), EtaEstimator()
     numbers = measure(folder, samples, progress=lambda done, total: console.step(done, total, eta.left(done, total)))
@@ -90,7 +88,7 @@ def check(
 def train(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The folder in priors/.")] = "toybox",
 ) -> None:
-    """Train a prior of the Toybox's world, or continue its training. This takes hours.
+    """Train a prior of the Toybox world, or continue its training. This takes hours.
 
     The training parameters are in priors/NAME/params.yaml.
     """
@@ -107,7 +105,7 @@ def train(
 
 
 def table(numbers: dict) -> str:
-    """Return a table of the metrics and their goals, and the classifier's accuracy on true renders and samples."""
+    """Format the metrics, their goals, and the classifier's accuracy on true renders and on samples as tables."""
     from flows.benchmarks.results import Goal, goal_table
     from prolific_core.toybox.evaluation.check import GOALS
 
@@ -124,7 +122,7 @@ def table(numbers: dict) -> str:
 
 
 def _shared_config():
-    """Return the parameters in params.yaml, and change to the project root, to which its paths are relative."""
+    """Change to the project root and return the parameters in params.yaml, whose paths are relative to the root."""
     import os
 
     from tasks.runtime.project import Project

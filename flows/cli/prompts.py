@@ -56,7 +56,7 @@ def add(
 def show(
     names: Names = None, json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False
 ) -> None:
-    """List the prompts with the number of finished stages of each."""
+    """List the prompts and their numbers of finished stages."""
     from flows.prompt_store import sets
     from tasks.runtime.project import STAGES, Project
 
@@ -67,7 +67,7 @@ def show(
         keys = ("id", "text", "seed", "preset")
         print(dumps([{key: getattr(prompt, key) for key in keys} | {"stages": made[prompt.id]} for prompt in found]))
         return
-    # The text is the last column because lines are truncated at the terminal's width.
+    # Lines are truncated at the terminal's width, so the longest column, the text, is the last one.
     rows = [(f"{made[p.id]}/{len(STAGES)}", p.preset, str(p.seed), p.id, p.text) for p in found]
     rows.insert(0, ("made", "preset", "seed", "id", "text"))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
@@ -90,7 +90,7 @@ def remove(
 
     project = Project.find()
     for id in ids:
-        project.prompt(id)  # nothing is removed if one of the prompts does not exist
+        project.prompt(id)  # raises before anything is removed if a prompt does not exist
     for id in ids:
         sets.remove(project, id)
         print(f"{id}: removed")

@@ -10,7 +10,7 @@ from prolific_core.errors import InputError
 def ui(
     port: Annotated[int, typer.Option(metavar="PORT", min=1, max=65535, help="The port of the web server.")] = 5000,
 ) -> None:
-    """Browse all runs in MLflow's web interface, which only this machine can reach.
+    """Browse all runs in MLflow's web interface, which is accessible only from this machine.
 
     If MLFLOW_TRACKING_URI is the address of a server, this command only prints that address.
     """
@@ -37,7 +37,7 @@ def ui(
             ) from None
     folder = project.state / "mlflow"
     folder.mkdir(parents=True, exist_ok=True)
-    # Without the workflow type, MLflow opens its pages for language models, which do not show these runs.
+    # Without this workflow type, MLflow opens its pages for language models, which do not show the project's runs.
     print(
         f"MLflow: http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning (press Ctrl-C to stop it)",
         file=sys.stderr,

@@ -16,9 +16,9 @@ from prolific_core.errors import InputError, ProlificError
 from tasks.runtime import machine
 from tasks.runtime.project import Project
 
-SILENCE = 90  # seconds without a heartbeat before a run is marked as crashed; prefect.yaml sets one every 30 s
-PATIENCE = 15  # seconds that workers have to exit before they are killed
-HEAD = "head"  # work queue for sweeps, which only wait for other runs and do not use a GPU
+SILENCE = 90  # seconds without a heartbeat (sent every 30 s) before a run is marked as crashed
+PATIENCE = 15  # seconds to wait for workers to exit before they are killed
+HEAD = "head"  # work queue for sweeps, which need no GPU because they only wait for other runs
 ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
 
 
@@ -37,7 +37,7 @@ def server() -> str:
 
 
 def deploy(project: Project, pool: str = "gpu") -> None:
-    """Create or update the work pool, the deployments in prefect.yaml and the automation for lost runs."""
+    """Create or update the work pool, the deployments in prefect.yaml, and the automation for lost runs."""
     url = server()
     prefect_runtime.set_up(project)
     from prefect.client.orchestration import get_client
@@ -105,7 +105,10 @@ def _automation() -> None:
 
 
 def work(project: Project, pool: str, gpus: list[int] | None, slots: int) -> int:
-    """Run a worker process per GPU (or `slots` workers without GPUs) and one for sweeps until they are stopped."""
+    """Run one worker per GPU, or `slots` workers if no GPUs are given, and one worker for sweeps.
+
+    The workers run until this process is interrupted. If one of them exits earlier, a ProlificError is raised.
+    """
     server()
     machine.disable_telemetry()
     os.environ.setdefault("PREFECT_HOME", str(project.state / "prefect"))
@@ -136,7 +139,7 @@ def _worker(project: Project, pool: str, name: str, queue: str, devices: str, li
         cwd=project.root,
         env={**os.environ, "PROLIFIC_ROOT": str(project.root), "CUDA_VISIBLE_DEVICES": devices},
         stdin=subprocess.DEVNULL,
-        start_new_session=True,  # so that the worker receives Ctrl-C only once, from `_stop`
+        start_new_session=True,  # Ctrl-C must not reach the worker directly, because `_stop` sends it a signal
         preexec_fn=machine.die_with_parent,
     )
 
@@ -144,7 +147,7 @@ def _worker(project: Project, pool: str, name: str, queue: str, devices: str, li
 def _stop(workers: list[subprocess.Popen]) -> None:
     """Stop the workers and their runs with SIGTERM, and kill those that do not exit in time.
 
-    Prefect's workers occasionally ignore SIGTERM, because the task that it cancels keeps running.
+    Prefect's workers occasionally ignore SIGTERM, because the cancelled task keeps running.
     """
     for process in workers:
         if process.poll() is None:

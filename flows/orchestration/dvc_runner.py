@@ -1,4 +1,4 @@
-"""Execution of stages by DVC in a child process, whose records are read while it runs."""
+"""Run stages with DVC in a child process, and read their records while they run."""
 
 import itertools
 import json
@@ -19,8 +19,8 @@ from tasks.runtime.console import Console
 from tasks.runtime.project import Project
 from tasks.tracking.tracker import Tracker
 
-POLL_SECONDS = 0.2  # interval at which the records are read
-SYNC_SECONDS = 2.0  # interval at which the records are sent to MLflow
+POLL_SECONDS = 0.2  # interval between two reads of the records
+SYNC_SECONDS = 2.0  # interval between two transfers of the records to MLflow
 TAIL = 12  # number of log lines shown with a failure
 
 
@@ -44,7 +44,10 @@ class StageKilled(StageFailed):
 
 
 class DvcLocked(StageFailed):
-    """Error raised when another DVC process has locked the files of a stage, in which case a retry may succeed."""
+    """Error raised when another DVC process has locked the files of a stage.
+
+    A retry may succeed.
+    """
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class StageResult:
 def finished(project: Project, subject, names: list[str]) -> set[str]:
     """Return the stages before the first one that is out of date.
 
-    This requires a single call of `dvc status`, of about one second.
+    This calls `dvc status` once, which takes about one second.
     """
     if not (project.root / subject.pipeline).with_name("dvc.lock").is_file():
         return set()
@@ -85,7 +88,7 @@ def finished(project: Project, subject, names: list[str]) -> set[str]:
 def run(project: Project, stage: str, tracker: Tracker, console: Console, upstream: bool = True) -> StageResult:
     """Bring a stage of the tracker's subject up to date and return its result.
 
-    If `upstream` is true, the earlier stages are checked and brought up to date as well. The check takes up to 0.3 s.
+    If `upstream` is true, the earlier stages are brought up to date as well. Checking them takes up to 0.3 s.
     """
     subject = tracker.subject
     state = subject.state(stage)
@@ -112,7 +115,7 @@ def run(project: Project, stage: str, tracker: Tracker, console: Console, upstre
 
 
 def _start(project: Project, target: str, console: Path, upstream: bool) -> subprocess.Popen:
-    # The output goes to a file, because a stage that writes to a pipe would die if the reading process died.
+    # The output goes to a file, because writing to a pipe would fail if this process died.
     with open(console, "wb") as file:
         return subprocess.Popen(
             [sys.executable, "-m", "tasks.dvc_pipeline.cli", "repro", *([] if upstream else ["--single-item"]), target],
@@ -121,7 +124,7 @@ def _start(project: Project, target: str, console: Path, upstream: bool) -> subp
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            process_group=0,  # so that one signal reaches DVC and the stage
+            process_group=0,  # one signal to the group reaches both DVC and the stage
         )
 
 
@@ -158,7 +161,10 @@ def _show(record: dict, console: Console) -> None:
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """Send SIGINT to the process group so that DVC and the stage can clean up, then SIGTERM and SIGKILL if needed."""
+    """Stop the process group of DVC and the stage.
+
+    SIGINT allows both to clean up. If they do not exit, SIGTERM and SIGKILL follow.
+    """
     for number, seconds in ((signal.SIGINT, 10), (signal.SIGTERM, 5), (signal.SIGKILL, 5)):
         try:
             os.killpg(process.pid, number)

@@ -1,4 +1,4 @@
-"""Setup of Prefect's environment, and flow runs that continue if the Prefect server is lost."""
+"""Set up Prefect's environment, and run flows even if the Prefect server is lost."""
 
 import functools
 import os
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_offline = False  # whether this process runs flows without a server
+_offline = False  # true if this process runs flows without a server
 
 
 def set_up(project: Project) -> None:
     """Set Prefect's environment variables, and start a Prefect server if the user has none.
 
-    This function must be called before Prefect or a module that defines flows is imported. If PREFECT_API_URL is set,
-    that server is used. Otherwise a server is started that stops with this process and stores its database in
+    Call this function before importing Prefect or a module that defines flows. If PREFECT_API_URL is set, the server at
+    this URL is used. Otherwise a server is started that stops with this process and stores its database in
     .state/prefect. If the server does not answer, a warning is printed and flows run without Prefect. Variables that
     the user has set are not changed.
     """
@@ -32,7 +32,7 @@ def set_up(project: Project) -> None:
     for name, value in {
         "PREFECT_HOME": str(project.state / "prefect"),
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
-        # Three retries take 14 seconds, in which a user's server can be restarted. Our own server is never restarted.
+        # Three retries take 14 seconds, enough for a user to restart their server. Our own server is never restarted.
         "PREFECT_CLIENT_MAX_RETRIES": "3" if os.environ.get("PREFECT_API_URL") else "1",
         "PREFECT_LOGGING_LEVEL": "CRITICAL",  # the command itself reports each failure once
         "PREFECT_LOGGING_ROOT_LEVEL": "CRITICAL",
@@ -45,7 +45,7 @@ def set_up(project: Project) -> None:
         os.environ.setdefault(name, value)
     url = os.environ.get("PREFECT_API_URL")
     if not url:
-        (project.state / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect hangs without the parent folder
+        (project.state / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect hangs if this folder does not exist
         if prefect_server.start(project.state / "prefect" / "server.log", meanwhile=_import) is None:
             del os.environ["PREFECT_API_URL"]
             go_offline("the Prefect server did not start (see .state/prefect/server.log)")
@@ -56,12 +56,12 @@ def set_up(project: Project) -> None:
     from prefect.events.clients import PrefectEventsClient
     from prefect.events.worker import EventsWorker
 
-    # Few reconnection attempts suffice, because an event that cannot be sent is kept and sent with the next one.
+    # Two reconnection attempts suffice, because an unsent event is kept and sent with the next one.
     EventsWorker.set_client_override(PrefectEventsClient, reconnection_attempts=2)
 
 
 def _import(url: str) -> None:
-    """Set the URL of the Prefect server and import Prefect, which takes 1.5 seconds."""
+    """Set the URL of the Prefect server and import Prefect. The import takes 1.5 seconds."""
     os.environ["PREFECT_API_URL"] = url
     import prefect.events.worker  # noqa: F401
 
@@ -80,7 +80,7 @@ def go_offline(reason: str) -> None:
 
 
 def is_server_error(error: BaseException) -> bool:
-    """Return whether an exception was caused by Prefect or its server rather than by the code of a flow."""
+    """Return whether an exception was caused by Prefect or its server and not by the code of a flow."""
     if isinstance(error, ProlificError):
         return False
     import httpx
@@ -92,8 +92,8 @@ def is_server_error(error: BaseException) -> bool:
 def run_flow(flow: "Flow[P, R]", *args: P.args, **kwargs: P.kwargs) -> R:
     """Run a flow, or call its function directly if no server is available.
 
-    If the server is lost before the function has returned, the function is called again. It must therefore skip work
-    that it has already finished.
+    If the server is lost before the function has returned, the function is called again. The function must therefore
+    skip work that is already finished.
     """
     if is_offline():
         return flow.fn(*args, **kwargs)

@@ -1,8 +1,8 @@
-"""Prefect server on the loopback interface that runs for the duration of one command.
+"""Prefect server that runs on the loopback interface for the duration of one command.
 
-Prefect's own ephemeral server is not used because it belongs to the command's process group: a signal to the group
-(Ctrl-C, or SIGTERM from a batch system) stops it before its runs are closed. It also keeps running after the command is
-killed.
+Prefect's own ephemeral server is not used for two reasons. It belongs to the command's process group, so a signal to
+the group (Ctrl-C, or SIGTERM from a batch system) stops it before the final states of its runs are saved. It also keeps
+running if the command is killed.
 """
 
 import atexit
@@ -26,15 +26,15 @@ def start(
 ) -> tuple[str, Callable[[], None]] | None:
     """Start a server that stops when this process ends.
 
-    The database is stored in `home` (by default $PREFECT_HOME). `meanwhile` is called with the URL while the server
-    starts. Returns the API URL and a function that stops the server earlier, or None if the server did not start.
+    The database is stored in `home` (by default $PREFECT_HOME). While the server starts, `meanwhile` is called with its
+    API URL. Returns the API URL and a function that stops the server, or None if the server did not start.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    environment.pop("PREFECT_API_URL", None)  # this is the URL of another server
+    environment.pop("PREFECT_API_URL", None)  # the URL belongs to another server
     if home:
         environment["PREFECT_HOME"] = str(home)
-    # The server inherits the socket, so that no other process can take the port in the meantime.
+    # The server inherits the listening socket, so another process cannot take the port before the server starts.
     with socket.create_server(("127.0.0.1", 0)) as listening, open(log, "wb") as file:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
         process = subprocess.Popen(
@@ -90,9 +90,9 @@ def main() -> None:
 def _wait_to_write() -> None:
     """Make every SQLite transaction acquire the write lock when it begins.
 
-    By default, a transaction that starts with a read fails at once (SQLITE_BUSY) if it writes while another transaction
-    is writing. The client then receives status 503, waits for several seconds, and gives up after the second failure.
-    This happened in sweeps with four workers.
+    By default, a transaction that starts with a read fails immediately (SQLITE_BUSY) if it writes while another
+    transaction is writing. The client then receives status 503, waits for several seconds, and gives up after the
+    second failure. This happened in sweeps with four workers.
     """
     from prefect.server.database.configurations import AioSqliteConfiguration
 

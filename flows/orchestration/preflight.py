@@ -1,7 +1,8 @@
-"""Checks before a run: invalid parameters, and files damaged by killed processes, crashes or disk errors.
+"""Checks before a run for invalid parameters and damaged files.
 
-A damaged file is removed, with one line on stderr, if DVC or the stage can recreate it exactly. Problems that only the
-user can solve raise an InputError that describes the solution.
+A killed process, a crash or a disk error may damage a file. If DVC or the stage can recreate the file exactly, it is
+removed and a message is printed to stderr. For problems that only the user can solve, an InputError describes the
+solution.
 """
 
 import json
@@ -21,7 +22,7 @@ from tasks.runtime.project import STAGES, Project, ResolvedPrompt
 
 
 def choose(project: Project, names: list[str], only_failed: bool = False) -> list[str]:
-    """Check the prompts that a sweep over `names` runs, and return their ids."""
+    """Select the prompts of a sweep over `names`, check them and return their ids."""
     ids = sets.select(project, names)
     if not ids:
         raise InputError('no prompts exist yet; add one: prolific prompts add "a red mug"')
@@ -33,10 +34,10 @@ def choose(project: Project, names: list[str], only_failed: bool = False) -> lis
 
 
 def check(project: Project, id: str) -> ResolvedPrompt:
-    """Load a prompt, check everything that its run depends on, and repair damaged files.
+    """Check a prompt and everything that its run depends on, and repair damaged files.
 
-    This takes milliseconds. The working directory becomes the project root, to which paths in the parameters are
-    relative.
+    This takes milliseconds. It changes the working directory to the project root, because paths in the parameters are
+    relative to the root.
     """
     os.chdir(project.root)
     prompt = project.resolve(id)
@@ -46,7 +47,7 @@ def check(project: Project, id: str) -> ResolvedPrompt:
 
 
 def repair(project: Project, id: str) -> None:
-    """Remove a prompt's damaged files and stale DVC locks, and report outputs that are missing from DVC's cache."""
+    """Remove damaged files and stale DVC locks of a prompt, and report outputs that are missing from DVC's cache."""
     locked = _lock_file(project, project.prompt_folder(id) / "dvc.lock")
     _rwlock(project)
     for stage in STAGES:
@@ -56,7 +57,7 @@ def repair(project: Project, id: str) -> None:
 
 
 def is_complete(path: Path) -> bool:
-    """Return whether the length of a safetensors file matches its header, without importing torch."""
+    """Return whether the length of a safetensors file matches its header. This does not import torch."""
     try:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -70,9 +71,10 @@ def is_complete(path: Path) -> bool:
 
 
 def _lock_file(project: Project, path: Path) -> dict:
-    """Return the stages in a dvc.lock file, and remove the file if it is damaged.
+    """Return the stages in a dvc.lock file.
 
-    DVC does not write the file atomically, so a killed process may leave it empty or truncated.
+    A damaged file is removed, and an empty dictionary is returned. DVC does not write the file atomically, so a
+    killed process may leave it empty or truncated.
     """
     if not path.is_file():
         return {}
@@ -98,7 +100,10 @@ def _lock_file(project: Project, path: Path) -> dict:
 
 
 def _rwlock(project: Project) -> None:
-    """Remove the entries of killed processes from DVC's list of paths in use, or the whole file if it is damaged."""
+    """Remove the entries of killed processes from DVC's list of paths in use.
+
+    If the file that contains the list is damaged, the whole file is removed.
+    """
     path = project.root / ".dvc" / "tmp" / "rwlock"
     if not path.is_file():
         return
@@ -132,9 +137,9 @@ def _holders(entries: dict) -> list[dict]:
 
 
 def _is_dvc(pid: int) -> bool:
-    """Return whether a process exists and runs DVC.
+    """Return whether a process with this id exists and runs DVC.
 
-    After a restart of the machine, the process id may belong to another program.
+    After the machine is restarted, another program may have the same process id.
     """
     import psutil
 
@@ -147,9 +152,9 @@ def _is_dvc(pid: int) -> bool:
 
 
 def _cached(project: Project, out: str, stage: dict) -> None:
-    """Report an output that is missing from DVC's cache.
+    """Print a warning if an output is missing from DVC's cache.
 
-    DVC then runs its stage again, which is correct but may take hours.
+    DVC then runs the output's stage again, which is correct but may take hours.
     """
     cache = project.root / ".dvc" / "cache" / "files" / "md5"
     if not cache.is_dir():
@@ -163,9 +168,9 @@ def _cached(project: Project, out: str, stage: dict) -> None:
 
 
 def _objects(cache: Path, md5: str) -> list[str]:
-    """Return the hashes of all cache objects of an output.
+    """Return the hashes of all objects in DVC's cache that belong to an output.
 
-    If the list of files in an output folder cannot be read, only the hash of the list is returned.
+    For a folder, one object is the list of its files. If the list cannot be read, only its hash is returned.
     """
     if not md5.endswith(".dir"):
         return [md5]

@@ -12,12 +12,12 @@ from tasks.runtime.project import STAGES, Project
 class RunStatus:
     """Status of a run, with the state "waiting", "running", "done" or "failed".
 
-    A killed run keeps the state that it had.
+    If a run is killed, its last state remains.
     """
 
     state: str
     message: str = ""  # one line that describes a failure
-    log: str = ""  # path of the failed stage's log, relative to the project's root
+    log: str = ""  # path of the failed stage's log, relative to the project root
     seconds: float = 0.0
 
 
@@ -35,7 +35,10 @@ def write(project: Project, id: str, status: RunStatus) -> None:
 
 
 def is_unfinished(project: Project, id: str) -> bool:
-    """Return whether a prompt's last run did not succeed or, if none is recorded, whether a stage has not finished."""
+    """Return whether a prompt's last run did not succeed.
+
+    If no run is recorded, return whether any of the prompt's stages is unfinished.
+    """
     status = read(project, id)
     return status.state != "done" if status else project.finished_stages(id) < len(STAGES)
 

@@ -1,4 +1,4 @@
-"""Execution of prompts by the workers of a Prefect work pool, as runs of the deployment generate/<pool>."""
+"""Run prompts on a Prefect work pool, as runs of the deployment generate/<pool>."""
 
 import os
 import time
@@ -11,10 +11,10 @@ from tasks.runtime import records
 from tasks.runtime.console import detail
 from tasks.runtime.project import STAGES, Project
 
-MAX_RUNS = 32  # number of runs submitted at a time, which should be at least the number of workers
+MAX_RUNS = 32  # maximum number of submitted runs; should be at least the number of workers
 RESUBMIT = 2  # number of times that a crashed run is restarted
 POLL_SECONDS = 2.0
-CLAIMED = 120.0  # seconds that a worker has to start a run after claiming it
+CLAIMED = 120.0  # seconds within which a worker must start a run that it has claimed
 PATIENCE = 600.0  # seconds without an answer from the server before a run counts as failed
 
 
@@ -52,7 +52,9 @@ def _run(project: Project, pool: str, names: list[str], id: str, board: Board) -
         if submission < RESUBMIT:
             board.say(f"{id}: the run crashed; restarting it ({submission + 1} of {RESUBMIT})")
     status = run_status.read(project, id)
-    if state.is_failed() and status and status.state == "failed":  # only a worker on this machine writes it
+    if (
+        state.is_failed() and status and status.state == "failed"
+    ):  # a worker on another machine does not write the status here
         raise ProlificError(status.message)
     raise ProlificError(
         f"the run on pool '{pool}' ended with state {state.name}: {' '.join((state.message or 'no message').split())}"
@@ -62,7 +64,7 @@ def _run(project: Project, pool: str, names: list[str], id: str, board: Board) -
 def _until_it_ends(project: Project, run_id, id: str, board: Board):
     """Wait until a run ends and return its final state.
 
-    In the meantime, the progress that its stages record is shown on the board.
+    In the meantime, show the progress of its stages on the board.
     """
     from prefect.client.orchestration import get_client
     from prefect.states import Cancelling, Crashed
@@ -85,7 +87,7 @@ def _until_it_ends(project: Project, run_id, id: str, board: Board):
                 return state
             if state is not None:
                 board.show(id, *(_where(project, id, began) if state.is_running() else (str(state.name).lower(),)))
-            # The automation does not detect a worker that dies before it starts a claimed run, as no heartbeat is sent.
+            # The automation does not detect a worker that dies before the first heartbeat of a run that it has claimed.
             claimed = (claimed or time.monotonic()) if state is not None and state.is_pending() else None
             if claimed and time.monotonic() - claimed > CLAIMED:
                 client.set_flow_run_state(
@@ -97,9 +99,9 @@ def _until_it_ends(project: Project, run_id, id: str, board: Board):
 
 
 def _where(project: Project, id: str, since: float) -> tuple[str, str, str]:
-    """Return the stage, steps and remaining time from the newest records.
+    """Return the current stage, its steps and the remaining time, read from records newer than `since`.
 
-    The records of a worker on another machine are not available. In this case, only "running" is returned.
+    If the worker is on another machine, its records are not available, and the stage is "running".
     """
     files = [
         (path.stat().st_mtime, name)

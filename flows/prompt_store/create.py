@@ -1,6 +1,6 @@
-"""Creation and modification of prompts, which are stored in prompts/<id>/.
+"""Create and modify the prompts of a project, which are stored in prompts/<id>/.
 
-All values are checked before files are written.
+All values are checked before any file is written.
 """
 
 import sys
@@ -25,7 +25,7 @@ class PromptRequest:
     """Request to create or change a prompt.
 
     If `seed` or `preset` is None, the value of an existing prompt is kept. `suffix` is appended to an id derived from
-    the text. `where` is the prefix of error messages, for example the file and line of the request.
+    the text. `where` is a prefix for error messages, for example the file and line of the request.
     """
 
     text: str
@@ -38,7 +38,7 @@ class PromptRequest:
 
 
 def plan(project: Project, request: PromptRequest) -> Prompt:
-    """Return the new or changed prompt that a request describes, without writing it."""
+    """Return the prompt that a request creates or changes, without writing it to a file."""
     try:
         text = prompts.check_text(request.text)
         seed = request.seed if request.seed is not None else 0
@@ -66,7 +66,7 @@ def plan(project: Project, request: PromptRequest) -> Prompt:
 
 
 def put(project: Project, prompt: Prompt) -> str:
-    """Write a prompt and return "made", "changed" or "unchanged".
+    """Write a prompt to its file and return "made", "changed" or "unchanged".
 
     Comments in an existing file are kept.
     """
@@ -93,8 +93,8 @@ def file_prompt(
 ) -> Prompt:
     """Return the prompt with these options, and create it if it does not exist.
 
-    The file of an existing prompt may set further parameters. Raises an InputError if the values of the given
-    options differ.
+    The file of an existing prompt may also set other parameters. Raises an InputError if its values of these options
+    differ.
     """
     suffix = (f"-p{particles}" if particles != 1 else "") + (f"-{method}" if method != "vsd" else "")
     prompt = plan(project, PromptRequest(text, id, seed, preset, sections_of(particles, method), suffix))
@@ -107,9 +107,9 @@ def file_prompt(
 
 
 def settings(pairs: list[str], where: str = "--set") -> dict:
-    """Parse KEY=VALUE pairs such as `nerf.steps=200`, with values in YAML, and return them as sections of a prompt.
+    """Parse KEY=VALUE pairs such as `nerf.steps=200` and return them as sections of a prompt.
 
-    Raises an InputError if prolific_core/config.py does not allow a key or a value.
+    The values are in YAML. Raises an InputError if prolific_core/config.py does not allow a key or a value.
     """
     sections: dict = {}
     for pair in pairs:
@@ -129,13 +129,13 @@ def settings(pairs: list[str], where: str = "--set") -> dict:
         if isinstance(value, dict) or isinstance(checked, dict):
             raise InputError(f"{where} {pair}: '{key}' is a group of parameters; set one of its parameters instead")
         for name in reversed(path):
-            checked = {name: checked}  # uses the checked value, because YAML 1.1 parses 1e-3 as text
+            checked = {name: checked}  # YAML 1.1 parses 1e-3 as text, so use the checked value
         sections = config.merge(sections, checked)
     return sections
 
 
 def sections_of(particles: int, method: str) -> dict:
-    """Return the sections of a prompt that correspond to options of `prolific generate`."""
+    """Return the prompt sections that correspond to these options of `prolific generate`."""
     sections: dict = {}
     if particles != 1:
         sections["initialise"] = {"particles": particles}
@@ -146,7 +146,7 @@ def sections_of(particles: int, method: str) -> dict:
 
 
 def warn_of_unknown_words(project: Project, prompt: Prompt) -> None:
-    """Print a warning if a prompt has words that the Toybox was not trained on.
+    """Print a warning if a prompt contains words that the Toybox was not trained on.
 
     Prompts for other priors are not checked, because their vocabulary is unknown.
     """
@@ -164,18 +164,18 @@ def warn_of_unknown_words(project: Project, prompt: Prompt) -> None:
 
 
 def _make_id(project: Project, request: PromptRequest, text: str, seed: int, preset: str) -> str:
-    """Return a readable id for a text and its options that differs from the ids of other texts."""
+    """Return a readable id for a text and its options that no other text uses."""
     suffix = (f"-s{seed}" if seed else "") + (
         f"-{preset.lower().replace('_', '-')}" if preset != DEFAULT_PRESET else ""
     )
     id = prompts.make_id(text, suffix=suffix + request.suffix)
-    if project.has_prompt(id) and project.prompt(id).text != text:  # "a red mug!" and "a red mug?" have the same words
+    if project.has_prompt(id) and project.prompt(id).text != text:  # for example "a red mug!" and "a red mug?"
         id = prompts.make_id(text, suffix=suffix + request.suffix, distinct=True)
     return id
 
 
 def _edit(project: Project, old: Prompt, new: Prompt) -> None:
-    """Update only the changed values in a prompt's file, to keep the user's comments and layout."""
+    """Update the changed values in a prompt's file, and keep the user's comments and layout."""
     from ruamel.yaml import YAML
 
     path = project.prompt_folder(new.id) / "prompt.yaml"

@@ -1,4 +1,4 @@
-"""Import, selection and removal of prompts, and sets of prompts.
+"""Import, select and remove prompts, and manage sets of prompts.
 
 A set is a text file of prompt ids, prompts/<name>.txt, written by `prolific prompts import` or by hand.
 """
@@ -21,11 +21,11 @@ from tasks.runtime.locks import prompt_lock
 from tasks.runtime.project import Project
 from tasks.tracking.prompt_runs import EXPERIMENT, Group, row
 
-EVERY = "every prompt"  # title of a sweep without names
+EVERY = "every prompt"  # title of a sweep over all prompts
 
 
 def read(path: Path, default: PromptRequest) -> list[PromptRequest]:
-    """Read the prompts in a .txt file (one per line), a .csv file (with a header) or a .yaml file (a list)."""
+    """Read prompts from a .txt file (one per line), a .csv file (with a header) or a .yaml file (a list)."""
     readers = {".txt": _lines, ".csv": _table, ".yaml": _entries, ".yml": _entries}
     if path.suffix.lower() not in readers:
         raise InputError(f"{path.name}: a file of prompts must be a .txt, .csv or .yaml file")
@@ -41,9 +41,9 @@ def read(path: Path, default: PromptRequest) -> list[PromptRequest]:
 
 
 def import_file(project: Project, path: Path, name: str | None, default: PromptRequest) -> tuple[str, dict[str, str]]:
-    """Add all prompts in a file, and save their ids as the set `name` (by default the name of the file).
+    """Add all prompts in a file, and save their ids as the set `name` (by default the file's name).
 
-    Returns the name of the set and "made", "changed" or "unchanged" for each id.
+    Returns the name of the set and a dictionary that maps each id to "made", "changed" or "unchanged".
     """
     if project.root / "prompts" in path.resolve().parents:
         raise InputError(f"{path} is already a set, because it is in prompts/; to run it: prolific sweep {path.stem}")
@@ -90,14 +90,14 @@ def group(project: Project, names: list[str]) -> Group:
     """
     try:
         rows = [row(project.prompt(id)) for id in select(project, names)]
-    except InputError:  # a file may have been edited during the sweep
+    except InputError:  # a file may have been edited or removed during the sweep
         rows = []
     alone = len(names) == 1 and names[0] in project.prompt_ids()
     return Group(EXPERIMENT if alone else title(names)[:200], rows)
 
 
 def title(names: list[str]) -> str:
-    """Return the title of a sweep over these names in MLflow and Prefect."""
+    """Return the title that a sweep over these names has in MLflow and Prefect."""
     return ", ".join(names) or EVERY
 
 
@@ -109,7 +109,8 @@ def set_names(project: Project) -> list[str]:
 def remove(project: Project, id: str) -> None:
     """Delete a prompt's folder, outputs, report and logs, and remove its id from all sets.
 
-    DVC's cache keeps the outputs until `dvc gc` is run, so no stage runs if the prompt is added again before that.
+    DVC's cache keeps the outputs until `dvc gc` is run. If the prompt is added again before that, its outputs are
+    restored and no stage runs.
     """
     project.prompt(id)
     with prompt_lock(project, id):
@@ -161,7 +162,7 @@ def _table(path: Path) -> list[tuple[str, dict]]:
             where = f"{path.name}, line {rows.line_num}"
             if None in row or None in row.values():
                 raise InputError(
-                    f"{where}: the line must have as many cells as the header; quote a text that contains a comma"
+                    f"{where}: the line must have as many cells as the header; put text with a comma in quotes"
                 )
             values = {key: row[key] for key in ("text", "id", "preset") if row.get(key)}
             if row.get("seed"):

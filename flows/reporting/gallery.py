@@ -1,4 +1,7 @@
-"""Gallery page with a card for each evaluated prompt (gallery/index.html), written by the root DVC stage."""
+"""Gallery page with a card for each evaluated prompt.
+
+The root DVC pipeline has one stage, which runs this module and writes gallery/index.html.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Rendering of HTML pages from the templates in templates/.
+"""Render HTML pages from the templates in templates/.
 
 The pages contain no scripts and load nothing from the network. Reports embed their images and videos as data URLs.
 """
@@ -22,7 +22,7 @@ def _environment() -> Environment:
 
 
 def render(template: str, **values: object) -> str:
-    """Render a template with the given values, which are HTML-escaped."""
+    """Render a template with the given values. The values are HTML-escaped."""
     return _environment().get_template(template).render(values)
 
 
@@ -44,8 +44,8 @@ def number(value: object) -> str:
 def polyline(points: Sequence[tuple[float, float]]) -> str:
     """Return the `points` attribute of an SVG polyline, scaled to a view box of 300 x 60.
 
-    The lowest and highest 1% of the values are clipped, so that outliers do not flatten the curve. Fewer than two
-    points give an empty string.
+    The lowest and highest 1% of the values are clipped, so outliers do not flatten the curve. Returns an empty string
+    for fewer than two points.
     """
     if len(points) < 2 or points[0][0] == points[-1][0]:
         return ""

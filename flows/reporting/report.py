@@ -1,6 +1,6 @@
 """Report page of a prompt (reports/<id>.html) with its model, metrics, stages and parameters.
 
-The report is not an output of a stage, so changing the page does not cause a stage to run again.
+The report is not the output of a stage, so no stage runs again if the layout of the page changes.
 """
 
 import json
@@ -52,9 +52,10 @@ def write(resolved: ResolvedPrompt) -> Path:
 
 
 def command(prompt: Prompt, config: Config) -> str:
-    """Return the command that reproduces the model, bit for bit on the same type of processor.
+    """Return the command that reproduces the model.
 
-    If the prompt file sets parameters for which `prolific generate` has no option, the command is `prolific sweep ID`.
+    On the same type of processor, the result is bitwise identical. If the prompt file sets parameters for which
+    `prolific generate` has no option, the command is `prolific sweep ID`.
     """
     sections = {name: values for name, values in prompt.sections.items() if values}
     if sections != sections_of(config.initialise.particles, config.nerf.guidance.method):
@@ -80,7 +81,7 @@ def _chips(prompt: Prompt, config: Config) -> list[str]:
 
 
 def _metrics(project: Project, id: str) -> list[list[str]]:
-    """Return rows of metric, stage and value, starting with the last stage because its metrics matter most."""
+    """Return rows of metric, stage and value. The rows of the last stage come first."""
     return [
         [name.replace("_", " "), _TITLES[stage], number(value)]
         for stage in reversed(STAGES)
@@ -96,7 +97,7 @@ def _stage(project: Project, id: str, stage: str) -> dict:
         facts = [f"{usage['seconds']:.0f} s", f"{usage['peak_memory_mb']:.0f} MB", usage.get("device", "")]
     elif not project.output(id, stage).is_dir():
         facts = ["has not run yet"]
-    # A resumed run repeats some steps. The last record of each step is the valid one.
+    # A resumed run repeats some steps, so only the last record of each step is valid.
     losses = {}
     for record in records.read(state / "records.jsonl")[0]:
         if record["kind"] == "metrics" and record["values"].get("loss") is not None:
@@ -112,7 +113,7 @@ def _stage(project: Project, id: str, stage: str) -> dict:
 
 
 def _previews(state: Path) -> list[dict]:
-    """Return the first, middle and last preview of each name, with captions."""
+    """Return the first, middle and last preview for each preview name, with captions."""
     by_name: dict[str, list[Path]] = {}
     for path in sorted((state / "preview").glob("*.png")):
         by_name.setdefault(path.stem.rpartition("-")[0], []).append(path)
@@ -124,7 +125,7 @@ def _previews(state: Path) -> list[dict]:
 
 
 def _parameters(config: Config) -> dict[str, list[dict]]:
-    """Return the parameters by section, starting with those that differ from their defaults."""
+    """Return the parameters grouped by section, with those that differ from their defaults first."""
     default = flatten(Config().model_dump(mode="json"))
     sections = {}
     for section, values in config.model_dump(mode="json").items():

@@ -1,4 +1,4 @@
-"""Progress display of a sweep: a live table of the running prompts in a terminal, and lines of text elsewhere."""
+"""Progress display of a sweep: a live table in a terminal, and lines of text elsewhere."""
 
 import sys
 import threading
@@ -11,13 +11,13 @@ from tasks.runtime.console import EVERY, Console, detail, line
 class Board:
     """Progress display of all prompts in a sweep.
 
-    The methods of the board and of its consoles can be called from any thread.
+    All methods of the board and its consoles are thread-safe.
     """
 
     def __init__(self, total: int):
         self.total, self.counts = total, {"done": 0, "failed": 0}
         self._lock = threading.RLock()
-        self._rows: dict[str, tuple[str, str, str]] = {}  # (stage, steps, detail) by prompt id
+        self._rows: dict[str, tuple[str, str, str]] = {}  # stage, steps and detail of each prompt id
         self._live = None
 
     def __enter__(self) -> "Board":
@@ -34,11 +34,11 @@ class Board:
             self._live.stop()
 
     def console(self, id: str) -> Callable[[str], Console]:
-        """Return a function that creates a console for a given stage of the prompt."""
+        """Return a function that maps the name of a stage to a console for this prompt."""
         return lambda stage: _Row(self, id, stage)
 
     def show(self, id: str, stage: str, steps: str = "", detail: str = "") -> None:
-        """Update the table row of a running prompt."""
+        """Update the table's row for a running prompt."""
         with self._lock:
             self._rows[id] = (stage, steps, detail)
 
@@ -85,7 +85,7 @@ class _Row(Console):
     def __init__(self, board: Board, id: str, stage: str):
         super().__init__(f"{_short(id)}  {stage}")
         self.board, self.id, self.stage = board, id, stage
-        self._printed = time.monotonic()  # so that a short stage prints no progress
+        self._printed = time.monotonic()  # delays the first progress line, so a short stage prints none
         board.show(id, stage)
 
     def note(self, text: str) -> None:

@@ -1,1 +1,1 @@
-"""Experiments on the method itself."""
+"""Controlled experiments that compare guidance methods."""

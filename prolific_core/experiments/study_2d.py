@@ -1,7 +1,7 @@
 """Controlled experiment in 2D (ProlificDreamer, 2305.16213, section 3.2 and figure 5).
 
-The particles are images, and different methods sample the same prior. Since there is no 3D scene, a difference from
-ancestral samples is due to the method alone. One cell of the study is one method on one prompt; its images are
+The particles are images, and different methods sample the same prior. Without a 3D scene, differences from ancestral
+samples are caused by the method alone. A cell of the study is one method applied to one prompt, and its images are
 compared with true renders of the prompt.
 """
 
@@ -30,19 +30,19 @@ from prolific_core.prior.scorer import Scorer
 from prolific_core.scenes.image import ImageScene, LatentScene
 from prolific_core.seeding import generator
 
-#: Number of images, twice the width of the features, from which the Frechet distance is computed.
+#: Minimum number of images for computing the Frechet distance. It is twice the dimension of the features.
 ENOUGH_FOR_FRECHET = 128
 
 
 @dataclass(frozen=True)
 class Method:
-    """Method that generates images of a prompt.
+    """Method that generates images for a prompt.
 
     Attributes:
         name: Name of the method in tables and on the command line.
         kind: "ancestral", or the name of a guidance method.
         scale: Scale of classifier-free guidance.
-        shared: Whether all particles share one score network; else each has its own.
+        shared: Whether all particles share one score network; otherwise, each particle has its own.
         share_pass: `ScoreConfig.share_pass`.
         interval: `GuidanceConfig.interval`.
     """
@@ -57,7 +57,7 @@ class Method:
 
 METHODS = (
     Method("ancestral 7.5", "ancestral", 7.5),
-    Method("ancestral 3", "ancestral", 3.0),  # the scale at which `prolific prior check` samples
+    Method("ancestral 3", "ancestral", 3.0),  # the scale used by `prolific prior check`
     Method("sds 100", "sds", 100.0),
     Method("sds 7.5", "sds", 7.5),
     Method("vsd 1", "vsd", 1.0),
@@ -66,7 +66,7 @@ METHODS = (
     Method("vsd 7.5, n = 1", "vsd", 7.5, shared=False),
 )
 
-#: Methods that evaluate the networks less often, which run only if they are named.
+#: Methods with fewer network evaluations, which run only if they are requested by name.
 SAVINGS = (
     Method("vsd 7.5, shared pass", "vsd", 7.5, share_pass=True),
     Method("vsd 7.5, interval", "vsd", 7.5, interval=(0.15, 0.85)),
@@ -75,17 +75,18 @@ SAVINGS = (
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings that, besides method, prompt and prior, determine the result of a cell.
+    """Settings that determine the result of a cell, together with the method, the prompt and the prior.
 
     Attributes:
         particles: Number of images.
         batch: Largest number of particles that are trained together. All batches of a cell have the same size.
         steps: Training steps per particle.
-        sampler_steps: Steps of ancestral sampling.
-        learning_rate: Adam's learning rate of latents or of the pixels' logits, which falls to a twentieth.
+        sampler_steps: Number of ancestral sampling steps.
+        learning_rate: Initial learning rate of the latents or of the pixel logits. It decays to a twentieth of this
+            value.
         seed: Seed of all random draws.
-        pixels: Whether the particles are images, which the guidance sees through the prior's encoder as it does
-            those of a 3D stage. By default they are latents, so that the result is due to the guidance alone.
+        pixels: Whether the particles are images and are encoded by the prior's encoder, as in a 3D stage. By default,
+            the particles are latents, so that results depend on the guidance alone.
     """
 
     particles: int = 8
@@ -98,15 +99,16 @@ class Settings:
 
 
 def stage_config(method: Method, settings: Settings, *, steps: int, batch: int) -> StageConfig:
-    """Return the configuration of a method's training, in which methods differ by their own attributes only.
+    """Return the training configuration of a method.
 
-    There is no view-dependent prompting, and t is drawn from U(0.02, 0.98) at first and from U(0.02, 0.3) at last.
+    The configurations of different methods differ only in the attributes of `Method`. View-dependent prompting is
+    disabled, and t is drawn from U(0.02, 0.98) at the start of the run and from U(0.02, 0.3) at the end.
 
     Args:
         method: The method.
         settings: Settings of the study.
-        steps: Training steps over all batches.
-        batch: Particles that are trained together.
+        steps: Total number of training steps over all batches.
+        batch: Number of particles that are trained together.
     """
     return StageConfig(
         steps=steps,
@@ -138,10 +140,10 @@ def make(
     Args:
         prior: The 2D diffusion model.
         method: The method.
-        prompt: The text.
+        prompt: Text of the prompt.
         settings: Settings of the study.
-        state: Folder of the checkpoints from which an interrupted cell resumes.
-        progress: Called with the finished steps and all steps of the cell.
+        state: Checkpoint folder. An interrupted cell resumes from its checkpoints.
+        progress: Function called with the number of finished steps and the total number of steps of the cell.
 
     Returns:
         Images (particles, 3, S, S) in [0, 1].
@@ -189,14 +191,15 @@ class Row:
     Attributes:
         method: Name of the method.
         images: Number of images.
-        kid: Kernel distance to true renders in the classifier's features, each in units of its standard deviation.
-        frechet: Frechet distance to true renders in the same features; None for few images.
-        alignment: Cosine similarity of images and prompt by the scorer; None without a scorer.
-        family: Fraction of images in which the classifier finds the prompt's family.
-        colour: Fraction of images in which the classifier finds the prompt's colour.
-        saturation: Saturation, as a ratio to that of the true renders.
-        diversity: Mean distance between images of a prompt, as a ratio to that of the true renders.
-        seconds: Time per image.
+        kid: Kernel distance to true renders, computed on classifier features with unit standard deviation.
+        frechet: Frechet distance to true renders, computed on the same features; None for fewer than
+            `ENOUGH_FOR_FRECHET` images.
+        alignment: Mean cosine similarity between images and prompts; None if no scorer is given.
+        family: Fraction of images that the classifier assigns to the prompt's family.
+        colour: Fraction of images that the classifier assigns to the prompt's colour.
+        saturation: Mean saturation of the images, divided by that of the true renders.
+        diversity: Mean distance between images of the same prompt, divided by that between true renders.
+        seconds: Generation time per image, in seconds.
     """
 
     method: str
@@ -224,16 +227,16 @@ def row(
 
     Args:
         method: Name of the method.
-        made: The method's images (N, 3, S, S) by prompt.
+        made: Images (N, 3, S, S) that the method generated, by prompt.
         truth: True renders (M, 3, S, S) by prompt.
-        seconds: Time that all images took.
-        features: Function from images (B, 3, S, S) to the classifier's features (B, D).
-        agreement: Function from images and prompt to "family_agreement" and "colour_agreement".
-        scorer: The scorer of the alignment.
+        seconds: Total time to generate all images, in seconds.
+        features: Function that maps images (B, 3, S, S) to classifier features (B, D).
+        agreement: Function that returns "family_agreement" and "colour_agreement" for images and a prompt.
+        scorer: Alignment scorer, or None to omit the alignment.
     """
     pairs = [(features(made[prompt]), features(truth[prompt])) for prompt in made]
     ours, true = (torch.cat(rows) for rows in zip(*pairs))
-    scale = true.std(0).clamp(min=1e-6)  # a classifier's features have no unit
+    scale = true.std(0).clamp(min=1e-6)  # Normalise the features, because their scales differ.
     ours, true = ours / scale, true / scale
     agreed = [agreement(images, prompt) for prompt, images in made.items()]
     distances = [(pairwise_distance(a), pairwise_distance(b)) for a, b in pairs]

@@ -1,1 +1,1 @@
-"""Guidance: gradients of rendered images by distillation of the prior, with one file per method."""
+"""Guidance methods, which compute gradients on rendered images from the prior. Each method is one file."""

@@ -1,10 +1,10 @@
-"""Base class of the guidance methods: add noise to the render, and subtract the particles' score from the prior's.
+"""Base class of the guidance methods, which subtract the particles' score from the prior's score.
 
     grad = w(t) ( eps_pretrained(x_t, t, y_view; CFG) - eps_q(x_t, t, c, y) )
 
-This is equation 9 of ProlificDreamer (arXiv 2305.16213). SDS (`sds.py`) and VSD (`vsd.py`) differ in eps_q
-only, and CSD (`csd.py`) replaces the whole difference. Each method is one file in this folder, and so is each
-way to compose eps_pretrained from several texts, in `combine/`. Both are selected by the names of their files.
+This is equation 9 of ProlificDreamer (arXiv 2305.16213). SDS (`sds.py`) and VSD (`vsd.py`) differ only in eps_q, and
+CSD (`csd.py`) replaces the whole difference. Each method is a file in this folder, and each way to combine predictions
+for several texts into eps_pretrained is a file in `combine/`. Both kinds of files are selected by name.
 """
 
 import importlib
@@ -25,7 +25,7 @@ from prolific_core.prior.noise_schedule import Latents, TextEmbeddings, Times
 def build_guidance(
     prior: LatentDiffusion, config: GuidanceConfig, prompt: str, *, generator: torch.Generator
 ) -> "Guidance":
-    """Create the guidance that `config.method` names.
+    """Create the guidance method named by `config.method`.
 
     Args:
         prior: The diffusion model to distil.
@@ -37,7 +37,7 @@ def build_guidance(
         An instance of the subclass of `Guidance` in `guidance/<method>.py`.
 
     Raises:
-        InputError: The configuration combines options that exclude each other.
+        InputError: The configuration combines incompatible options.
     """
     module = importlib.import_module(f"prolific_core.guidance.{config.method}")
     method = next(
@@ -49,7 +49,7 @@ def build_guidance(
 
 
 class Guidance:
-    """Estimator of the distillation gradient. Subclasses define eps_q.
+    """Base class for estimators of the distillation gradient. Subclasses define eps_q.
 
     Args:
         prior: The diffusion model to distil.
@@ -67,7 +67,7 @@ class Guidance:
             composition.check(config)
 
     def predict_eps_q(self, noisy: Latents, t: Times, noise: Latents, cameras: Cameras) -> Latents:
-        """Predict eps_q, the noise by the score of the particles' distribution q.
+        """Predict eps_q, the noise that corresponds to the score of the particles' distribution q.
 
         Args:
             noisy: Noisy latents x_t.
@@ -76,7 +76,7 @@ class Guidance:
             cameras: Cameras of the views.
 
         Returns:
-            eps_q.
+            The predicted noise eps_q.
         """
         raise NotImplementedError
 
@@ -98,7 +98,7 @@ class Guidance:
         return w * self.score_difference(noisy, t, noise, cameras)
 
     def score_difference(self, noisy: Latents, t: Times, noise: Latents, cameras: Cameras) -> Latents:
-        """Return eps_pretrained - eps_q.
+        """Return the score difference eps_pretrained - eps_q.
 
         Args:
             noisy: Noisy latents x_t.
@@ -116,13 +116,13 @@ class Guidance:
     ) -> Float[Tensor, ""]:
         """Return a loss whose gradient with respect to the latents is the distillation gradient over the batch size.
 
-        Its value is half the squared norm of that gradient, which shows how far the scores of prior and particles
-        are apart.
+        The value of the loss is half the squared norm of the distillation gradient, averaged over the batch. It
+        measures the difference between the scores of the prior and the particles.
 
         Args:
-            latents: Latents of the rendered views, with gradient.
+            latents: Latents of the rendered views, which must require gradients.
             cameras: Cameras of the views.
-            progress: Fraction of the run in [0, 1], for the range of t.
+            progress: Fraction of the run in [0, 1], which determines the range of t.
             generator: Source of the random time steps and noise, on the CPU.
 
         Returns:
@@ -135,7 +135,7 @@ class Guidance:
         return (latents - target).square().sum() / (2 * len(latents))
 
     def pretrained(self, noisy: Latents, t: Times, cameras: Cameras) -> Latents:
-        """Predict eps_pretrained, with guidance where t is in `config.interval` and from the text alone elsewhere.
+        """Predict eps_pretrained, with guidance if t is in `config.interval` and without guidance otherwise.
 
         Args:
             noisy: Noisy latents x_t.
@@ -143,7 +143,7 @@ class Guidance:
             cameras: Cameras of the views.
 
         Returns:
-            eps_pretrained.
+            The predicted noise eps_pretrained.
         """
         inside = self._in_interval(t)
         if inside.all():
@@ -227,8 +227,8 @@ class Guidance:
         Args:
             latents: Latents of the rendered views.
             cameras: Cameras of the views.
-            step_generator: Function from a purpose to this step's random number generator for it.
-            measure: Whether to compute metrics that need further evaluations of the networks.
+            step_generator: Function that returns this step's random number generator for a named purpose.
+            measure: Whether to compute metrics that need additional evaluations of the networks.
 
         Returns:
             Metrics by name.
@@ -236,15 +236,15 @@ class Guidance:
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that training changes.
+        """Return all state that training changes.
 
         Returns:
-            State for `load_state_dict` and `prolific_core.checkpoint`.
+            A state that `load_state_dict` and `prolific_core.checkpoint` accept.
         """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state of `state_dict`.
+        """Restore a state returned by `state_dict`.
 
         Args:
             state: The state.

@@ -11,16 +11,16 @@ from prolific_core.prior.noise_schedule import Latents, Times
 
 
 class CSD(Guidance):
-    """Classifier score distillation: only the part of the score that is due to the text, without eps_q.
+    """Classifier score distillation, which uses only the part of the score that depends on the text.
 
         grad = w(t) ( w1 (eps(x_t; y) - eps(x_t; none)) + w2 (eps(x_t; none) - eps(x_t; negative)) )
 
-    w1 is `config.scale` and w2 is `config.negative_scale`, which the paper lowers by hand in its texture stage. With
-    w2 = w1, the default, the unconditional prediction cancels out and two evaluations are enough:
+    w1 is `config.scale` and w2 is `config.negative_scale`, which the paper decreases manually in its texture stage.
+    With w2 = w1, the default, the unconditional prediction cancels out and two evaluations are sufficient:
     w1 (eps(x_t; y) - eps(x_t; negative)).
 
     Raises:
-        InputError: `config.combine` or `config.interval` is set, which have no meaning here.
+        InputError: `config.combine` or `config.interval` is set, although neither applies to this method.
     """
 
     def __init__(self, prior: LatentDiffusion, config: GuidanceConfig, prompt: str, *, generator: torch.Generator):
@@ -28,11 +28,11 @@ class CSD(Guidance):
         for name in ("combine", "interval"):
             if getattr(config, name) != type(config).model_fields[name].default:
                 raise InputError(
-                    f"guidance.{name}: 'csd' composes no guided score; leave it out, or choose another method"
+                    f"guidance.{name}: must not be set with method 'csd', which does not use it; remove it"
                 )
 
     def score_difference(self, noisy: Latents, t: Times, noise: Latents, cameras: Cameras) -> Latents:
-        """Return the weighted sum in the class's formula; see `Guidance.score_difference`."""
+        """Return the weighted sum given in the class's docstring; see `Guidance.score_difference`."""
         scale, negative_scale = self.config.scale, self.config.negative_scale
         positive, negative = self.embed_views(cameras), self.negative(len(noisy))
         if negative_scale is None or negative_scale == scale or not self.config.negative_prompt:

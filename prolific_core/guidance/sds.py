@@ -6,7 +6,7 @@ from prolific_core.prior.noise_schedule import Latents, Times
 
 
 class SDS(Guidance):
-    """Score distillation sampling: q is a single point, so eps_q is the added noise."""
+    """Score distillation sampling, in which q is a single point and eps_q is therefore the added noise."""
 
     def predict_eps_q(self, noisy: Latents, t: Times, noise: Latents, cameras: Cameras) -> Latents:
         """Return the added noise; see `Guidance.predict_eps_q`."""

@@ -15,34 +15,34 @@ def _cosine(progress: float) -> float:
     return (1 - math.cos(math.pi * progress)) / 2
 
 
-#: Fraction of the way from `maximum` to `final` that the upper end of t has moved, by the progress in [0, 1].
+#: Functions from the progress of the run to the position of the upper bound, from 0 (`maximum`) to 1 (`final`).
 ANNEALING: dict[str, Callable[[float], float]] = {
     "none": lambda progress: 0.0,
     "linear": lambda progress: progress,
-    "sqrt": math.sqrt,  # moves fast at first (HiFA, arXiv 2305.18766)
+    "sqrt": math.sqrt,  # changes quickly at first (HiFA, arXiv 2305.18766)
     "cosine": _cosine,
 }
 
 #: Weights w(t) as functions of alpha_bar, for a gradient in terms of eps.
 WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
-    # sigma^2: DreamFusion (arXiv 2209.14988), ProlificDreamer (arXiv 2305.16213) and most implementations.
+    # sigma^2, as in DreamFusion (arXiv 2209.14988), ProlificDreamer (arXiv 2305.16213) and most implementations.
     "one_minus_alpha_bar": lambda alpha_bar: 1 - alpha_bar,
-    # Score Jacobian chaining (arXiv 2212.00774), rewritten in terms of eps.
+    # As in score Jacobian chaining (arXiv 2212.00774), rewritten in terms of eps.
     "uniform": torch.ones_like,
-    # alpha sigma^2: the implementation of Fantasia3D (arXiv 2303.13873); `fantasia3d` in threestudio.
+    # alpha sigma^2, as in the implementation of Fantasia3D (arXiv 2303.13873; `fantasia3d` in threestudio).
     "alpha_sigma_squared": lambda alpha_bar: alpha_bar.sqrt() * (1 - alpha_bar),
 }
 
 
 def upper_bound(config: TimeConfig, progress: float) -> float:
-    """Return the upper end of the range of t.
+    """Return the upper bound of the range of t.
 
     Args:
         config: The distribution of t.
         progress: Fraction of the run in [0, 1].
 
     Returns:
-        The upper end as a fraction of the number of time steps.
+        The upper bound as a fraction of the number of time steps.
     """
     if config.anneal == "step":
         return config.maximum if progress < config.switch_at else config.final
@@ -50,7 +50,7 @@ def upper_bound(config: TimeConfig, progress: float) -> float:
 
 
 def sample_times(batch: int, config: TimeConfig, progress: float, length: int, generator: torch.Generator) -> Times:
-    """Sample time steps uniformly between the lower and the upper end of the range.
+    """Sample time steps uniformly between the lower and the upper bound.
 
     Args:
         batch: Number of samples.

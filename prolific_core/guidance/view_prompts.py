@@ -1,4 +1,4 @@
-"""View-dependent prompting: text embeddings of the prompt with words for the camera's position."""
+"""View-dependent prompting, which embeds the prompt with words that describe the camera position."""
 
 import math
 
@@ -10,12 +10,12 @@ from prolific_core.prior.noise_schedule import TextEmbeddings
 
 
 def embed(prior: LatentDiffusion, prompt: str, words: list[str]) -> TextEmbeddings:
-    """Embed the prompt followed by a comma and words.
+    """Embed the prompt once for each view, followed by a comma and the words for the view.
 
     Args:
         prior: The model whose text encoder is used.
         prompt: Text of the prompt.
-        words: Words for each row, such as "front view".
+        words: Words for each view, such as "front view".
 
     Returns:
         One row per element of `words`.
@@ -24,7 +24,9 @@ def embed(prior: LatentDiffusion, prompt: str, words: list[str]) -> TextEmbeddin
 
 
 def stepped(prior: LatentDiffusion, prompt: str, cameras: Cameras) -> TextEmbeddings:
-    """Embed the prompt with the words of `cameras.view_prompts`, which change abruptly between views.
+    """Embed the prompt with the view-dependent words that `cameras.view_prompts` returns.
+
+    The embeddings change abruptly between views, unlike those of `interpolated`.
 
     Args:
         prior: The model whose text encoder is used.
@@ -38,10 +40,11 @@ def stepped(prior: LatentDiffusion, prompt: str, cameras: Cameras) -> TextEmbedd
 
 
 def interpolated(prior: LatentDiffusion, prompt: str, cameras: Cameras) -> TextEmbeddings:
-    """Embed the prompt with front, side and back words, interpolated by azimuth, or overhead above 60 degrees.
+    """Embed the prompt with view-dependent words, and interpolate the embeddings by azimuth.
 
-    DreamFusion (arXiv 2209.14988, section 3.2) with the piecewise linear weights of Perp-Neg (arXiv 2304.04968,
-    section 4): front at an azimuth of 0 degrees, side at 90, back at 180.
+    The method is that of DreamFusion (arXiv 2209.14988, section 3.2) with the piecewise linear weights of Perp-Neg
+    (arXiv 2304.04968, section 4). The words are "front view" at an azimuth of 0 degrees, "side view" at 90 degrees and
+    "back view" at 180 degrees. Views from elevations above 60 degrees use "overhead view" without interpolation.
 
     Args:
         prior: The model whose text encoder is used.

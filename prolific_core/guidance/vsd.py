@@ -19,7 +19,7 @@ from prolific_core.prior.noise_schedule import Latents, TextEmbeddings, Times
 
 @dataclass
 class ForwardPass:
-    """Forward pass of the score network that a training step can use.
+    """Inputs and output of an evaluation of the score network, which a training step can reuse.
 
     Attributes:
         output: Output of the network.
@@ -35,20 +35,20 @@ class ForwardPass:
 
 
 class VSD(Guidance):
-    """Variational score distillation: eps_q is a score network that is trained on the particles' renders.
+    """Variational score distillation, in which eps_q is a score network trained on the particles' renders.
 
     All particles share one score network. It is trained with the denoising loss
 
         E || eps_q(alpha x_0 + sigma eps, t, c, y) - eps ||^2,  t ~ U[0, T)
 
-    in one or more steps after each step of the particles.
+    in one or more training steps after each particle step.
 
     Args:
         prior: The diffusion model to distil.
         config: Parameters of the guidance.
         prompt: Text of the prompt, which is inserted into the template `config.prompt`.
         generator: Source of the random numbers that initialise the score network.
-        score: The score network; by default it is created as `config.score` specifies.
+        score: The score network; if None, it is created from `config.score`.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class VSD(Guidance):
         rate, betas = config.score.learning_rate, config.score.betas
         # The fused implementation is faster for hundreds of small tensors.
         self.optimizer = torch.optim.Adam(self.score.trainable(), lr=rate, betas=betas, fused=True)
-        self.trained = 0  # training steps taken
+        self.trained = 0  # number of completed training steps
         self._shared: ForwardPass | None = None
 
     def predict_eps_q(self, noisy: Latents, t: Times, noise: Latents, cameras: Cameras) -> Latents:
@@ -100,7 +100,7 @@ class VSD(Guidance):
     def train_step(
         self, latents: Latents, c2w: Float[Tensor, "batch 4 4"], generator: torch.Generator, measure: bool = False
     ) -> dict[str, float]:
-        """Take one training step with the denoising loss.
+        """Perform one training step with the denoising loss.
 
         Args:
             latents: Latents of the rendered views.
@@ -109,14 +109,15 @@ class VSD(Guidance):
             measure: Whether to compute `score_gain`.
 
         Returns:
-            `score_loss`, the loss in the network's own parameterisation (eps or v), and if `measure` is set,
-            `score_gain`, the ratio of that loss to the loss of the frozen base for the same inputs. At 1 the network
-            has learned nothing about the particles, and the VSD gradient is only w(t) (scale - 1) (cond - uncond).
+            Metrics by name. `score_loss` is the loss in the network's parameterisation (eps or v). If `measure` is set,
+            `score_gain` is the ratio of this loss to the loss of the frozen base for the same inputs. A ratio of 1
+            means that the network has not adapted to the particles, in which case the VSD gradient is only
+            w(t) (scale - 1) (cond - uncond).
         """
         return self._learn(latents, self._evaluate(latents, c2w, generator), measure)
 
     def _evaluate(self, latents: Latents, c2w: Float[Tensor, "batch 4 4"], generator: torch.Generator) -> ForwardPass:
-        """Evaluate the score network at random time steps and noise."""
+        """Evaluate the score network with random time steps and noise."""
         batch, schedule = len(latents), self.score.schedule
         t = torch.randint(schedule.length, (batch,), generator=generator).to(latents.device)
         noise = torch.randn(latents.shape, generator=generator).to(latents)
@@ -126,7 +127,7 @@ class VSD(Guidance):
         return ForwardPass(output, noisy, t, noise)
 
     def _learn(self, latents: Latents, forward: ForwardPass, measure: bool) -> dict[str, float]:
-        """Take one training step on a forward pass and return the metrics of `train_step`."""
+        """Perform one training step from a forward pass and return its metrics; see `train_step`."""
         target = self.score.target(latents, forward.noise, forward.t)
         loss = mse_loss(forward.output, target)
         metrics = {"score_loss": loss.item()}
@@ -145,7 +146,7 @@ class VSD(Guidance):
         return metrics
 
     def _backward(self, loss: Float[Tensor, ""], count: int) -> None:
-        """Backpropagate the mean of `count` squares; in float16 as their sum, because gradients would underflow."""
+        """Backpropagate a mean over `count` elements, with loss scaling in float16 to prevent underflow."""
         if self.score.base.dtype != torch.float16:
             loss.backward()  # pyright: ignore[reportUnknownMemberType]
             return
@@ -166,7 +167,7 @@ class VSD(Guidance):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state of `state_dict`; see `Guidance.load_state_dict`."""
+        """Restore a state returned by `state_dict`; see `Guidance.load_state_dict`."""
         self.score.load_trainable_state(state["score"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.trained = state["trained"]

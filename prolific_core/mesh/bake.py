@@ -1,4 +1,7 @@
-"""Baking of a colour field into a texture by evaluating the field at the surface point of each texel."""
+"""Baking of a colour field into a texture.
+
+The field is evaluated at the surface point of each covered texel.
+"""
 
 from collections.abc import Callable
 
@@ -24,11 +27,12 @@ def texel_positions(
         faces: Vertex indices (F, 3).
         uvs: Texture coordinates (V, 2) in [0, 1], with v pointing up.
         size: Height and width of the texture in texels.
-        chunk: Number of texels that are tested at once.
+        chunk: Approximate number of texels that are tested at once.
 
     Returns:
-        The indices (N,) of the covered texels as row * size + column, in ascending order, and their world points
-        (N, 3). A texel that is covered by several faces belongs to the face with the lowest index.
+        The indices (N,) of the covered texels and the corresponding world points (N, 3). Indices are
+        row * size + column, in ascending order. A texel that is covered by several faces belongs to the face with the
+        lowest index.
     """
     corners = torch.stack([uvs[:, 0] * size, (1 - uvs[:, 1]) * size], dim=-1)[faces].double()
     low = (corners.amin(1) - 0.5).ceil().clamp(0, size).long()
@@ -36,7 +40,7 @@ def texel_positions(
     extent = (high - low + 1).clamp(min=0)
     count = extent.prod(1)
     owner = torch.full((size * size,), len(faces), dtype=torch.int64)
-    # The faces are processed in pieces whose bounding boxes contain about `chunk` texels, to limit the memory.
+    # To limit memory use, process the faces in groups whose bounding boxes contain about `chunk` texels.
     piece = torch.div(count.cumsum(0), chunk, rounding_mode="floor")
     for value in piece.unique().tolist():
         face = (piece == value).nonzero().squeeze(1)
@@ -49,7 +53,7 @@ def texel_positions(
 
 
 def _texels_of(corners, face, low, extent, count, size) -> tuple[Tensor, Tensor]:
-    """Return the texels (N,) whose centres lie in the given faces, and the face (N,) of each."""
+    """Return the texels (N,) whose centres lie in the given faces, and the face (N,) that contains each centre."""
     row = torch.repeat_interleave(face, count[face])
     start = torch.repeat_interleave(count[face].cumsum(0) - count[face], count[face])
     offset = torch.arange(len(row)) - start
@@ -66,7 +70,10 @@ def _centres(texel: Tensor, size: int) -> Tensor:
 
 
 def _barycentrics(corners: Tensor, points: Tensor) -> Tensor:
-    """Return the barycentric weights (N, 3) of points (N, 2) in faces (N, 3, 2), or -1 for faces without area."""
+    """Return the barycentric weights (N, 3) of points (N, 2) in faces (N, 3, 2).
+
+    All weights are -1 for faces without area.
+    """
     a, b, c = corners.unbind(1)
 
     def cross(p, q):
@@ -91,8 +98,8 @@ def bake(
 ) -> Float[np.ndarray, "texture_size texture_size 3"]:
     """Bake a colour field into a texture.
 
-    Texels outside all charts are filled with the colour of the nearest covered texel, so that neither interpolation nor
-    mip levels mix an unrelated colour into a seam.
+    Texels outside all charts are filled with the colour of the nearest covered texel. Interpolation and mip levels
+    therefore do not blend unrelated colours at the seams.
 
     Args:
         colour_fn: Function from world points (N, 3) to colours (N, 3) in [0, 1].

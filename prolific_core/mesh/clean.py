@@ -16,16 +16,17 @@ def clean(
     component_fraction: float = 0.05,
     smoothing: int = 0,
 ) -> tuple[Float[np.ndarray, "kept 3"], Int[np.ndarray, "fewer 3"]]:
-    """Repair, smooth and decimate a mesh and drop its small components with pymeshlab.
+    """Repair, smooth and decimate a mesh with pymeshlab, and drop its small components.
 
     The result is bitwise reproducible.
 
     Args:
         vertices: Vertex positions (V, 3).
         faces: Vertex indices (F, 3).
-        max_faces: Target number of faces of the decimation (quadric edge collapse, Garland and Heckbert 1997). The
+        max_faces: Target number of faces for the decimation by quadric edge collapse (Garland and Heckbert 1997). The
             decimation preserves the topology, so a mesh with many holes can have slightly more faces.
-        component_fraction: Connected components with fewer faces than this fraction of the largest are dropped.
+        component_fraction: Minimum number of faces of a connected component, as a fraction of the number of faces of
+            the largest component. Smaller components are dropped.
         smoothing: Number of iterations of Taubin smoothing (Taubin 1995), which preserves the volume.
 
     Returns:
@@ -67,12 +68,13 @@ def clean(
 def keep_large_components(
     vertices: Float[np.ndarray, "vertices 3"], faces: Int[np.ndarray, "faces 3"], fraction: float
 ) -> tuple[Float[np.ndarray, "vertices 3"], Int[np.ndarray, "kept 3"]]:
-    """Drop connected components with fewer faces than a fraction of the largest.
+    """Drop the connected components that are small compared with the largest.
 
     Args:
         vertices: Vertex positions (V, 3).
         faces: Vertex indices (F, 3).
-        fraction: Fraction of the number of faces of the largest component; 0 keeps all components.
+        fraction: Minimum number of faces of a component, as a fraction of the number of faces of the largest component;
+            0 keeps all components.
 
     Returns:
         The unchanged vertices and the remaining faces (F', 3).

@@ -17,12 +17,12 @@ from prolific_core.mesh.unwrap import UnwrappedMesh
 
 
 def write_obj(path: str | Path, mesh: UnwrappedMesh, texture: Shaped[np.ndarray, "size size 3"]) -> list[Path]:
-    """Write an OBJ file with z up, and its material (.mtl) and texture (.png) in the same folder.
+    """Write an OBJ file (z up) together with its material (.mtl) and texture (.png).
 
-    The OBJ file is written last, so the other two exist whenever it does.
+    The OBJ file is written last, so the other two files exist if the OBJ file exists.
 
     Args:
-        path: Path of the OBJ file; the other files have the same stem.
+        path: Path of the OBJ file; the other files are written to the same folder with the same stem.
         mesh: The unwrapped mesh.
         texture: Texture (T, T, 3), float in [0, 1] or uint8; row 0 is the top.
 
@@ -78,7 +78,7 @@ def load_glb(path: str | Path, *, device: str | torch.device = "cpu", backend: s
     Args:
         path: Path of the GLB file.
         device: Device on which the scene is rendered.
-        backend: Backend of the visibility kernel; see `render.mesh.raster.Visibility`.
+        backend: Visibility backend; see `render.mesh.raster.Visibility`.
 
     Returns:
         The textured mesh in world axes (z up).

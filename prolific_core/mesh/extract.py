@@ -15,14 +15,16 @@ class EmptyMesh(ProlificError, ValueError):
     """Error raised when a surface is empty or has invalid vertices; the message states the cause."""
 
 
-# Even permutations of a tetrahedron's corners that put the inside corners first, by the mask of inside corners.
+# Even permutations of a tetrahedron's corners that put the inside corners first. The keys are masks of inside corners.
 _ONE = {1: (0, 1, 2, 3), 2: (1, 0, 3, 2), 4: (2, 3, 0, 1), 8: (3, 2, 1, 0)}
 _TWO = {3: (0, 1, 2, 3), 5: (0, 2, 3, 1), 9: (0, 3, 1, 2), 6: (1, 2, 0, 3), 10: (1, 3, 2, 0), 12: (2, 3, 0, 1)}
 
 
 @cache
 def _triangles(mask: int) -> tuple[tuple[tuple[int, int], ...], ...]:
-    """Return the triangles for a mask of inside corners (bit i: corner i), each as three (corner, corner) edges.
+    """Return the triangles for a mask in which bit i is set if corner i is inside.
+
+    Each vertex of a triangle is given by the edge (corner, corner) of the tetrahedron on which the vertex lies.
 
     In a tetrahedron (0, x, y, z) of positive volume with only corner 0 inside, the triangle on the edges 0x, 0y and 0z
     has the outward normal (1, 1, 1). The other cases follow by even permutation of the corners and, for complementary
@@ -60,13 +62,14 @@ def marching_tetrahedra(
         resolution: Number R of cubes along each side of the grid.
 
     Returns:
-        Vertices (V, 3), at which the linearly interpolated signed distance along a grid edge is zero, and faces (F, 3),
-        int64. Both are empty if no edge crosses the surface. The vertices are differentiable in `points` and `sdf`.
+        Vertices (V, 3) and faces (F, 3), int64. Each vertex lies on a grid edge, at the point where the linearly
+        interpolated signed distance is zero. Both tensors are empty if no edge crosses the surface. The vertices are
+        differentiable in `points` and `sdf`.
     """
     tetrahedra = crossed_tetrahedra(sdf.detach(), resolution)
     weights = torch.tensor([1, 2, 4, 8], device=sdf.device)
     mask = ((sdf.detach()[tetrahedra] > 0) * weights).sum(1)
-    ends = []  # Each entry (n, 3, 2) holds the two grid points of the edge on which each corner of a triangle lies.
+    ends = []  # Each entry (n, 3, 2) holds the end points of the grid edges on which the vertices of n triangles lie.
     for value in range(1, 15):
         chosen = tetrahedra[mask == value]
         for triangle in _triangles(value):

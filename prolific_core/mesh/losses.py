@@ -13,7 +13,7 @@ def face_pairs(faces: Int[Tensor, "faces 3"], edges: Edges | None = None) -> Int
 
     Args:
         faces: Vertex indices (F, 3).
-        edges: `Edges.of(faces)`; computed if None.
+        edges: Result of `Edges.of(faces)`; computed if None.
 
     Returns:
         Face indices (P, 2), int64. Edges that do not belong to exactly two faces are ignored.
@@ -35,7 +35,7 @@ def normal_consistency(
     Args:
         vertices: Vertex positions (V, 3).
         faces: Vertex indices (F, 3).
-        edges: `Edges.of(faces)`; computed if None.
+        edges: Result of `Edges.of(faces)`; computed if None.
 
     Returns:
         A scalar in [0, 2]: 0 for a plane, 1 if all adjacent faces meet at a right angle. A pair that contains a face
@@ -61,7 +61,7 @@ def laplacian_smoothness(
     Args:
         vertices: Vertex positions (V, 3).
         faces: Vertex indices (F, 3).
-        edges: `Edges.of(faces)`; computed if None.
+        edges: Result of `Edges.of(faces)`; computed if None.
 
     Returns:
         A scalar in the squared unit of `vertices`; 0 for a regular grid in a plane.

@@ -5,7 +5,7 @@ to corner 111. The faces of neighbouring cubes match, so the surface has no crac
 stored, and only the cubes that the surface crosses are divided, so a resolution of 128 (12.6 million tetrahedra) fits
 into memory.
 
-Signed distances are positive inside the surface, like density minus threshold.
+Signed distances are positive inside the surface, as is a density minus its threshold.
 """
 
 from functools import cache
@@ -43,7 +43,10 @@ def boundary_mask(resolution: int, device: str | torch.device = "cpu") -> Bool[T
 
 @cache
 def _walks() -> tuple[tuple[int, ...], ...]:
-    """Return the corners (as 4 dx + 2 dy + dz) of the six tetrahedra, ordered so that each volume is positive."""
+    """Return the corners of the six tetrahedra of a cube, each corner as 4 dx + 2 dy + dz.
+
+    The corners are ordered so that every tetrahedron has a positive volume.
+    """
     walks = []
     for axes in permutations((4, 2, 1)):
         a, b, _ = axes
@@ -80,10 +83,10 @@ def crossed_tetrahedra(sdf: Float[Tensor, " points"], resolution: int) -> Int[Te
 
 
 def sdf_sign_loss(sdf: Float[Tensor, " points"], resolution: int) -> Float[Tensor, ""]:
-    """Compute a loss on sign changes that suppresses floaters and holes (nvdiffrec, Munkberg et al. 2022, eq. 2).
+    """Compute a loss that suppresses floaters and holes by penalising sign changes (nvdiffrec).
 
     The loss is the mean of BCE(sigmoid(s_a), inside_b) + BCE(sigmoid(s_b), inside_a) over the grid edges (a, b) whose
-    ends have different signs.
+    ends have different signs (Munkberg et al. 2022, eq. 2).
 
     Args:
         sdf: Signed distances ((R+1)^3,), positive inside.

@@ -20,7 +20,7 @@ class TexturedView:
         mesh: The unwrapped mesh in world axes.
         texture: Texture (T, T, 3), float in [0, 1] or uint8; row 0 is the top.
         device: Device on which the mesh is rendered.
-        backend: Backend of the visibility kernel; see `render.mesh.raster.Visibility`.
+        backend: Visibility backend; see `render.mesh.raster.Visibility`.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ class UnwrappedMesh:
         faces: Vertex indices (F, 3), int64.
         uvs: Texture coordinates (V, 2), float32 in [0, 1], with v pointing up: (0, 0) is the lower left corner of the
             texture, as in OBJ.
-        normals: Unit normals (V, 3), float32, of the surface before it was cut, or None.
+        normals: Unit normals (V, 3), float32, of the surface before it was cut, or None if they are unknown.
 
     Raises:
         EmptyMesh: If the mesh has no faces or a vertex position is not finite.

@@ -1,4 +1,4 @@
-"""Metrics of images and of sets of images.
+"""Metrics for images and sets of images.
 
 - `alignment.py`: similarity of images and text by a CLIP-style scorer.
 - `fidelity.py`: distances between two sets of features, and from each feature to its nearest reference.

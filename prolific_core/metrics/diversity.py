@@ -1,4 +1,7 @@
-"""Diversity and colour saturation of a set of images, to be compared with those of a reference set."""
+"""Diversity and colour saturation of a set of images.
+
+The values should be compared with those of a reference set.
+"""
 
 import torch
 from jaxtyping import Float

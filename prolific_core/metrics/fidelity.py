@@ -1,4 +1,7 @@
-"""Distances between two sets of images and from images to their nearest references, computed on features or pixels."""
+"""Distances between two sets of images, and from each image to its nearest reference.
+
+The distances are computed on features or pixels.
+"""
 
 import torch
 from jaxtyping import Float

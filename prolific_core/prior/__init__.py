@@ -1,1 +1,1 @@
-"""The prior: a 2D latent diffusion model, and the scorer that compares its images with texts."""
+"""2D latent diffusion model used as the prior, and a scorer that compares images with texts."""

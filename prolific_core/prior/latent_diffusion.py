@@ -1,6 +1,6 @@
-"""Latent diffusion models in the StableDiffusionPipeline layout.
+"""Latent diffusion models in the format of diffusers' `StableDiffusionPipeline`.
 
-One class serves Stable Diffusion on a GPU and the Toybox, the small model that is part of the package.
+The same class loads Stable Diffusion and the Toybox, a small model that is included in the package.
 """
 
 from functools import cached_property
@@ -17,7 +17,7 @@ from prolific_core.prior.noise_schedule import Latents, NoiseSchedule, TextEmbed
 if TYPE_CHECKING:
 
     class UNetConfig(Protocol):
-        """Entries of a U-Net's configuration that are read here."""
+        """Entries of a U-Net's configuration that this package uses."""
 
         sample_size: int
         in_channels: int
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         linear_2: nn.Linear
 
     class UNet(nn.Module):
-        """Interface of diffusers' UNet2DConditionModel, which has no precise types."""
+        """Interface of diffusers' UNet2DConditionModel, which lacks precise type annotations."""
 
         config: UNetConfig
         dtype: torch.dtype
@@ -44,11 +44,11 @@ if TYPE_CHECKING:
         conv_out: nn.Conv2d
 
         def __call__(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> UNetOutput:
-            """Predict the output at noisy latents, time steps and text embeddings."""
+            """Predict eps or v from noisy latents, time steps and text embeddings."""
             ...
 
         def enable_gradient_checkpointing(self) -> None:
-            """Recompute the activations of blocks in the backward pass."""
+            """Enable the recomputation of activations in the backward pass."""
 else:
     UNet = nn.Module
 
@@ -57,7 +57,7 @@ def load_part(kind: Any, path: str, subfolder: str, **options: Any) -> Any:
     """Load one part of a pipeline.
 
     Args:
-        kind: The class of diffusers or transformers to load.
+        kind: Class from diffusers or transformers to load.
         path: `toybox`, a folder, or a model id on the Hugging Face hub.
         subfolder: The part's folder in the pipeline.
         **options: Arguments of `kind.from_pretrained`.
@@ -78,17 +78,17 @@ def load_part(kind: Any, path: str, subfolder: str, **options: Any) -> Any:
 
 
 class LatentDiffusion(nn.Module):
-    """Latent diffusion model that encodes images, embeds texts, predicts noise and samples.
+    """Latent diffusion model that encodes images, embeds texts, predicts noise and samples images.
 
-    The model is frozen: its weights get no gradient, but gradients pass through `encode`. Images are RGB in [0, 1];
-    latents are scaled as the U-Net expects them.
+    The weights are frozen, but gradients propagate through `encode`. Images are RGB in [0, 1], and latents have the
+    scale that the U-Net expects.
 
     Args:
         unet: A `diffusers.UNet2DConditionModel`.
         vae: A `diffusers.AutoencoderKL`.
         text_encoder: A `transformers.CLIPTextModel`.
         tokenizer: A `transformers.CLIPTokenizer`.
-        scheduler: A scheduler of diffusers.
+        scheduler: A diffusers scheduler.
     """
 
     def __init__(self, unet: UNet, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any):
@@ -110,14 +110,16 @@ class LatentDiffusion(nn.Module):
         gradient_checkpointing: bool = False,
         torch_compile: bool = False,
     ) -> "LatentDiffusion":
-        """Load a model; the arguments except `device` are those of `config.PriorConfig`.
+        """Load a frozen model.
+
+        All arguments except `device` are fields of `config.PriorConfig`.
 
         Args:
             path: `toybox`, a folder, or a model id on the Hugging Face hub.
             device: Device of the weights.
             dtype: Name of the weights' data type.
             vae_slicing: Whether the autoencoder processes images one by one.
-            gradient_checkpointing: Whether U-Net and autoencoder recompute activations in the backward pass.
+            gradient_checkpointing: Whether the U-Net and the autoencoder recompute activations in the backward pass.
             torch_compile: Whether the U-Net is compiled.
 
         Returns:
@@ -156,24 +158,24 @@ class LatentDiffusion(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Data type of the U-Net's weights."""
-        # diffusers' own `dtype` iterates over all parameters, which takes a tenth of the time of a small model's call.
+        # diffusers' own `dtype` iterates over all parameters, which is slow compared with evaluating a small model.
         return next(self.unet.parameters()).dtype
 
     @cached_property
     def resolution(self) -> int:
-        """Side of the square images that the model was trained on, in pixels."""
+        """Height and width in pixels of the images that the model was trained on."""
         return self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the latents of the images that the model was trained on."""
+        """Channels, height and width of the latents at the model's training resolution."""
         side = self.unet.config.sample_size
         return self.unet.config.in_channels, side, side
 
     def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Latents:
-        """Encode images, differentiably.
+        """Encode images differentiably.
 
-        The latents are the mean of the posterior instead of a sample, which keeps its noise out of the gradient.
+        The latents are the mean of the posterior instead of a sample, so that the gradient has no sampling noise.
 
         Args:
             images: Images in [0, 1], which are resized to the model's resolution.
@@ -190,7 +192,7 @@ class LatentDiffusion(nn.Module):
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> Float[Tensor, "batch 3 height width"]:
-        """Decode latents without gradient.
+        """Decode latents without gradients.
 
         Args:
             latents: Latents.
@@ -203,7 +205,7 @@ class LatentDiffusion(nn.Module):
 
     @torch.no_grad()
     def embed(self, texts: list[str]) -> TextEmbeddings:
-        """Embed texts; the embedding of each text is computed once and kept.
+        """Embed texts and cache the embedding of each text.
 
         Args:
             texts: The texts.
@@ -223,7 +225,7 @@ class LatentDiffusion(nn.Module):
         return torch.cat([self._embeddings[text] for text in texts])
 
     def forget(self) -> None:
-        """Delete the stored embeddings. Call this method after a change of the text encoder's weights."""
+        """Clear the cache of embeddings. Call this method after changing the text encoder's weights."""
         self._embeddings.clear()
 
     def predict_noise(

@@ -1,4 +1,4 @@
-"""Location of a prior's files. This module does not import torch, so that paths are checked before it is loaded."""
+"""Look-up of a prior's files, without importing torch."""
 
 from pathlib import Path
 
@@ -18,18 +18,18 @@ def locate(path: str) -> str:
         The path of an existing folder, or the model id.
 
     Raises:
-        InputError: The path is that of a folder, and the folder is missing or contains no model.
+        InputError: The path refers to a folder that is missing or contains no model.
     """
     folder = TOYBOX if path == "toybox" else Path(path).expanduser()
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
             raise InputError(
-                f"prior.path: {folder} has no model_index.json; it needs the StableDiffusionPipeline layout"
+                f"prior.path: {folder} must contain model_index.json, as in the StableDiffusionPipeline layout"
             )
         return str(folder)
     if path == "toybox":
         raise InputError(
-            f"prior.path: the Toybox weights are missing at {folder}; reinstall, or train them (README, 'The Toybox')"
+            f"prior.path: the Toybox weights are missing in {folder}; reinstall, or train them (README, 'The Toybox')"
         )
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise InputError(f"prior.path: no such folder: {path}; give 'toybox', a folder, or a hub id such as owner/name")

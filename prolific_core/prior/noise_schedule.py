@@ -9,7 +9,7 @@ from prolific_core.errors import InputError
 
 #: Latents, and noise or predictions of the same shape.
 Latents = Float[Tensor, "batch channels h w"]
-#: Time steps of the diffusion, from 0 to one less than their number.
+#: Time steps of the diffusion, from 0 to the number of steps minus 1.
 Times = Int[Tensor, " batch"]
 #: Embeddings of one text per row.
 TextEmbeddings = Float[Tensor, "batch tokens features"]
@@ -19,10 +19,10 @@ class NoiseSchedule(nn.Module):
     """Noise schedule of the forward process x_t = alpha x_0 + sigma eps (Ho et al., arXiv 2006.11239, eq. 4).
 
     Networks output either the noise eps or the velocity v = alpha eps - sigma x_0 (Salimans & Ho, arXiv 2202.00512).
-    The methods that convert between them take the prior's own prediction type unless another one is given.
+    The methods that convert between them use the scheduler's prediction type unless another one is given.
 
     Args:
-        scheduler: A scheduler of diffusers.
+        scheduler: A diffusers scheduler.
 
     Raises:
         InputError: The scheduler's prediction type is neither `epsilon` nor `v_prediction`.
@@ -34,7 +34,7 @@ class NoiseSchedule(nn.Module):
         super().__init__()
         self.prediction: str = scheduler.config.prediction_type
         if self.prediction not in ("epsilon", "v_prediction"):
-            raise InputError(f"prior.path: predicts '{self.prediction}'; supported: epsilon, v_prediction")
+            raise InputError(f"prior.path: prediction type must be epsilon or v_prediction, got '{self.prediction}'")
         self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.clone().float())
 
     @property
@@ -80,13 +80,15 @@ class NoiseSchedule(nn.Module):
         t: Times,
         prediction: str | None = None,
     ) -> Latents:
-        """Convert a network's output to noise: eps itself, or alpha v + sigma x_t.
+        """Convert a network's output to the predicted noise.
+
+        The noise is the output itself if the network predicts eps, and alpha v + sigma x_t if it predicts v.
 
         Args:
             output: Output of the network.
             noisy: Noisy latents x_t.
             t: Time steps.
-            prediction: Prediction type of the network, by default that of the prior.
+            prediction: Prediction type of the network; defaults to the scheduler's type.
 
         Returns:
             The predicted noise eps.
@@ -103,13 +105,15 @@ class NoiseSchedule(nn.Module):
         t: Times,
         prediction: str | None = None,
     ) -> Latents:
-        """Convert noise to a network's output, the inverse of `noise_from`: eps itself, or (eps - sigma x_t) / alpha.
+        """Convert predicted noise to a network's output. This is the inverse of `noise_from`.
+
+        The output is eps itself, or v = (eps - sigma x_t) / alpha.
 
         Args:
             noise: Predicted noise eps.
             noisy: Noisy latents x_t.
             t: Time steps.
-            prediction: Prediction type of the network, by default that of the prior.
+            prediction: Prediction type of the network; defaults to the scheduler's type.
 
         Returns:
             The output of a network that predicts this noise.
@@ -126,16 +130,16 @@ class NoiseSchedule(nn.Module):
         t: Times,
         prediction: str | None = None,
     ) -> Latents:
-        """Return the training target of a network: eps, or v = alpha eps - sigma x_0.
+        """Return the training target of a network, which is eps or v = alpha eps - sigma x_0.
 
         Args:
             latents: Clean latents x_0.
             noise: Standard normal noise eps.
             t: Time steps.
-            prediction: Prediction type of the network, by default that of the prior.
+            prediction: Prediction type of the network; defaults to the scheduler's type.
 
         Returns:
-            The target of the network's output.
+            Target of the network's output.
         """
         if (prediction or self.prediction) == "epsilon":
             return noise
@@ -154,6 +158,6 @@ def classifier_free(
         scale: Guidance scale; 1 gives the conditional prediction.
 
     Returns:
-        unconditional + scale (conditional - unconditional).
+        The guided prediction, unconditional + scale * (conditional - unconditional).
     """
     return unconditional + scale * (conditional - unconditional)

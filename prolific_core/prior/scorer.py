@@ -1,4 +1,4 @@
-"""Similarity of images and texts by a model in the CLIPModel layout."""
+"""Similarity of images and texts, computed with a `transformers.CLIPModel`."""
 
 import json
 from pathlib import Path
@@ -13,10 +13,10 @@ from prolific_core.prior.location import locate
 
 
 class Scorer:
-    """Cosine similarity of image and text embeddings (CLIP, Radford et al., arXiv 2103.00020).
+    """Scorer that computes the cosine similarity of image and text embeddings (CLIP, Radford et al., arXiv 2103.00020).
 
     Args:
-        model: A `transformers.CLIPModel`; it is frozen.
+        model: A `transformers.CLIPModel`, which is frozen in place.
         tokenizer: A `transformers.CLIPTokenizer`.
         mean: Mean of the image channels that the model was trained with.
         std: Standard deviation of these channels.
@@ -31,7 +31,7 @@ class Scorer:
         """Load a scorer.
 
         Args:
-            path: A CLIP folder or model id, or None for the `scorer` folder beside the prior.
+            path: A CLIP folder or model id. If None, the `scorer` folder inside the prior's folder is used.
             prior: The path of the prior, as in `PriorConfig.path`.
 
         Returns:
@@ -72,7 +72,10 @@ class Scorer:
 
 
 def _normalisation(folder: Path) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation from preprocessor_config.json, or those of OpenAI's CLIP."""
+    """Return the mean and standard deviation of the model's images.
+
+    They are read from preprocessor_config.json or, if this file is missing, are those of OpenAI's CLIP.
+    """
     file = folder / "preprocessor_config.json"
     if file.is_file():
         values = json.loads(file.read_text())

@@ -2,14 +2,13 @@
 
 A kernel is a hot loop with several implementations of one interface:
 
-- "warp", the native one: the same source on CPU and GPU, which needs no compiler on the user's machine;
-- "torch", the reference: plain PyTorch, slow and easy to read, which the tests compare the others with;
-- one optional CUDA extension per kernel, which `auto` prefers where it is installed and the tensors are on a GPU.
-  nerfacc must be requested by name, because its Python half installs everywhere and its CUDA half is compiled on
-  first use.
+- "warp", the native backend, has the same source for CPU and GPU and needs no compiler on the user's machine.
+- "torch", the reference in plain PyTorch, is slow but easy to read. The tests compare the other backends with it.
+- An optional CUDA extension per kernel is preferred by `auto` if it is installed and the tensors are on a GPU. nerfacc
+  must be requested by name, because it can be installed without CUDA and compiles its kernels on first use.
 
-Availability is looked up in the import system without importing anything. `--help` and `prolific doctor` therefore
-stay fast, and a broken extension causes no error until it is used.
+Availability is determined without importing the backends. `--help` and `prolific doctor` therefore stay fast, and a
+broken extension causes no error until it is used.
 """
 
 import importlib.util
@@ -30,7 +29,7 @@ EXTENSIONS = {
     "raster": "nvdiffrast",
 }
 
-#: Kernels with an adapter for their extension. Marching has none, because nerfacc places its steps differently.
+#: Kernels with an adapter for their extension. Marching has no adapter, because nerfacc places steps differently.
 ADAPTED = {"hash_encoding", "compositing", "raster"}
 
 #: Extensions that are used only when requested by name, never by "auto" or "cuda".
@@ -58,24 +57,24 @@ class Choice:
 
 @cache
 def importable(module: str) -> bool:
-    """Return whether `import module` would find a module, without importing it."""
+    """Return whether a module is installed, without importing it."""
     return importlib.util.find_spec(module) is not None
 
 
 def candidates(kernel: str) -> list[str]:
-    """Return the names of the backends that a kernel can have, best first.
+    """Return the names of the backends that implement a kernel, best first.
 
     Args:
         kernel: A key of `EXTENSIONS`.
 
     Returns:
-        Backend names, whether or not they are installed.
+        Backend names, including those that are not installed.
 
     Raises:
         ValueError: The kernel is unknown.
     """
     if kernel not in EXTENSIONS:
-        raise ValueError(f"unknown kernel {kernel!r}: one of {', '.join(sorted(EXTENSIONS))}")
+        raise ValueError(f"unknown kernel {kernel!r}; must be one of {', '.join(sorted(EXTENSIONS))}")
     extension = [EXTENSIONS[kernel]] if kernel in ADAPTED else []
     return [*extension, NATIVE, REFERENCE]
 
@@ -105,15 +104,15 @@ def choose(kernel: str, requested: str = "auto", device: Device = "cpu") -> Choi
 
     Args:
         kernel: A key of `EXTENSIONS`.
-        requested: "auto", a name from `candidates(kernel)`, or "cuda" for the kernel's extension (for the native
-            backend where the extension has no adapter).
+        requested: "auto", a name from `candidates(kernel)`, or "cuda". The latter selects the kernel's extension, or
+            the native backend if the extension has no adapter.
         device: The device of the tensors.
 
     Returns:
         The backend and the reason for choosing it.
 
     Raises:
-        BackendMissing: The requested backend cannot run; the message lists the ones that can.
+        BackendMissing: The requested backend cannot run. The message lists the available ones.
     """
     names = candidates(kernel)
     usable = available(kernel, device)

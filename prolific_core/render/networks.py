@@ -10,8 +10,8 @@ from torch import Tensor, nn
 def perceptron(inputs: int, width: int, layers: int, outputs: int, generator: torch.Generator | None) -> nn.Sequential:
     """Build a multilayer perceptron with ReLU activations and a linear last layer.
 
-    Hidden weights are He-uniform (He et al. 2015, arXiv 1502.01852), the last layer's are Xavier-uniform (Glorot and
-    Bengio 2010), and biases are zero.
+    The initial weights are He-uniform (He et al. 2015, arXiv 1502.01852) in hidden layers and Xavier-uniform (Glorot
+    and Bengio 2010) in the last layer. The initial biases are zero.
 
     Args:
         inputs: Number of input features.
@@ -68,5 +68,5 @@ class Background(nn.Module):
         self.network = perceptron(9, width, 1, 3, generator)
 
     def forward(self, directions: Float[Tensor, "*rays 3"]) -> Float[Tensor, "*rays 3"]:
-        """Return the colour (..., 3) in [0, 1] of unit directions (..., 3)."""
+        """Return the colour (..., 3) in [0, 1] for unit directions (..., 3)."""
         return torch.sigmoid(self.network(harmonics(directions)))

@@ -1,4 +1,4 @@
-"""Result that every scene's `render` method returns."""
+"""Result type of every scene's `render` method."""
 
 from dataclasses import dataclass, field
 
@@ -13,11 +13,11 @@ class Render:
     """Batch of rendered images of one scene.
 
     Attributes:
-        rgb: Colour (B, 3, H, W), float32 in [0, 1], composited over the background; the latents (B, C, H, W) of scenes
-            with `renders_latents`.
+        rgb: Colour (B, 3, H, W), float32 in [0, 1], composited over the background. For scenes with
+            `renders_latents`, latents (B, C, H, W).
         opacity: Fraction (B, 1, H, W) in [0, 1] of each pixel that the object covers.
-        depth: Distance (B, 1, H, W) to the surface along the unit ray, in world units; its expectation for a volume,
-            and 0 where nothing was hit.
+        depth: Distance (B, 1, H, W) to the surface along the unit ray, in world units. For a volume, this is the
+            expected distance. It is 0 where nothing was hit.
         normal: Normals (B, 3, H, W) in world axes, mapped by (n + 1) / 2, over grey (0.5) where nothing was hit; None
             unless requested.
         losses: Unweighted scalar regularisers by name, which the training loop weights and adds.

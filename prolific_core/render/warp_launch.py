@@ -1,6 +1,6 @@
-"""Launches of Warp kernels on PyTorch tensors.
+"""Functions that launch Warp kernels on PyTorch tensors.
 
-Warp runs a CPU launch on the calling thread and releases the interpreter lock meanwhile. `launch_split` therefore
+Warp runs a CPU launch on the calling thread without holding the interpreter lock. `launch_split` therefore
 divides the first dimension of a launch into one piece per PyTorch thread. The pieces write to separate memory, so the
 result does not depend on the number of threads.
 """
@@ -17,22 +17,22 @@ import torch
 
 @lru_cache(maxsize=1)
 def warp() -> Any:
-    """Import Warp on first use, without its start-up messages, and return the module.
+    """Import Warp without its start-up messages and return the module.
 
-    Kernels are declared with `enable_backward=False`, which halves their compile time: their backward passes are
-    written by hand from the formulas beside them.
+    Kernels are declared with `enable_backward=False`, which halves their compile time. Their backward passes are
+    written by hand.
     """
     import warp as wp
 
     wp.config.log_level = wp.LOG_WARNING  # this option was called `quiet` in older versions
-    with _quiet_stderr():  # native code reports here that there is no GPU
+    with _quiet_stderr():  # hide the native code's message that no GPU was found
         wp.init()
     return wp
 
 
 @contextmanager
 def _quiet_stderr():
-    """Discard what the process writes to standard error, including the output of native code."""
+    """Discard the process's output to standard error, including that of native code."""
     saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
@@ -63,7 +63,7 @@ def launch(kernel, size: int | tuple[int, ...], values: Sequence[Any], device: t
 
     Args:
         kernel: A Warp kernel.
-        size: Number of threads, one number for each dimension of the launch.
+        size: Number of threads in each dimension of the launch.
         values: Arguments of the kernel in order. A tensor must be contiguous, and the caller must keep it alive until
             the launch has finished. A pair (tensor, dtype) is passed as an array of that Warp type, for example a
             tensor (N, 3) with `wp.vec3`. Everything else is passed unchanged.
@@ -77,11 +77,11 @@ def launch(kernel, size: int | tuple[int, ...], values: Sequence[Any], device: t
 
 
 def launch_split(kernel, count: int, inner: tuple[int, ...], values: Sequence[Any], device: torch.device) -> None:
-    """Launch a kernel over (count, *inner), with the first dimension divided among the CPU threads.
+    """Launch a kernel over (count, *inner) and divide the first dimension among the CPU threads.
 
     Args:
-        kernel: A Warp kernel whose first argument is the index in `count` at which its piece starts. Pieces must not
-            write to the same memory.
+        kernel: A Warp kernel whose first argument is the index at which its piece of the first dimension starts. Pieces
+            must not write to the same memory.
         count: Size of the dimension that is divided.
         inner: Sizes of the other dimensions.
         values: The kernel's other arguments; see `launch`.
@@ -93,7 +93,7 @@ def launch_split(kernel, count: int, inner: tuple[int, ...], values: Sequence[An
     if threads == 1:
         launch(kernel, (count, *inner), [0, *values], device)
         return
-    # Loading a module is not thread-safe, so it is loaded before the pool starts.
+    # Load the module before the pool starts, because loading is not thread-safe.
     kernel.module.load(warp().get_device("cpu"))
     edges = [count * i // threads for i in range(threads + 1)]
     jobs = [

@@ -1,1 +1,1 @@
-"""Scenes, that is, what distillation trains, and the files that hold them."""
+"""Scenes that distillation trains, and the files that store them."""

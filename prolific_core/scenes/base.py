@@ -1,4 +1,4 @@
-"""The interface of everything that `optimise` can train."""
+"""Interface of the scenes that `optimise` can train."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
@@ -12,10 +12,10 @@ from prolific_core.render.result import Render
 
 @runtime_checkable
 class Scene(Protocol):
-    """Parameters that can be rendered, and what training them needs.
+    """Protocol for a scene, which is a set of trainable parameters that can be rendered.
 
-    One scene is one particle of variational score distillation. A new kind of scene is a class that inherits
-    from `torch.nn.Module` and from this protocol, and that defines `render`:
+    A scene is one particle of variational score distillation. To add a new kind of scene, define a class that inherits
+    from `torch.nn.Module` and this protocol, and that implements `render`:
 
         class Constant(nn.Module, Scene):
             def __init__(self):
@@ -27,15 +27,15 @@ class Scene(Protocol):
                 return Render(rgb=rgb, opacity=torch.ones_like(rgb[:, :1]))
 
     Attributes:
-        learning_rate: Learning rate of all parameters, unless `parameter_groups` has others.
-        renders_latents: Whether `Render.rgb` holds latents of the prior, which are not encoded again.
+        learning_rate: Learning rate of all parameters, unless `parameter_groups` is overridden.
+        renders_latents: Whether `Render.rgb` holds latents of the prior, which need no encoding.
     """
 
     learning_rate: float = 0.01
     renders_latents: bool = False
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the parameters with their learning rates, as `torch.optim` takes them."""
+        """Return the parameters with their learning rates, in the format of `torch.optim`."""
         return [{"params": list(self.parameters()), "lr": self.learning_rate}]
 
     def render(self, cameras: Cameras, resolution: int, generator: torch.Generator | None = None) -> Render:
@@ -44,8 +44,8 @@ class Scene(Protocol):
         Args:
             cameras: Cameras on the scene's device.
             resolution: Height and width of the images in pixels.
-            generator: Source of the random numbers of a training render (jitter, noise, backgrounds). Without
-                one, the render is deterministic.
+            generator: Source of the random numbers of a training render (jitter, noise, backgrounds). If
+                None, the render is deterministic.
         """
         ...
 
@@ -56,7 +56,7 @@ class Scene(Protocol):
         """Return the weighted regularisers of a training render, as scalars by name.
 
         Args:
-            render: What `render` has returned in this step.
+            render: The result of `render` in this step.
             progress: Fraction of the run that is done, in [0, 1].
         """
         return {}
@@ -68,8 +68,8 @@ class Scene(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that changes during training, for checkpoints."""
+        """Return all state that changes during training, for checkpoints."""
         ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
-        """Restore what `state_dict` has returned."""
+        """Restore a state returned by `state_dict`."""

@@ -1,4 +1,4 @@
-"""Colours of a radiance field as a module of its own, which the texture stage trains."""
+"""Colours of a radiance field as a separate module for the texture stage."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from prolific_core.scenes.radiance_field import RadianceField
 
 
 class ColourField(nn.Module):
-    """Colours of world points, which start as those of a radiance field.
+    """Trainable colours of world points, initialised from a radiance field.
 
     Args:
         field: The radiance field.
@@ -25,5 +25,5 @@ class ColourField(nn.Module):
         return self.field.colour(points)
 
     def parameter_groups(self, learning_rates: Mapping[str, float]) -> list[dict[str, Any]]:
-        """Return the parameter groups with the learning rates of "grid" and "networks"."""
+        """Return the parameter groups "grid" and "networks" with the given learning rates."""
         return self.field.parameter_groups(learning_rates)

@@ -1,4 +1,4 @@
-"""Images as scenes: distillation in 2D without a renderer (ProlificDreamer, 2305.16213, section 3.2)."""
+"""Images as scenes, for distillation in 2D without a renderer (ProlificDreamer, arXiv 2305.16213, section 3.2)."""
 
 import torch
 from jaxtyping import Float
@@ -10,14 +10,14 @@ from prolific_core.scenes.base import Scene
 
 
 class ImageScene(nn.Module, Scene):
-    """A batch of images of trained pixels, which start as noise around grey.
+    """Batch of images with trainable pixels, which are initialised to noise around grey.
 
-    A scene of several images renders one of them for each camera, so that all are trained together; a scene of
-    one image shows it to every camera.
+    A scene with several images renders one image per camera, so that all images are trained together. A scene with a
+    single image renders it for every camera.
 
     Args:
-        side: Height and width in pixels. Renders have this size at every resolution.
-        count: Number of images, 1 or the number of cameras per step.
+        side: Height and width in pixels. Renders have this size regardless of the requested resolution.
+        count: Number of images, either 1 or the number of cameras per step.
         learning_rate: Learning rate of the pixels' logits.
         generator: Source of the initial noise.
     """
@@ -38,14 +38,14 @@ class ImageScene(nn.Module, Scene):
 
 
 class LatentScene(nn.Module, Scene):
-    """A batch of latent images, which start as standard normal noise.
+    """Batch of latent images, which are initialised to standard normal noise.
 
-    Without the prior's encoder between guidance and parameters, no result is due to patterns that only the
-    encoder responds to.
+    The guidance is applied without the prior's encoder, so that results do not contain patterns to which only the
+    encoder responds.
 
     Args:
-        shape: Channels, height and width of one latent image, see `LatentDiffusion.latent_shape`.
-        count: Number of images, 1 or the number of cameras per step.
+        shape: Channels, height and width of one latent image; see `LatentDiffusion.latent_shape`.
+        count: Number of images, either 1 or the number of cameras per step.
         learning_rate: Learning rate of the latents.
         generator: Source of the initial noise.
     """

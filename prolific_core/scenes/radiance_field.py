@@ -36,19 +36,19 @@ EVALUATED_AT_ONCE = 2**18
 
 
 class RadianceField(nn.Module, Scene):
-    """Density and colour in [-bound, bound]^3, and a background.
+    """Radiance field in [-bound, bound]^3 with a background.
 
-    The density is softplus(raw + initial bias [+ noise in training renders]). The colour is
-    sigmoid(network) and, as in the paper, does not depend on the direction. `state_dict` holds the parameters
-    and the occupancy grid, that is, everything but the configuration that rendering and training need.
+    The density is softplus(raw + initial bias [+ noise in training renders]). The colour is sigmoid(network) and, as in
+    the paper, does not depend on the direction. `state_dict` holds the parameters and the occupancy grid, but not the
+    configuration.
 
     Args:
-        config: Shape of the field.
+        config: Configuration of the field.
         generator: Source of the initial parameters.
-        backend: Backend of all kernels, see `render.backends`.
-        max_samples: Limit of the number of samples, which guards against running out of memory, see
-            `render.volume.marching.march`. It holds for each patch of a render in patches.
-        train_config: Learning rates, weights of the regularisers and settings of training renders.
+        backend: Kernel backend; see `render.backends`.
+        max_samples: Maximum number of samples per render, or per patch if a render is divided into patches. The limit
+            prevents running out of memory; see `render.volume.marching.march`.
+        train_config: Learning rates, regulariser weights and settings for training renders.
 
     Raises:
         InputError: The bound does not enclose the walls of a 360-degree scene.
@@ -65,8 +65,8 @@ class RadianceField(nn.Module, Scene):
         super().__init__()
         if config.scene != "object" and config.bound <= SCENE_RADIUS:
             raise InputError(
-                f"field.bound = {config.bound:g}: a {config.scene!r} has walls at distance "
-                f"{SCENE_RADIUS:g}, so its bound must be larger (the paper: 5)"
+                f"field.bound must be larger than {SCENE_RADIUS:g} for scene {config.scene!r}, got {config.bound:g}; "
+                "the paper uses 5"
             )
         self.config, self.backend, self.max_samples = config, backend, max_samples
         self.train_config = train_config or NerfConfig()
@@ -88,11 +88,11 @@ class RadianceField(nn.Module, Scene):
     def forward(
         self, x: Float[Tensor, "n 3"], noise: Float[Tensor, " n"] | None = None
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
-        """Return density and colour.
+        """Return density and colour at world positions.
 
         Args:
             x: World positions (N, 3).
-            noise: Noise (N,) that is added before the density's activation.
+            noise: Noise (N,) that is added to the raw density before its activation.
 
         Returns:
             The density (N,) per world unit, at least 0, and the colour (N, 3) in [0, 1].
@@ -113,13 +113,13 @@ class RadianceField(nn.Module, Scene):
         return self(x)[1]
 
     def normals(self, x: Float[Tensor, "n 3"], epsilon: float = 0.01) -> Float[Tensor, "n 3"]:
-        """Return unit normals: the negative gradient of the density, normalised.
+        """Return unit normals, computed as the normalised negative gradient of the density.
 
-        The gradient is taken by central differences, so that the normals themselves are differentiable.
+        The gradient is computed by central differences, so that the normals are themselves differentiable.
 
         Args:
             x: World positions (N, 3).
-            epsilon: Half the distance of the differences, as a fraction of the bound.
+            epsilon: Half the step of the central differences, as a fraction of the bound.
 
         Returns:
             The normals (N, 3), which are zero where the density is constant.
@@ -141,8 +141,8 @@ class RadianceField(nn.Module, Scene):
     ) -> Render:
         """Render one image for each camera; see `Scene.render` and `render_rays`.
 
-        With a generator, this is a training render: the settings of `train_config` apply, and `Render.losses`
-        holds the orientation loss where it has a weight.
+        If a generator is given, the settings of `train_config` apply, and `Render.losses` holds the orientation loss if
+        the weight of that loss is positive.
         """
         origins, directions = cameras.rays(resolution)
         if generator is None:
@@ -173,25 +173,24 @@ class RadianceField(nn.Module, Scene):
         normals: bool = False,
         patch: int | None = None,
     ) -> Render:
-        """Render images along rays.
+        """Render images from the rays of their pixels.
 
         Args:
             origins: World positions (B, H, W, 3).
             directions: Unit vectors (B, H, W, 3).
-            generator: Source of the jitter of the steps, the density noise and the random backgrounds. Without
-                one, the render is deterministic and has none of them.
-            background: What is behind the object, see `background_colour`.
-            random_background_probability: Probability that an image gets a plain random colour as background,
-                if there is a generator.
-            normals: Also render normals, which takes six more evaluations per sample.
-            patch: Number of rays whose graph is held at once. The images are first rendered without a graph; the
-                backward pass renders one patch after another again and continues through it into the field. The
-                random draws are the same, and so is the result up to the order of float32 sums, but only one
-                patch is held in memory.
+            generator: Source of the step jitter, the density noise and the random backgrounds. If None, the render
+                is deterministic and uses none of them.
+            background: Background behind the object; see `background_colour`.
+            random_background_probability: Probability that an image has a plain random background. It applies
+                only if a generator is given.
+            normals: Whether to render normals, which costs six additional evaluations per sample.
+            patch: Number of rays whose autograd graph is held in memory at once; None for all rays. The images are
+                first rendered without a graph, and the backward pass then renders each patch again and backpropagates
+                through it. The result is the same up to the order of float32 additions.
 
         Returns:
-            The render. Without gradients, rays are rendered in chunks, and samples, weights and sample_normals
-            are None.
+            The render. If gradients are disabled, rays are rendered in chunks, and `samples`, `weights` and
+            `sample_normals` are None.
         """
         batch, height, width, _ = origins.shape
         behind = self.background_colour(directions, background)
@@ -222,7 +221,7 @@ class RadianceField(nn.Module, Scene):
     def _draw(
         self, origins: Tensor, directions: Tensor, generator: torch.Generator | None, patch: int | None = None
     ) -> tuple[Samples, Tensor | None]:
-        """Draw everything random: the samples of rays (R, 3), and the noise (M,) on their densities."""
+        """Place samples on rays (R, 3), and draw the noise (M,) that is added to their densities."""
         patches = 1 if patch is None else max(1, -(-len(origins) // patch))
         samples = march(
             origins,
@@ -246,7 +245,7 @@ class RadianceField(nn.Module, Scene):
     def _resample(
         self, origins: Tensor, directions: Tensor, samples: Samples, generator: torch.Generator | None
     ) -> Samples:
-        """Add samples of rays (R, 3) where the first ones have weight; no gradient flows through their positions."""
+        """Add importance samples to rays (R, 3), with positions that are constant in the backward pass."""
         positions = samples.positions(origins, directions)
         density = torch.cat([self.density(part) for part in positions.split(EVALUATED_AT_ONCE)] or [positions[:, 0]])
         weights = composite(density, torch.zeros_like(positions), samples, self.backend).weights
@@ -261,7 +260,7 @@ class RadianceField(nn.Module, Scene):
         normals: bool,
         patch: int | None,
     ) -> list[tuple]:
-        """Shade all rays at once, or patches whose graphs are built one at a time in the backward pass."""
+        """Shade all rays at once or in patches. The autograd graph of a patch is built only in the backward pass."""
         rays = len(origins)
         if patch is None or patch >= rays:
             return [self._shade(origins, directions, samples, noise, normals)]
@@ -278,7 +277,7 @@ class RadianceField(nn.Module, Scene):
                 None if noise is None else noise[rows],
                 normals,
             )
-            # The state of the global generators is not kept, because shading draws no random numbers.
+            # The state of the global generators need not be restored, because shading draws no random numbers.
             parts.append(checkpoint(self._shade, *given, use_reentrant=False, preserve_rng_state=False))
         return parts
 
@@ -287,8 +286,8 @@ class RadianceField(nn.Module, Scene):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
         """Composite the samples of rays (R, 3), without a background.
 
-        Returns colour (R, 3), opacity and depth (R,), the samples' weights (M,) and, with `normals`, the samples'
-        normals (M, 3) and their weighted sums (R, 3).
+        The result is the colour (R, 3), the opacity (R,), the depth (R,), the sample weights (M,), the sample normals
+        (M, 3) and their weighted sums (R, 3). The last two are None unless `normals` is set.
         """
         volume = shade(lambda x: self(x, noise), origins, directions, samples, self.backend)
         if not normals:
@@ -305,13 +304,13 @@ class RadianceField(nn.Module, Scene):
         Args:
             directions: Unit vectors (B, H, W, 3).
             background: A name in PLAIN, "network" or a colour in [0, 1] as a tensor (3,), (B, 3) or (B, 3, H, W).
-                The default is the configuration's.
+                None selects the configured background.
 
         Returns:
             Colours (B, 3, H, W) in [0, 1].
 
         Raises:
-            InputError: There is no such background, or the field has no background network.
+            InputError: The name is unknown, or the field has no background network.
         """
         background = self.config.background if background is None else background
         batch, height, width, _ = directions.shape
@@ -324,13 +323,13 @@ class RadianceField(nn.Module, Scene):
         if background == "network" and self.background is not None:
             return self.background(directions).permute(0, 3, 1, 2)
         known = [*PLAIN, *(["network"] if self.background is not None else [])]
-        raise InputError(f"background {background!r}: expected one of {', '.join(known)}, or a colour")
+        raise InputError(f"background must be a colour or one of {', '.join(known)}, got {background!r}")
 
     def update_occupancy(self, step: int, generator: torch.Generator) -> bool:
         """Update the occupancy grid at every 16th call and at step 0.
 
-        The field counts the calls itself, see `OccupancyGrid.due`, since of several particles only one is
-        trained at each step of a run.
+        Each field counts its own calls (see `OccupancyGrid.due`), because each step of a run trains only one of
+        the particles.
 
         Args:
             step: Step of the run.
@@ -345,11 +344,11 @@ class RadianceField(nn.Module, Scene):
         return due
 
     def before_step(self, step: int, generator: torch.Generator) -> None:
-        """Update the occupancy grid where it is due; see `Scene.before_step`."""
+        """Update the occupancy grid if an update is due; see `Scene.before_step`."""
         self.update_occupancy(step, generator)
 
     def losses(self, render: Render, progress: float) -> dict[str, Tensor]:
-        """Return the regularisers that have a weight in `train_config`; see `Scene.losses`."""
+        """Return the weighted regularisers that `train_config` enables; see `Scene.losses`."""
         config = self.train_config.losses
         weights = {"opacity": config.opacity_at(progress), "sparsity": config.sparsity, "entropy": config.entropy}
         losses = {name: weight * getattr(regularisers, name)(render) for name, weight in weights.items() if weight > 0}
@@ -359,8 +358,8 @@ class RadianceField(nn.Module, Scene):
         """Return the parameter groups "grid", "networks" and "background", without weight decay.
 
         Args:
-            learning_rates: Learning rates by group; those of `train_config` by default. Groups without one are
-                left out.
+            learning_rates: Learning rates by group; defaults to those of `train_config`. Groups without a learning rate
+                are omitted.
         """
         config = self.train_config
         rates = learning_rates or {
@@ -377,7 +376,7 @@ class RadianceField(nn.Module, Scene):
 
 
 def _some_random(behind: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Replace each image's background (B, 3, H, W) by a plain random colour with the given probability."""
+    """Replace each image's background (B, 3, H, W) with a plain random colour at the given probability."""
     batch = len(behind)
     replace = (torch.rand(batch, generator=generator) < probability).to(behind.device)
     colour = torch.rand(batch, 3, generator=generator).to(behind)

@@ -8,27 +8,25 @@ from prolific_core.render import Render
 
 
 def opacity(render: Render) -> Float[Tensor, ""]:
-    """Return the mean opacity, which keeps objects from swelling."""
+    """Return the mean opacity, which penalises large objects."""
     return render.opacity.mean()
 
 
 def sparsity(render: Render) -> Float[Tensor, ""]:
-    """Return the mean of sqrt(opacity^2 + 0.01), which reduces haze around the object (DreamFusion, 2209.14988)."""
+    """Return the mean of sqrt(opacity^2 + 0.01), which reduces haze around the object.
+
+    This is the regulariser of DreamFusion (arXiv 2209.14988).
+    """
     return (render.opacity.square() + 0.01).sqrt().mean()
-
-
-def opacity_bce(render: Render) -> Float[Tensor, ""]:
-    """Return the binary cross entropy of the opacity with itself: 0 for empty and opaque pixels, log 2 at 0.5."""
-    opacity = render.opacity.clamp(1e-3, 1 - 1e-3)
-    return -(opacity * opacity.log() + (1 - opacity) * (1 - opacity).log()).mean()
 
 
 def entropy(render: Render) -> Float[Tensor, ""]:
     """Return the mean entropy, in bits, of the distribution of the weights along each ray.
 
-    It is small when each ray meets one thin surface. With p_i = w_i / opacity, it is -sum p_i log2 p_i, averaged
-    over all rays with their opacity as weight (InfoNeRF, 2112.15399, equation 5, masks rays instead). This equals
-    (opacity log2 opacity - sum w log2 w) summed over rays, which needs no division.
+    The mean is small if each ray hits a single thin surface. The entropy of a ray is -sum p_i log2 p_i with
+    p_i = w_i / opacity. This entropy is weighted by the ray's opacity and averaged over rays, whereas InfoNeRF (arXiv
+    2112.15399, equation 5) masks rays. The weighted entropy equals opacity log2 opacity - sum w_i log2 w_i, which
+    avoids the division.
 
     Args:
         render: Render of a volume, with gradients.
@@ -37,7 +35,7 @@ def entropy(render: Render) -> Float[Tensor, ""]:
         ValueError: The render has no weights.
     """
     if render.weights is None:
-        raise ValueError("the weight entropy needs the render of a volume with gradients")
+        raise ValueError("the entropy must be computed from the render of a volume with gradients")
     rays = render.opacity.numel()
     tiny = torch.finfo(render.weights.dtype).tiny
     weights, opacity = render.weights.clamp(min=tiny), render.opacity.clamp(min=tiny)
@@ -45,10 +43,10 @@ def entropy(render: Render) -> Float[Tensor, ""]:
 
 
 def orientation(render: Render, directions: Float[Tensor, "batch height width 3"]) -> Float[Tensor, ""]:
-    """Return the penalty on visible normals that face away from the camera (Ref-NeRF, 2112.03907, equation 11).
+    """Return the penalty on visible normals that face away from the camera (Ref-NeRF, arXiv 2112.03907, eq. 11).
 
-    It is sum w max(0, n . d)^2 per ray, averaged. No gradient flows into the weights, so that the penalty turns
-    surfaces instead of hiding them.
+    The penalty is sum w max(0, n . d)^2 for each ray, averaged over rays. No gradient flows into the weights, so that
+    the penalty rotates surfaces instead of hiding them.
 
     Args:
         render: Render of a volume, with gradients and normals.
@@ -58,7 +56,7 @@ def orientation(render: Render, directions: Float[Tensor, "batch height width 3"
         ValueError: The render has no normals.
     """
     if render.samples is None or render.weights is None or render.sample_normals is None:
-        raise ValueError("the orientation loss needs a render with normals=True and gradients")
+        raise ValueError("the orientation loss must be computed from a render with normals=True and gradients")
     towards = directions.reshape(-1, 3)[render.samples.ray_index.long()]
     away = (render.sample_normals * towards).sum(-1).clamp(min=0)
     return (render.weights.detach() * away.square()).sum() / render.opacity.numel()

@@ -1,4 +1,4 @@
-"""Files that hold the particles, as safetensors with a JSON file of their configuration."""
+"""Files that store the particles in safetensors format, with a JSON file for their configuration."""
 
 import json
 from pathlib import Path
@@ -13,12 +13,12 @@ from prolific_core.scenes.radiance_field import RadianceField
 
 
 def save_fields(folder: Path, config: FieldConfig, fields: list[RadianceField]) -> None:
-    """Write field.json and, for each field, particle_<k>.safetensors with its whole state.
+    """Write the configuration to field.json and the state of each field k to particle_<k>.safetensors.
 
     Args:
         folder: An existing folder.
         config: The fields' configuration.
-        fields: The fields, in the order of their numbers.
+        fields: The fields of particles 0, 1, ... in order.
     """
     (folder / "field.json").write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
     for index, field in enumerate(fields):
@@ -29,18 +29,18 @@ def save_fields(folder: Path, config: FieldConfig, fields: list[RadianceField]) 
 def load_fields(
     folder: Path, *, device: str | torch.device, backend: str, train_config: NerfConfig | None = None
 ) -> list[RadianceField]:
-    """Read the fields that `save_fields` has written.
+    """Read the fields written by `save_fields`.
 
     Args:
-        folder: The folder that was given to `save_fields`.
+        folder: The folder that was passed to `save_fields`.
         device: Device of the fields.
-        backend: Backend of all kernels, see `render.backends`.
-        train_config: Settings of training, see `RadianceField`.
+        backend: Kernel backend; see `render.backends`.
+        train_config: Training settings; see `RadianceField`.
     """
     config = FieldConfig.model_validate_json((folder / "field.json").read_text())
     fields = []
     while (path := folder / f"particle_{len(fields)}.safetensors").exists():
-        # The generator only fills the shapes, because every value is replaced.
+        # The initial values do not matter, because `load_state_dict` replaces all of them.
         field = RadianceField(config, torch.Generator(), backend, train_config=train_config).to(device)
         field.load_state_dict(load_file(path))
         fields.append(field)
@@ -48,11 +48,11 @@ def load_fields(
 
 
 def save_mesh(folder: Path, index: int, vertices: Float[Tensor, "vertices 3"], faces: Int[Tensor, "faces 3"]) -> None:
-    """Write mesh_<k>.safetensors.
+    """Write the mesh of particle k to mesh_<k>.safetensors.
 
     Args:
         folder: An existing folder.
-        index: Number of the particle.
+        index: Index k of the particle.
         vertices: World positions (V, 3).
         faces: Vertex indices (F, 3).
     """
@@ -61,7 +61,7 @@ def save_mesh(folder: Path, index: int, vertices: Float[Tensor, "vertices 3"], f
 
 
 def load_meshes(folder: Path, device: str | torch.device) -> list[tuple[Tensor, Tensor]]:
-    """Read the vertices (V, 3) and faces (F, 3) of all particles, in the order of their numbers."""
+    """Read the vertices (V, 3) and faces (F, 3) of all particles in order."""
     meshes = []
     while (path := folder / f"mesh_{len(meshes)}.safetensors").exists():
         tensors = load_file(path, device=str(device))

@@ -1,7 +1,7 @@
-"""Surface inside a tetrahedral grid of signed distances, rendered as normals.
+"""Surface defined by a tetrahedral grid of signed distances and rendered as normals.
 
-After DMTet (Shen et al., 2111.04276) and nvdiffrec (Munkberg et al., 2111.12503): the signed distance and a small
-displacement of every grid point are trained, and marching tetrahedra turns them into a mesh at every step.
+As in DMTet (Shen et al., arXiv 2111.04276) and nvdiffrec (Munkberg et al., arXiv 2111.12503), the signed distance and a
+small displacement of every grid point are trained, and marching tetrahedra converts them to a mesh at every step.
 """
 
 import logging
@@ -25,29 +25,29 @@ from prolific_core.scenes.base import Scene
 
 log = logging.getLogger(__name__)
 
-#: Lowest candidate of `matching_threshold`, per world unit: a ray through a whole object is still half transparent.
+#: Lowest density per world unit that `matching_threshold` tries. At this density, an object is half transparent.
 LOWEST_THRESHOLD = 0.5
 
 
 class TetrahedralSurface(nn.Module, Scene):
     """Zero level set of a grid of signed distances.
 
-    The parameters are `sdf` ((R+1)^3,), positive inside and a sphere at first, and `deformation` ((R+1)^3, 3). The
-    latter moves each grid point by tanh(deformation) times half a cell (extent / R), so that no tetrahedron can
-    turn inside out along an edge of the grid. The outermost grid points always count as outside, so that the
-    surface is closed.
+    The parameters are `sdf` ((R+1)^3,), which is positive inside and initialised to a sphere, and `deformation`
+    ((R+1)^3, 3). `deformation` moves each grid point by tanh(deformation) times half a cell (extent / R), so that
+    tetrahedra cannot turn inside out along an edge of the grid. The outermost grid points always count as outside, so
+    that the surface is closed.
 
     Args:
         resolution: Number R of cubes per side.
         extent: Half the side of the grid's box in world units.
-        backend: Backend of the visibility, see `render.mesh.raster.Visibility`.
-        train_config: Learning rate and weights of the regularisers.
+        backend: Visibility backend; see `render.mesh.raster.Visibility`.
+        train_config: Learning rate and regulariser weights.
 
     Attributes:
-        threshold: Density at which `from_density` has placed the surface.
+        threshold: Density at which `from_density` placed the surface.
 
     Raises:
-        ValueError: The grid has fewer than 2 cubes per side or no extent.
+        ValueError: `resolution` is below 2, or `extent` is not positive.
     """
 
     points: Tensor
@@ -63,7 +63,7 @@ class TetrahedralSurface(nn.Module, Scene):
         super().__init__()
         if resolution < 2 or extent <= 0:
             raise ValueError(
-                f"a grid needs at least 2 cubes per side and an extent above 0, not {resolution} and {extent}"
+                f"resolution must be at least 2 and extent must be positive, got {resolution} and {extent}"
             )
         self.resolution, self.extent, self.backend = resolution, float(extent), backend
         self.train_config = train_config or GeometryConfig()
@@ -92,27 +92,27 @@ class TetrahedralSurface(nn.Module, Scene):
     ) -> "TetrahedralSurface":
         """Return the surface at which the density equals the threshold.
 
-        The signed distance is density / threshold - 1, clamped to [-1, 1]. It is relative to the threshold, so
-        that it passes through zero as smoothly as the density does. The plain difference would be beyond the
-        clamp one cell from the surface, which leaves terraces.
+        The signed distance is density / threshold - 1, clamped to [-1, 1]. Division by the threshold keeps values near
+        the surface inside the clamped range. The plain difference would reach the limits within one cell of the
+        surface, which causes terraces.
 
         Args:
             density_fn: Function from world points (N, 3) to densities (N,) or (N, 1), at least 0.
-            threshold: Density at the surface per world unit. A threshold that no density reaches, or that all
-                exceed, is replaced, see `usable_threshold`.
+            threshold: Density at the surface per world unit. A threshold outside the range of the densities is
+                replaced; see `usable_threshold`.
             resolution: Number of cubes per side.
             extent: Half the side of the grid's box in world units.
             component_fraction: Connected parts with fewer grid points than this fraction of the largest part
-                (floaters) are dropped; 0 keeps all.
-            smoothing: Passes of a (1 2 1)/4 filter along each axis over the clamped signed distance, which
-                removes the steps that clamping leaves but erodes thin parts.
+                (floaters) are removed; 0 keeps all parts.
+            smoothing: Number of passes of a (1 2 1)/4 filter along each axis over the clamped signed distance. The
+                passes remove the steps caused by clamping but erode thin parts.
             device: Device of the surface.
-            backend: Backend of the visibility, see `render.mesh.raster.Visibility`.
+            backend: Visibility backend; see `render.mesh.raster.Visibility`.
             chunk: Number of points that are evaluated at once.
-            train_config: Settings of training, see the class.
+            train_config: Training settings; see `TetrahedralSurface`.
 
         Raises:
-            EmptyMesh: There is no surface; the message names the cause.
+            EmptyMesh: The surface is empty. The message names the cause.
         """
         surface = cls(resolution, extent, backend, train_config).to(device)
         with torch.no_grad():
@@ -124,7 +124,7 @@ class TetrahedralSurface(nn.Module, Scene):
             for _ in range(smoothing):
                 sdf = _smooth(sdf)
             if not (sdf[1:-1, 1:-1, 1:-1] > 0).any():
-                raise EmptyMesh("smoothing has erased the surface; lower it, or raise the grid's resolution")
+                raise EmptyMesh("smoothing has removed the surface; lower smoothing, or raise the grid's resolution")
             surface.sdf.copy_(sdf.reshape(-1))
         return surface
 
@@ -132,8 +132,8 @@ class TetrahedralSurface(nn.Module, Scene):
         """Return the surface as a mesh.
 
         Returns:
-            Vertices (V, 3), which are differentiable, and faces (F, 3). The mesh is closed and faces outward; it
-            may be empty.
+            Differentiable vertices (V, 3) and faces (F, 3). The mesh is closed with outward-facing faces, and may be
+            empty.
         """
         points = self.points + torch.tanh(self.deformation) * (self.extent / self.resolution)
         closed = torch.where(self.boundary, -self.sdf.detach().abs() - 1e-3, self.sdf)
@@ -147,24 +147,25 @@ class TetrahedralSurface(nn.Module, Scene):
         *,
         supersampling: int = 1,
     ) -> Render:
-        """Render the normals, mapped by (n + 1) / 2 over grey (0.5), as `rgb` and `normal`; see `Scene.render`.
+        """Render normals n as colours (n + 1) / 2 over a grey background (0.5); see `Scene.render`.
 
-        With a generator, this is a training render: `Render.losses` holds the regularisers that have a weight in
-        `train_config`. The Laplacian is in units of the grid's cells, so that a weight has the same effect at
-        every resolution. No random numbers are drawn.
+        `Render.rgb` and `Render.normal` are the same images. If a generator is given, `Render.losses` holds the
+        regularisers with a positive weight in `train_config`. The Laplacian is in units of the grid's cells, so that
+        its weight has the same effect at every resolution.
 
         Args:
             cameras: Cameras on the scene's device.
             resolution: Height and width of the images in pixels.
-            generator: Marks a training render.
-            supersampling: Rays per pixel and axis.
+            generator: Any generator for a training render, or None for a deterministic render. No random numbers are
+                drawn.
+            supersampling: Rays per pixel along each axis.
 
         Raises:
             EmptyMesh: The surface has vanished.
         """
         vertices, faces = self.extract()
         if len(faces) == 0:
-            raise EmptyMesh("the surface has vanished: lower the learning rate or the guidance scale of the geometry")
+            raise EmptyMesh("the surface has vanished; lower the learning rate or the guidance scale of geometry")
         edges = Edges.of(faces)
         visibility = Visibility(vertices, faces, self.backend)
         render = render_mesh(
@@ -183,7 +184,7 @@ class TetrahedralSurface(nn.Module, Scene):
         return render
 
     def losses(self, render: Render, progress: float) -> dict[str, Tensor]:
-        """Return the regularisers that have a weight in `train_config`; see `Scene.losses`."""
+        """Return the weighted regularisers that `train_config` enables; see `Scene.losses`."""
         config = self.train_config
         losses = {name: getattr(config, name) * value for name, value in render.losses.items()}
         return losses | ({"opacity": config.opacity * render.opacity.mean()} if config.opacity > 0 else {})
@@ -198,16 +199,16 @@ def matching_threshold(
     extent: float,
     **options: Any,
 ) -> float:
-    """Return the density whose surface has the silhouettes of a field's own images.
+    """Return the density whose surface best matches the silhouettes of a field's renders.
 
-    Of candidates that differ by a factor of sqrt(2), it is the one with the largest intersection over union with
-    opacity > 0.5. A fixed threshold gives a mesh that is smaller than the images show where the field is thinner
-    than expected, and larger where it is denser.
+    Candidates are spaced by a factor of sqrt(2). The silhouettes of the result have the largest intersection over union
+    with opacity > 0.5. With a fixed threshold, the mesh would be too small for fields that are thinner than expected
+    and too large for denser ones.
 
     Args:
         density_fn: Function from world points (N, 3) to densities (N,) or (N, 1), at least 0.
-        opacity: Opacity (B, 1, S, S) of the field's images.
-        cameras: Cameras (B) of these images.
+        opacity: Opacity (B, 1, S, S) of the field's renders.
+        cameras: The B cameras of these renders.
         resolution: Number of cubes per side of the grid.
         extent: Half the side of the grid's box in world units.
         options: Further arguments of `TetrahedralSurface.from_density`.
@@ -230,29 +231,29 @@ def matching_threshold(
 
 
 def usable_threshold(density: Float[Tensor, " n"], threshold: float) -> float:
-    """Return a threshold that some densities exceed and some do not.
+    """Return a threshold within the range of the densities.
 
     Args:
         density: Densities (N,) of the grid points.
         threshold: The desired threshold.
 
     Returns:
-        The desired threshold if it is usable; else half the largest density, or the middle of the range where
-        even that is not.
+        The desired threshold if it is usable. Otherwise, half the largest density or, if that is not usable either, the
+        middle of the range.
 
     Raises:
-        EmptyMesh: No threshold is usable; the message names the cause.
+        EmptyMesh: No threshold is usable. The message names the cause.
     """
     if not torch.isfinite(density).all():
         bad = int((~torch.isfinite(density)).sum())
-        raise EmptyMesh(f"no surface: the density is not a number at {bad} of {len(density)} grid points")
+        raise EmptyMesh(f"no surface: the density is infinite or not a number at {bad} of {len(density)} grid points")
     low, high = float(density.min()), float(density.max())
     if high <= 0:
         raise EmptyMesh(
-            "no surface: the density is 0 everywhere in the grid; has the field collapsed, or is the extent too small?"
+            "no surface: the density is 0 everywhere in the grid; raise the extent, or retrain a collapsed field"
         )
     if high - low <= 1e-6 * high:
-        raise EmptyMesh(f"no surface: the density is {high:g} everywhere in the grid; has the field been trained?")
+        raise EmptyMesh(f"no surface: the density is {high:g} everywhere in the grid; train the field first")
     if low < threshold < high:
         return float(threshold)
     better = high / 2 if high <= threshold and low < high / 2 else (low + high) / 2
@@ -261,7 +262,10 @@ def usable_threshold(density: Float[Tensor, " n"], threshold: float) -> float:
 
 
 def _drop_floaters(sdf: Tensor, fraction: float) -> Tensor:
-    """Flip the sign of 26-connected inside parts of (n, n, n) that are smaller than a fraction of the largest."""
+    """Flip the sign of the small 26-connected interior parts of a grid (n, n, n).
+
+    A part is small if it has fewer points than `fraction` times the largest part.
+    """
     if fraction <= 0:
         return sdf
     import numpy as np

@@ -1,4 +1,4 @@
-"""Fixed mesh with trained colours: the scene of the texture stage."""
+"""Fixed mesh with trainable colours, which is the scene of the texture stage."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,17 +18,17 @@ from prolific_core.scenes.base import Scene
 
 
 class TexturedMesh(nn.Module, Scene):
-    """Mesh of fixed geometry, whose colour is a function of the world point.
+    """Mesh with fixed geometry, whose colour is a function of the world position.
 
     Args:
         vertices: World positions (V, 3).
         faces: Vertex indices (F, 3) of the triangles.
-        colour: Function from world points (N, 3) to colours (N, 3) in [0, 1]. Training needs a module with
+        colour: Function from world points (N, 3) to colours (N, 3) in [0, 1]. Training requires a module with
             `parameter_groups`, such as `ColourField`.
-        background: Default background of deterministic renders, sRGB in [0, 1]: a number or a tensor (3,), (B, 3)
-            or (B, 3, H, W).
-        backend: Backend of the visibility, see `render.mesh.raster.Visibility`.
-        train_config: Learning rates and settings of training renders.
+        background: Default background of deterministic renders in sRGB, a number or a tensor (3,), (B, 3) or
+            (B, 3, H, W) in [0, 1].
+        backend: Visibility backend; see `render.mesh.raster.Visibility`.
+        train_config: Learning rates and settings for training renders.
 
     Raises:
         EmptyMesh: The mesh has no faces.
@@ -48,7 +48,7 @@ class TexturedMesh(nn.Module, Scene):
     ):
         super().__init__()
         if len(faces) == 0:
-            raise EmptyMesh("the mesh has no faces, so there is nothing to texture")
+            raise EmptyMesh("the mesh has no faces; it must have at least one")
         self.register_buffer("vertices", vertices.detach().float().clone())
         self.register_buffer("faces", faces.detach().long().clone())
         self.colour: Any = colour
@@ -57,7 +57,7 @@ class TexturedMesh(nn.Module, Scene):
         self._prepared: tuple[Visibility, Edges] | None = None
 
     def _apply(self, fn, *args, **kwargs):
-        self._prepared = None  # the tensors may move to another device
+        self._prepared = None  # discard the cache, because the tensors may move to another device
         return super()._apply(fn, *args, **kwargs)
 
     def load_state_dict(self, *args, **kwargs):
@@ -66,7 +66,7 @@ class TexturedMesh(nn.Module, Scene):
         return super().load_state_dict(*args, **kwargs)
 
     def prepared(self) -> tuple[Visibility, Edges]:
-        """Return the search structure and the edges, which are built once because the geometry is fixed."""
+        """Return the search structure and the edges. Both are built only once, because the geometry is fixed."""
         if self._prepared is None:
             self._prepared = Visibility(self.vertices, self.faces, self.backend), Edges.of(self.faces)
         return self._prepared
@@ -87,16 +87,16 @@ class TexturedMesh(nn.Module, Scene):
         background: float | Tensor | None = None,
         supersampling: int = 1,
     ) -> Render:
-        """Render one image for each camera, differentiable in the colours; see `Scene.render`.
+        """Render one image for each camera, with gradients for the colours; see `Scene.render`.
 
-        With a generator, this is a training render: background and supersampling are those of `train_config`.
+        If a generator is given, the background and supersampling of `train_config` apply.
 
         Args:
             cameras: Cameras on the scene's device.
             resolution: Height and width of the images in pixels.
             generator: Source of the random backgrounds of training renders.
-            background: Background of a deterministic render in place of the scene's own.
-            supersampling: Rays per pixel and axis of a deterministic render.
+            background: Background of a deterministic render; None selects the scene's background.
+            supersampling: Rays per pixel along each axis, for deterministic renders.
         """
         if generator is not None:
             background, supersampling = (

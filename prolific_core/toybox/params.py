@@ -1,4 +1,7 @@
-"""Schema of priors/<name>/params.yaml: the parameters of the Toybox training with their units, defaults and bounds."""
+"""Schema of priors/<name>/params.yaml, which contains the parameters for training the Toybox models.
+
+The schema defines the default and the bounds of each parameter and documents its unit.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from prolific_core.config import Fraction, Rate, Section, Steps, SystemConfig
 
 WEIGHTS = Path(__file__).parent / "weights"
 SIZE = 64  # Height and width of every image, in pixels.
-HELD_OUT_SEED = 90001  # Seed of the renders for metrics, which training never uses.
+HELD_OUT_SEED = 90001  # Seed of the renders on which metrics are computed; training never uses it.
 
 Batch = Annotated[int, Field(ge=2, le=4096)]
 # Folder of a published model whose training is continued with a new optimizer.
@@ -19,15 +22,15 @@ Folder = Annotated[str | None, Field(max_length=1000)]
 
 
 def _divide(heads: int, name: str, values: dict[str, Any]) -> int:
-    """Return the number of heads, or raise ValueError if it does not divide the width with the given name."""
-    width = values.get(name, heads)  # An invalid width is absent here, because its own field reports it.
+    """Return the number of attention heads, or raise ValueError if it does not divide the named width."""
+    width = values.get(name, heads)  # An invalid width is missing from `values` and is reported by its own field.
     if width % heads:
         raise ValueError(f"must divide {name} = {width}")
     return heads
 
 
 class MixConfig(Section):
-    """Fractions of the kinds of images, which do not have to sum to one."""
+    """Fractions of the kinds of images. They are normalised, so they do not have to sum to one."""
 
     colour: Fraction = 0.59
     normals: Fraction = 0.20
@@ -47,9 +50,9 @@ class RenderConfig(Section):
     Attributes:
         seed: Seed of the training images; the held-out images use seed + 1.
         images: Number of training images.
-        heldout: Number of images with held-out pairs of family and colour, which only the classifier and the scorer are
-            trained on.
-        shard: Images per file.
+        heldout: Number of images with held-out pairs of family and colour. Only the classifier and the scorer are
+            trained on these images.
+        shard: Number of images per shard.
         mix: Fractions of the kinds of images.
         striped: Fraction of the single coloured objects that have stripes.
         pairs_of_normals: Fraction of the normal maps that show two objects.
@@ -69,8 +72,8 @@ class AutoencoderConfig(Section):
 
     Attributes:
         initial: Folder of a published model whose autoencoder is used unchanged, so that its latents remain valid.
-        latent: Channels of the latents; the linear codec that training starts from supports at most 12.
-        linear_steps: Number of steps in which the linear decoder is fitted.
+        latent: Number of latent channels; the initial linear codec supports at most 12.
+        linear_steps: Number of steps for fitting the linear decoder.
         steps: Number of training steps.
         batch: Images per step.
         learning_rate: Peak learning rate.
@@ -91,20 +94,22 @@ class DiffusionConfig(Section):
 
     Attributes:
         initial: Folder of a published model to continue from.
-        channels: Channels of the three levels, which must be multiples of 16, the number of groups of a group norm.
+        channels: Channels of the three levels; multiples of 16, because each group norm has 16 groups.
         text_width: Width of the text encoder.
         text_layers: Number of layers of the text encoder.
         text_heads: Number of attention heads of the text encoder.
         steps: Number of training steps.
-        batch: Images per step; for short trainings, more steps of 16 images work better than fewer steps of 32.
+        batch: Images per step. In short runs, more steps with 16 images work better than fewer steps with 32.
         learning_rate: Peak learning rate.
-        warmup: Number of steps in which the learning rate rises.
-        hold: Fraction of the steps after which the learning rate decays linearly to zero.
+        warmup: Number of steps over which the learning rate rises.
+        hold: Fraction of the steps after which the learning rate starts to decay linearly to zero.
         ema: Decay of the exponential moving average of the weights.
-        drop_caption: Fraction of the captions that are replaced by the empty one, for classifier-free guidance.
-        fronts: Fraction of a batch that shows the front or the back of coloured objects with a front.
-        named_views: Fraction of the captions of objects with a front that name the view; it is 0.5 for other objects.
-        time_shift: Shift of the timesteps towards noise, at which the view is determined; 1 samples them uniformly.
+        drop_caption: Fraction of the captions that are replaced by the empty caption, for classifier-free guidance.
+        fronts: Fraction of each batch that is reserved for front and back views of coloured objects that have a front.
+        named_views: Fraction of the captions that name the view, for objects that have a front. For all other
+            images, the fraction is 0.5.
+        time_shift: Factor that shifts the timesteps towards high noise levels, at which the view is determined. A
+            factor of 1 samples the timesteps uniformly.
         sample_every: Number of steps between two previews.
     """
 

@@ -1,4 +1,4 @@
-"""Wrapper around DVC's command line that puts this Python first in PATH and turns telemetry off.
+"""Wrapper around DVC's command line that puts this Python interpreter first in PATH and disables telemetry.
 
     python -m tasks.dvc_pipeline.cli repro prompts/a-red-mug/dvc.yaml:nerf
 
@@ -14,17 +14,17 @@ from tasks.runtime import machine
 
 
 def environment() -> dict[str, str]:
-    """Return a copy of the environment in which `python` is this interpreter and telemetry is off."""
+    """Return a copy of the environment in which `python` is this interpreter and telemetry is disabled."""
     machine.disable_telemetry()
-    # Do not resolve symlinks: in a virtual environment, sys.executable is a link, and its folder belongs in PATH.
+    # Do not resolve symlinks, because PATH must contain the virtual environment's folder, where `python` is a link.
     here = str(Path(sys.executable).parent)
     return {**os.environ, "PATH": os.pathsep.join([here, os.environ.get("PATH", "")]), "PYTHONUNBUFFERED": "1"}
 
 
 def read_only(pipeline: str) -> None:
-    """Make DVC load only one pipeline file, given relative to the root, instead of every one in the project.
+    """Make DVC load only one pipeline file (relative to the root) instead of all files in the project.
 
-    Prompts do not depend on each other, and loading their files would add 0.04 seconds per prompt to every stage.
+    Prompts do not depend on each other, and loading all their files would add 0.04 seconds per prompt to every stage.
     """
     from dvc.repo.index import Index
 
@@ -47,9 +47,9 @@ def main() -> int:
     from dvc import lock
     from dvc.cli import main as dvc
 
-    # DVC polls a lock held by another prompt's stage at one sixth of this interval; the default is every 0.5 seconds.
+    # While another stage holds a lock, DVC polls it every timeout / 6 seconds: 0.05 instead of the default 0.5.
     lock.DEFAULT_TIMEOUT = 0.3
-    # With this flag, which must precede the command, concurrent runs wait for each other's locks instead of failing.
+    # The flag makes concurrent runs wait for locks instead of failing. It must precede the command.
     return dvc(["--wait-for-lock", *sys.argv[1:]])
 
 

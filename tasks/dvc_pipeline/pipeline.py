@@ -1,7 +1,7 @@
 """Generator of a prompt's DVC pipeline, prompts/<id>/dvc.yaml.
 
-The file is generated from STAGES and is identical for every prompt. Its commands contain the id of the prompt but not
-its text, which therefore never reaches a shell.
+The file is generated from STAGES and is identical for every prompt. Its commands contain the prompt's id but not its
+text, so the text is never passed to a shell.
 """
 
 import re
@@ -25,7 +25,7 @@ _HEAD = "# Made from STAGES in tasks/runtime/project.py, the same for every prom
 
 
 def text(project: Project) -> str:
-    """Return the content of every prompts/<id>/dvc.yaml."""
+    """Return the content of prompts/<id>/dvc.yaml, which is the same for every prompt."""
     stages = {}
     for name, spec in STAGES.items():
         sections = list(spec.sections(name))
@@ -57,7 +57,7 @@ def write(project: Project, prompt: Prompt) -> None:
 def refresh(project: Project, prompt: Prompt) -> None:
     """Update a prompt's dvc.yaml and add missing sections to its prompt.yaml.
 
-    DVC fails if a section that it tracks is missing. Sections are appended, so that the user's comments are kept.
+    DVC fails if a section that it tracks is missing. New sections are appended, so the user's comments are kept.
     """
     folder = project.prompt_folder(prompt.id)
     _write_changes(folder / "dvc.yaml", text(project))

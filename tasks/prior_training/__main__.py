@@ -1,9 +1,9 @@
-"""Command-line entry point of the stages that train a prior, which the generated DVC pipelines call.
+"""Command-line entry point for the stages that train a prior, called by the generated DVC pipelines.
 
     python -m tasks.prior_training diffusion toybox
 
 A prior is a folder priors/<name>/ with its parameters (params.yaml) and its DVC pipeline (dvc.yaml). A killed stage
-resumes from its last checkpoint, and its output has the same bytes as that of an uninterrupted run.
+resumes from its last checkpoint, and its output is bitwise identical to that of an uninterrupted run.
 """
 
 import os

@@ -12,14 +12,14 @@ from tasks.runtime.project import Project
 
 
 class PriorStage(Job):
-    """Job of one stage of a prior's training, which the functions in `tasks/prior_training/stages.py` receive.
+    """Job that is passed to a function in `tasks/prior_training/stages.py`.
 
-    Its checkpoint depends on parameters, inputs and data but not on code, because training takes up to a day and must
-    be able to resume after files were edited or moved. If a code change invalidates the steps before it, delete
+    Checkpoints depend on parameters, inputs and data but not on code, because training takes up to a day and must be
+    able to resume after files were edited or moved. If a code change invalidates the steps already done, delete
     .state/priors/<name>/<stage>/checkpoints.
     """
 
-    section: Any  # The stage's section of the parameters, or None if it has none.
+    section: Any  # The stage's section of the parameters, or None if the stage has no section.
 
     def __init__(self, project: Project, name: str, prior: str):
         if name not in STAGES:
@@ -31,7 +31,7 @@ class PriorStage(Job):
         self.subject = {"prior": prior}
         self.inputs, self.section = spec.inputs, getattr(self.config, spec.section) if spec.section else None
         initial = getattr(self.section, "initial", None)
-        # The job's key depends on these files. They exclude code, for the reason given in the class docstring.
+        # The job's key depends on these files. The class docstring explains why they exclude code.
         self.code = (*spec.data, *([initial] if initial else []))
         super().__init__(
             project.root,

@@ -29,7 +29,9 @@ def pipeline(prior: str) -> str:
 
 
 def refresh(project: Project, name: str) -> None:
-    """Write priors/<name>/dvc.yaml and add missing sections to params.yaml, because DVC requires all of them.
+    """Write priors/<name>/dvc.yaml, and add missing sections to params.yaml.
+
+    DVC fails if a section that it tracks is missing.
 
     Raises:
         InputError: If params.yaml is missing or invalid.
@@ -39,7 +41,7 @@ def refresh(project: Project, name: str) -> None:
     path, text = runs.folder / "dvc.yaml", pipeline(name).encode()
     if not path.is_file() or path.read_bytes() != text:
         write_atomically(path, text)
-    if missing:  # The sections are appended, so that the user's comments are kept.
+    if missing:  # The sections are appended, so the user's comments are kept.
         params = runs.folder / "params.yaml"
         added = "".join(f"\n{section}: {{}}\n" for section in missing)
         write_atomically(params, params.read_bytes() + added.encode())

@@ -1,4 +1,4 @@
-"""Folders and parameters of a prior, and the description of its training for MLflow."""
+"""Folders and parameters of a prior, and the tags and parameters of its training in MLflow."""
 
 from functools import cached_property
 from pathlib import Path
@@ -56,7 +56,7 @@ class PriorRuns:
         return checked
 
     def missing_sections(self) -> list[str]:
-        """Return the sections that are missing from params.yaml, for which the defaults apply."""
+        """Return the sections that are missing from params.yaml. Their default values are used."""
         sections, given = type(self.config).model_fields, self._read()
         return [section for section in sections if section not in given]
 

@@ -1,9 +1,8 @@
 """Inputs, code, data and parameters that each stage of a prior's training depends on.
 
-Only DVC uses the lists of code. Checkpoints do not depend on them, because training may take a day: an interrupted
-training resumes even if its code has been edited or moved since (`tasks/prior_training/job.py`). After an edit that
-cannot change a result, such as one to a comment, `dvc commit priors/NAME/dvc.yaml` updates dvc.lock, so that no stage
-runs again.
+Only DVC uses the lists of code. Checkpoints do not depend on code, because training may take a day and must be able to
+resume after the code was edited or moved (`tasks/prior_training/job.py`). After an edit that cannot change a result,
+such as an edit of a comment, run `dvc commit priors/NAME/dvc.yaml`. It updates dvc.lock, so no stage runs again.
 """
 
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ class PriorStageSpec:
 
     Attributes:
         inputs: Names of the earlier stages whose outputs the stage reads.
-        code: Files and folders, relative to the project's root, whose change makes DVC run the stage again.
-        section: Section of priors/<name>/params.yaml that the stage reads in addition to `system`, or None.
+        code: Files and folders, relative to the project root. If one of them changes, DVC runs the stage again.
+        section: Section of priors/<name>/params.yaml that the stage reads, or None if it reads only `system`.
         data: Data files and folders of the package that the stage reads.
         cached: Whether DVC caches the output. Renders and latents are not cached, because they can be regenerated.
     """
@@ -29,7 +28,7 @@ class PriorStageSpec:
 
     @property
     def dependencies(self) -> list[str]:
-        """Sorted paths of the stage's code and data and of the code that all stages share."""
+        """Sorted paths of the stage's code, its data, and the code that all stages share."""
         return sorted({*_COMMON, *self.code, *self.data})
 
     @property

@@ -14,11 +14,11 @@ def render(job: PriorStage) -> dict:
     """Render the training and held-out images and save them in shards."""
     from prolific_core.toybox.training import shards
 
-    # Shards are written to the checkpoint folder, so that the finished ones survive a kill.
+    # Shards are written to the checkpoint folder, so finished shards are kept if the process is killed.
     folder = job.checkpoint / "shards"
     shards.render(folder, job.section, job.progress)
     for path in sorted(folder.iterdir()):
-        # Link instead of moving the file, so that a kill before the output is in place does not lose the renders.
+        # Link the file instead of moving it, so the renders are not lost if the process is killed.
         os.link(path, job.output / path.name)
     return {"images": job.section.images, "heldout_images": job.section.heldout}
 

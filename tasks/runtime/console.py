@@ -1,4 +1,4 @@
-"""Progress display of a stage on stderr: a bar in a terminal, and a line every few seconds elsewhere."""
+"""Progress display of a stage: a bar in a terminal, and lines of text elsewhere."""
 
 import sys
 import time
@@ -9,7 +9,10 @@ EVERY = 10.0  # minimum number of seconds between progress lines if stderr is no
 
 
 class Console:
-    """Progress display of one stage on stderr, so that stdout contains only the result of a command."""
+    """Progress display of one stage.
+
+    It is printed to stderr, because stdout contains only the result of a command.
+    """
 
     def __init__(self, title: str):
         self.title = title
@@ -51,12 +54,12 @@ class Console:
             self._bar = None
 
 
-# Function that creates the console of a stage from its name. A sweep replaces it to show all stages in one display.
+# Function that creates a console from the name of a stage. A sweep replaces it to show all stages in one display.
 new_console: ContextVar[Callable[[str], Console]] = ContextVar("new_console", default=Console)
 
 
 def bar():
-    """Create a progress bar that fits in 80 columns and shows stage, bar, step, loss and remaining seconds."""
+    """Create a progress bar that fits in 80 columns and shows the stage, step, loss and remaining time."""
     from rich.console import Console as Terminal
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -70,7 +73,10 @@ def bar():
 
 
 def detail(left: float | None, values: dict) -> str:
-    """Format the loss (or else the first metric) and the remaining time, for example `loss 0.312, 93 s left`."""
+    """Format the loss and the remaining time, for example `loss 0.312, 93 s left`.
+
+    If the metrics do not include a loss, the first metric is shown.
+    """
     parts = []
     name = "loss" if "loss" in values else next(iter(values), None)
     if name and values[name] is not None:

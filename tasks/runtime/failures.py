@@ -1,4 +1,7 @@
-"""Reporting of failures as a one-line message and an exit status: 2 for invalid input, 1 for other failures."""
+"""Report failures as a one-line message and an exit status.
+
+The exit status is 2 for invalid input and 1 for any other failure.
+"""
 
 import errno
 import os
@@ -13,12 +16,12 @@ _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def explain(error: BaseException) -> str | None:
-    """Return a one-line message for an expected failure, or None for a bug."""
+    """Return a one-line message for an expected failure, or None if the exception is a bug."""
     if isinstance(error, ProlificError):
         return str(error)
     where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
     code = error.errno if isinstance(error, OSError) else None
-    # Libraries written in Rust or C++ raise other exceptions for these failures, so check the message as well.
+    # Libraries written in Rust or C++ raise other exception types for these failures, so check the message as well.
     if code in _FULL or "No space left on device" in str(error):
         return f"the disk is full{where}; free some space and run the same command again"
     if code in _FORBIDDEN or "Permission denied" in str(error) or "Read-only file system" in str(error):
@@ -31,7 +34,10 @@ def explain(error: BaseException) -> str | None:
 
 
 def reported(work: Callable[[], int | None], note: Callable[[str, int], None] | None = None) -> int:
-    """Run `work` and return its exit status; print the message of a failure to stderr and pass it to `note`."""
+    """Run `work` and return its exit status.
+
+    The message of a failure is printed to stderr and passed to `note`.
+    """
     try:
         return work() or 0
     except KeyboardInterrupt:

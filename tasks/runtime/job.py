@@ -1,8 +1,9 @@
-"""Base class of jobs: computations on files, whose output appears only once it is complete.
+"""Base class of jobs that compute an output folder from input files.
 
-A job runs a function `run(job) -> dict[str, float]` that reads the outputs of earlier jobs, writes to `job.output` and
-returns metrics. The result must depend only on parameters, inputs and code. Everything that may differ between two
-identical runs, such as times and memory, is written to .state/ and never to the output.
+The output appears in its final place only when it is complete. A job runs a function `run(job) -> dict[str, float]`
+that reads the outputs of earlier jobs, writes to `job.output` and returns metrics. The result must depend
+only on parameters, inputs and code. Everything that may differ between two identical runs, such as times and memory, is
+written to .state/ and never to the output.
 """
 
 import contextlib
@@ -26,10 +27,10 @@ METRICS = "metrics.json"
 
 
 class Job:
-    """Base class of jobs, which runs the function of a job and provides its inputs, output, checkpoints and reporting.
+    """Base class that runs a job and provides its inputs, output, checkpoints and reporting.
 
-    Subclasses define everything that determines the result. `final` is the final folder of the output; records,
-    previews and checkpoints are written to the folder `state`.
+    Subclasses define everything that determines the result. The output is moved to the folder `final` when it is
+    complete. Records, previews and checkpoints are written to the folder `state`.
     """
 
     def __init__(
@@ -50,18 +51,18 @@ class Job:
     # Attributes that subclasses define
 
     title: str  # name of the job in messages
-    subject: dict  # entries of the manifest that identify the prompt or the prior
+    subject: dict  # manifest entries that identify the prompt or the prior
     parameters: dict  # parameter sections that the result depends on
     code: tuple[str, ...]  # files and folders, relative to the root, that the result depends on
-    inputs: tuple[str, ...] = ()  # names of the earlier jobs whose outputs are read
+    inputs: tuple[str, ...] = ()  # names of the earlier jobs whose outputs this job reads
 
     def input(self, name: str) -> Path:
-        """Return the output folder of an earlier job; raise InputError if it is missing or damaged."""
+        """Return the output folder of an earlier job, or raise an InputError if it is missing or damaged."""
         raise NotImplementedError
 
     @property
     def identity(self) -> dict:
-        """Values other than parameters, inputs and code that determine the result."""
+        """Values that determine the result in addition to parameters, inputs and code."""
         return {}
 
     @cached_property
@@ -81,7 +82,7 @@ class Job:
 
     @cached_property
     def output(self) -> Path:
-        """Empty folder for the output, which is renamed to `final` after the job has succeeded."""
+        """Empty folder for the output. It is renamed to `final` after the job has succeeded."""
         shutil.rmtree(self._partial, ignore_errors=True)
         self._partial.mkdir(parents=True)
         return self._partial
@@ -102,16 +103,16 @@ class Job:
         return folder
 
     def measure(self, **values) -> None:
-        """Add metrics to the result, which are written to metrics.json."""
+        """Add metrics to the result. They are written to metrics.json."""
         self._metrics |= {name: records.plain(value) for name, value in values.items()}
 
     # Reporting
 
     def progress(self, step: int, steps: int, **metrics) -> None:
-        """Report that `step` of `steps` steps are done, with the metrics of this step; call it after every step.
+        """Report the progress and the metrics of a step. Call this method after every step.
 
-        Metrics are recorded every `logging.metrics_every` steps. Pass tensors rather than floats, because most values
-        are never recorded, and every conversion to a float synchronises with the GPU.
+        Metrics are recorded every `logging.metrics_every` steps. Pass tensors instead of floats, because converting
+        a tensor to a float synchronises with the GPU and most values are never recorded.
         """
         self._step = step
         left = self._eta.left(step, steps)
@@ -130,17 +131,17 @@ class Job:
             self._console.step(step, steps, left)
 
     def note(self, text: str) -> None:
-        """Print and record a one-line note or warning, which is not part of the result."""
+        """Print and record a one-line note or warning. It is not part of the result."""
         self._record("note", text=text)
         if self._console:
             self._console.note(text)
 
     def fractions(self, fractions: dict[str, float]) -> None:
-        """Record the fraction of the run time spent on each activity, which is not part of the result."""
+        """Record the fraction of the run time spent on each activity. It is not part of the result."""
         self._fractions = fractions
 
     def image(self, name: str, image, step: int | None = None) -> Path:
-        """Save an image, (3, H, W) or (H, W, 3) in [0, 1], as a preview; preview.png is a copy of the newest one."""
+        """Save an image, (3, H, W) or (H, W, 3) in [0, 1], as a preview, and copy it to preview.png."""
         step = self._step if step is None else step
         path = self.state / "preview" / f"{name}-{step:06d}.png"
         save_png(path, image)
@@ -171,10 +172,10 @@ class Job:
     # Execution
 
     def run(self, body: Callable[["Job"], dict | None], console: Console | None = None) -> dict:
-        """Run `body`, move its complete output to the final folder and return the metrics."""
+        """Run the function `body`, move its output to the final folder and return the metrics."""
         began = time.monotonic()
         with locks.hold(self.state / "lock", f"{self.title} is already running; wait for it or stop it first"):
-            key = self.key  # This checks the inputs before anything is written.
+            key = self.key  # Computing the key checks the inputs before anything is written.
             resumes = self.checkpoint.is_dir() and any(self.checkpoint.iterdir())
             if not resumes:
                 shutil.rmtree(self.state / "preview", ignore_errors=True)
@@ -211,7 +212,7 @@ class Job:
             },
         }
         write_json(self.output / MANIFEST, manifest)
-        if self.final.exists():  # DVC deletes the old output before a run, so this is a run without DVC.
+        if self.final.exists():  # DVC deletes the old output before a run, so this happens only without DVC.
             old = self.final.with_name(f".{self.name}.old")
             shutil.rmtree(old, ignore_errors=True)
             self.final.replace(old)
@@ -231,7 +232,10 @@ class Job:
 
 
 def check_output(folder: Path, shown: str, command: str) -> str:
-    """Return the digest of an output folder's manifest; raise InputError if a file is missing or has been modified."""
+    """Check an output folder and return the digest of its manifest.
+
+    Raises an InputError if a file is missing or has been modified.
+    """
     manifest = folder / MANIFEST
     if not manifest.is_file():
         what = "is incomplete" if folder.exists() else "is missing"
@@ -247,13 +251,19 @@ def check_output(folder: Path, shown: str, command: str) -> str:
 
 
 def note_failure(state: Path, line: str, status: int) -> None:
-    """Save a failure to a file for the flow that started this process through DVC, which hides the exit status."""
+    """Save a failure to a file.
+
+    A flow that runs this process through DVC reads the file, because DVC hides the exit status.
+    """
     with contextlib.suppress(OSError):  # The reported failure, such as a full disk, may also prevent this write.
         write_json(state / "failure.json", {"message": line, "status": status})
 
 
 def save_png(path: Path, image) -> None:
-    """Write a tensor or array (3, H, W) or (H, W, 3), of floats in [0, 1] or bytes, as a PNG file."""
+    """Write an image as a PNG file.
+
+    The image is a tensor or array, (3, H, W) or (H, W, 3), with floats in [0, 1] or bytes.
+    """
     import numpy as np
     from PIL import Image
 
@@ -269,7 +279,11 @@ def save_png(path: Path, image) -> None:
 
 
 def digest(path: Path) -> str:
-    """Return the SHA-256 of a file, of a folder's file names and contents, or of no bytes if the path is missing."""
+    """Return the SHA-256 digest of a file or folder.
+
+    The digest of a folder covers the names and contents of its files. If the path does not exist, the digest of an
+    empty file is returned.
+    """
     total = hashlib.sha256()
     if path.is_dir():
         for file in sorted(path.rglob("*")):

@@ -14,7 +14,7 @@ from tasks.runtime.project import Project
 
 
 def hold(path: Path, busy: str) -> AbstractContextManager:
-    """Acquire a lock file, or raise a ProlificError with the message `busy` if the lock is already held."""
+    """Acquire a lock file. If the lock is already held, raise a ProlificError with the message `busy`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         return FileLock(path).acquire(blocking=False)
@@ -25,7 +25,8 @@ def hold(path: Path, busy: str) -> AbstractContextManager:
 def prompt_lock(project: Project, id: str, waiting: Callable[[str], None] | None = None) -> AbstractContextManager:
     """Acquire the lock of a prompt, so that two runs never write the same output.
 
-    If another run holds the lock, call `waiting` with a message and wait; without `waiting`, raise a ProlificError.
+    If another run holds the lock, `waiting` is called with a message, and the function waits for the lock. If `waiting`
+    is None, a ProlificError is raised instead.
     """
     path = project.state / id / "lock"
     try:

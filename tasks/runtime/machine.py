@@ -1,6 +1,6 @@
-"""Process settings of a stage: threads, determinism, telemetry, and termination when the parent process dies.
+"""Process settings of a stage: threads, determinism, telemetry and termination.
 
-This module does not import torch at the top level, because torch reads environment variables when it is loaded.
+This module does not import torch at the top level, because torch reads environment variables when it is imported.
 """
 
 import contextlib
@@ -10,30 +10,30 @@ from typing import NoReturn
 
 from prolific_core.errors import InputError
 
-# Environment variables that turn off usage reports and long waits for a network.
+# Environment variables that disable usage reports and shorten waits for the network.
 QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # By default, every call to a server that is down takes 247 seconds.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # By default, a call to an unreachable server takes 247 seconds.
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # By default, every model that is loaded from disk shows a bar.
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # By default, loading a model from disk shows a progress bar.
     "DVC_NO_ANALYTICS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
 
 
 def disable_telemetry() -> None:
-    """Turn off usage reports for this process and its children; variables that the user has set are kept."""
+    """Disable usage reports for this process and its children. Variables that the user has set are kept."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
 
 
 def threads(count: int) -> None:
-    """Set the number of threads of the numerical libraries; call this before importing any of them."""
+    """Set the number of threads of the numerical libraries. Call this before importing any of them."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
         os.environ[name] = str(count)  # Override the user's value, because results depend on it.
-    # Waiting threads sleep instead of spinning, so that other processes can use their cores.
+    # Make waiting threads sleep instead of spin, so that other processes can use their cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on a GPU
 
@@ -60,10 +60,10 @@ def set_up_torch(count: int, device: str):
 
 
 def keep_freed_memory() -> None:
-    """Make glibc keep large freed blocks for the next step instead of returning them to the system.
+    """Make glibc keep large freed blocks for the next step instead of returning them to the operating system.
 
-    Every step allocates tensors of the same sizes, and page faults on new memory would take 10 % to 25 % of the time of
-    a render. With other C libraries, this function does nothing.
+    Every step allocates tensors of the same sizes, and page faults on new memory would take 10% to 25% of the render
+    time. With other C libraries, this function does nothing.
     """
     import ctypes
 
@@ -71,14 +71,14 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(-3, 2**27)  # M_MMAP_THRESHOLD: Larger blocks stay out of the heap, which they would fragment.
+    mallopt(-3, 2**27)  # M_MMAP_THRESHOLD: Larger blocks would fragment the heap.
     mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: The heap may keep up to 2 GiB of free memory.
 
 
 def die_with_parent() -> None:
-    """Make Linux terminate this process when its parent dies; do nothing on other systems.
+    """Make Linux terminate this process when its parent dies. On other systems, this function does nothing.
 
-    Otherwise a stage would keep running after DVC is killed, and the next run would start a second one.
+    Without this call, a stage would keep running after DVC is killed, and the next run would start the stage again.
     """
     if sys.platform != "linux":
         return
@@ -100,7 +100,7 @@ def peak_memory_mb() -> float:
 
 
 def exit_now(status: int) -> NoReturn:
-    """Exit without Python's module clean-up, which would add 0.1 seconds to every stage."""
+    """Exit without Python's clean-up of modules, because it would add 0.1 seconds to every stage."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -1,7 +1,7 @@
-"""Layout of a project's files, and the inputs, parameter sections and code that each stage depends on.
+"""Layout of a project's files, and the dependencies of each stage.
 
-A project is a clone with params.yaml, presets/ and prompts/ at its root. DVC manages the outputs in
-runs/<id>/<stage>/; logs, checkpoints, previews and databases are kept in .state/, which can safely be deleted.
+A project is a clone of the repository, with params.yaml, presets/ and prompts/ at its root. DVC manages the outputs in
+runs/<id>/<stage>/. Logs, checkpoints, previews and databases are stored in .state/, which can safely be deleted.
 """
 
 import os
@@ -15,7 +15,7 @@ from prolific_core.prompts import Prompt
 
 @dataclass(frozen=True)
 class StageSpec:
-    """Dependencies of a stage: earlier stages, code, and whether it uses the 2D prior."""
+    """Dependencies of a stage: the earlier stages, the code, and whether the stage uses the 2D prior."""
 
     inputs: tuple[str, ...]
     code: tuple[str, ...]
@@ -26,8 +26,8 @@ class StageSpec:
         return (name, "prior", "system") if self.prior else (name, "system")
 
 
-# A change to any of these files makes every stage run again, so the list contains only files that affect results. The
-# tracker, the console, the report and the flows do not.
+# A change to any of these files makes every stage run again, so the list contains only files that affect results. It
+# excludes the tracker, the console, the report and the flows.
 _COMMON = (
     "prolific_core/cameras.py",
     "prolific_core/config.py",
@@ -98,13 +98,16 @@ def code_of(stage: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Project:
-    """Root folder of a project, and the paths below it."""
+    """Root folder of a project, with methods that return paths and read prompts."""
 
     root: Path
 
     @classmethod
     def find(cls, start: Path | None = None) -> "Project":
-        """Return the project in $PROLIFIC_ROOT if it is set, else the nearest enclosing project, else this clone."""
+        """Find the project in $PROLIFIC_ROOT or, if it is not set, the nearest enclosing project.
+
+        If no enclosing project exists, the clone that contains this file is returned.
+        """
         if given := os.environ.get("PROLIFIC_ROOT"):
             candidates = [Path(given).expanduser().resolve()]
         else:
@@ -142,7 +145,7 @@ class Project:
         return sum((self.output(id, stage) / "manifest.json").is_file() for stage in STAGES)
 
     def prompt(self, id: str) -> Prompt:
-        """Read a prompt from its file; raise InputError if the file does not exist or is invalid."""
+        """Read a prompt from its file. Raises an InputError if the file does not exist or is invalid."""
         prompts.check_id(id)
         shown = f"prompts/{id}/prompt.yaml"
         path = self.prompt_folder(id) / "prompt.yaml"
@@ -164,12 +167,15 @@ class Project:
         return sorted(path.stem for path in self.root.glob("presets/*.yaml"))
 
     def shared_config(self) -> config.Config:
-        """Return the validated parameters of params.yaml alone, without a preset or a prompt."""
+        """Return the validated parameters of params.yaml, without those of a preset or a prompt."""
         values = prompts.read_yaml(self.root / "params.yaml", "params.yaml") or {}
         return config.resolve(("params.yaml", values))  # pyright: ignore[reportArgumentType] (resolve checks the type)
 
     def config(self, prompt: Prompt) -> config.Config:
-        """Return the validated configuration: params.yaml, overridden by the preset and then by the prompt."""
+        """Return the validated configuration of a prompt.
+
+        The preset overrides params.yaml, and the prompt overrides both.
+        """
         preset = f"presets/{prompt.preset}.yaml"
         if prompt.preset not in self.presets():
             raise InputError(
@@ -189,7 +195,10 @@ class Project:
 
 @dataclass(frozen=True)
 class ResolvedPrompt:
-    """Prompt with its configuration, read once at the start of a run, so that the whole run uses the same values."""
+    """Prompt with its configuration.
+
+    Both are read once at the start of a run, so that the whole run uses the same values.
+    """
 
     project: Project
     prompt: Prompt
@@ -201,7 +210,7 @@ class ResolvedPrompt:
 
     @property
     def pipeline(self) -> str:
-        """Path of the prompt's DVC pipeline, relative to the project's root."""
+        """Path of the prompt's DVC pipeline, relative to the project root."""
         return f"prompts/{self.id}/dvc.yaml"
 
     def output(self, stage: str) -> Path:

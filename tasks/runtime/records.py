@@ -1,4 +1,4 @@
-"""Records of a running stage, in an append-only JSONL file that other processes can read at the same time.
+"""Records of a running stage in an append-only JSONL file that other processes can read at any time.
 
 Each line is an event with the time at which it was written:
 
@@ -33,7 +33,10 @@ def plain(value) -> float | None:
 
 
 class Records:
-    """Writer of a records file, which appends to an existing file only if that is unfinished and has the same `key`."""
+    """Writer of a records file.
+
+    An existing file is continued if its run is unfinished and has the same `key`. Otherwise it is overwritten.
+    """
 
     def __init__(self, path: Path, key: str):
         self.path = path
@@ -41,10 +44,10 @@ class Records:
         resumed = start is not None and start.get("key") == key and not ended(path)
         self.attempt = start["attempt"] if start and resumed else uuid.uuid4().hex
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Lines are appended whole and unbuffered, so that a kill leaves at most one partial line, which readers skip.
+        # Each line is a single unbuffered write, so a killed process leaves at most one partial line. Readers skip it.
         self._file = open(path, "ab" if resumed else "wb", buffering=0)  # noqa: SIM115
         if resumed:
-            self._file.write(b"\n")  # Terminate the partial line that a kill may have left.
+            self._file.write(b"\n")  # Terminate the last line, which may be partial.
         self._usage = Usage()
         self.write("start", attempt=self.attempt, key=key, revision=revision(path.parent))
 
@@ -59,7 +62,10 @@ class Records:
 
 
 class EtaEstimator:
-    """Estimator of the remaining seconds from the latest steps, because loading and compiling slow the first steps."""
+    """Estimator of the remaining seconds.
+
+    It uses only the latest steps, because the first steps are slowed by loading and compiling.
+    """
 
     def __init__(self, window: int = 40):
         self._seen: deque[tuple[float, int]] = deque(maxlen=window)
@@ -76,7 +82,7 @@ class EtaEstimator:
 def read(path: Path, offset: int = 0) -> tuple[list[dict], int]:
     """Return the complete records after a byte offset, and the offset for the next call.
 
-    A missing file has no records.
+    If the file does not exist, no records are returned.
     """
     try:
         with open(path, "rb") as file:
@@ -89,7 +95,7 @@ def read(path: Path, offset: int = 0) -> tuple[list[dict], int]:
 
 
 def first(path: Path) -> dict | None:
-    """Return the first record of a file if it is a complete `start` record, else None."""
+    """Return the first record of a file, or None if it is not a complete `start` record."""
     try:
         with open(path, "rb") as file:
             found = next(_parse(file.readline()), None)
@@ -109,6 +115,6 @@ def _parse(data: bytes) -> Iterator[dict]:
         try:
             record = json.loads(line)
         except ValueError:
-            continue  # Skip a partial line that a kill has left.
+            continue  # Skip a partial line.
         if isinstance(record, dict) and "kind" in record:
             yield record

@@ -5,9 +5,10 @@ from pathlib import Path
 
 
 def revision(folder: Path) -> str | None:
-    """Return the commit of the repository that contains a folder, with `-dirty` if files differ from it, or None.
+    """Return the current commit of the repository that contains a folder, or None if no commit is found.
 
-    Changes to dvc.lock are ignored, because every run writes it; its hash is a separate tag of the runs in MLflow.
+    If files differ from the commit, `-dirty` is appended. Changes to dvc.lock are ignored, because every run writes it,
+    and its hash is a separate tag in MLflow.
     """
 
     def git(*arguments: str) -> subprocess.CompletedProcess:

@@ -15,14 +15,14 @@ from tasks.runtime.project import STAGES, Project, code_of
 
 
 class Stage(Job):
-    """Job of one stage of a prompt, which the function `run` of the stage's module receives."""
+    """Job that is passed to the function `run` in the module of a stage."""
 
     def __init__(self, project: Project, name: str, id: str):
         if name not in STAGES:
             raise InputError(f"no stage '{name}'; the stages are {', '.join(STAGES)}")
         self.project = project
         self.id = id
-        resolved = project.resolve(id)  # Read the files once, so that edits during the run have no effect.
+        resolved = project.resolve(id)  # Read the files once, so edits during the run have no effect.
         self.prompt, self.config = resolved.prompt, resolved.config
         self.title = f"stage '{name}' of '{id}'"
         self.code, self.inputs = code_of(name), STAGES[name].inputs

@@ -1,4 +1,4 @@
-"""Memory and CPU usage of this process, for the curves under "System metrics" in MLflow."""
+"""Memory and CPU usage of this process, shown under "System metrics" in MLflow."""
 
 import sys
 
@@ -6,11 +6,11 @@ import psutil
 
 
 class Usage:
-    """Sampler of the memory and CPU usage of this process; one sample takes 0.1 milliseconds."""
+    """Sampler of the memory and CPU usage of this process. A sample takes 0.1 milliseconds."""
 
     def __init__(self):
         self._process = psutil.Process()
-        self._process.cpu_percent()  # The first call starts the interval of the first sample.
+        self._process.cpu_percent()  # The first call only starts the measurement.
 
     def sample(self) -> dict[str, float]:
         """Return the memory in use (in MB) and the CPU usage since the last sample (in percent of one core)."""

@@ -1,7 +1,8 @@
-"""Outbox for runs that could not be sent to MLflow, stored in .state/mlflow/outbox/ until it is reachable again.
+"""Outbox for runs that could not be sent to MLflow.
 
-The next run of a prompt overwrites its records and outputs, so the metrics, images and small files that a tracker sends
-are copied to the outbox. Weights are not copied.
+The runs are stored in .state/mlflow/outbox/ until MLflow is reachable again. The next run of a prompt overwrites its
+records and outputs, so the metrics, images and small files that a tracker sends are copied to the outbox. Weights are
+not copied.
 """
 
 import hashlib
@@ -20,15 +21,15 @@ _PLAIN = ("experiment", "name", "identity", "tags", "parameters", "prompts")
 
 
 class PendingRun:
-    """Pending run in the outbox: a copy of a tracker's subject with the same interface as the original."""
+    """Pending run in the outbox, a copy of a tracker's subject with the same interface."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         content = json.loads((folder / "subject.json").read_text())
         for name in _PLAIN:
             setattr(self, name, content["subject"][name])
-        self.stages: dict[str, dict] = content["stages"]  # tags, parameters and flags by stage
-        # Metrics and origin of the run, or None if `Tracker.finish` was not called.
+        self.stages: dict[str, dict] = content["stages"]  # tags, parameters and flags of each stage
+        # The metrics and origin of the run, or None if `Tracker.finish` was not called.
         self.finished: dict | None = content["finished"]
         self.failed: bool = content["failed"]
 
@@ -53,7 +54,7 @@ class PendingRun:
 
 
 def keep(project: Project, token: str, subject, stages: dict[str, dict], finished: dict | None, failed: bool) -> None:
-    """Copy a subject to the outbox, replacing an earlier copy of the same run.
+    """Copy a subject to the outbox, and replace an earlier copy of the same run.
 
     `stages` maps the name of each stage to its flags `cached` and `failed`. `finished` has the keys `metrics`, `files`
     and `origin`, or is None if `Tracker.finish` was not called.
@@ -91,7 +92,10 @@ def keep(project: Project, token: str, subject, stages: dict[str, dict], finishe
 
 
 def kept(project: Project) -> Iterator[PendingRun]:
-    """Yield the pending runs, the oldest first, or nothing if another process is already sending them."""
+    """Yield the pending runs from oldest to newest.
+
+    If another process is already sending them, nothing is yielded.
+    """
     if not _folder(project).is_dir():
         return
     try:

@@ -1,4 +1,4 @@
-"""Description of a prompt's runs for MLflow: names, tags, parameters, metrics and the folders of its stages."""
+"""Names, tags, parameters, metrics and files of a prompt's MLflow runs."""
 
 import json
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ EXPERIMENT = "prolific"
 
 @dataclass(frozen=True)
 class Group:
-    """Prompts of one sweep: the name of their MLflow experiment, and its dataset, which has one `row` per prompt."""
+    """MLflow experiment and dataset of the prompts in one sweep. The dataset has one row per prompt."""
 
     experiment: str
     prompts: list[dict]
 
 
 class PromptRuns:
-    """Runs of one prompt, which belong to the default experiment unless a `group` is given."""
+    """Runs of one prompt in MLflow. They belong to the default experiment unless a `group` is given."""
 
     def __init__(self, resolved: ResolvedPrompt, group: Group | None = None):
         self.project, self.prompt, self.config = resolved.project, resolved.prompt, resolved.config
@@ -46,7 +46,7 @@ class PromptRuns:
 
     @property
     def metrics(self) -> dict:
-        """Metrics of the finished model: those of `evaluate`, followed by those of `export`."""
+        """Metrics of the finished model, from the stages `evaluate` and `export`."""
         paths = [self.output(stage) / "metrics.json" for stage in ("evaluate", "export")]
         return {name: value for path in paths if path.is_file() for name, value in json.loads(path.read_text()).items()}
 
@@ -66,12 +66,12 @@ class PromptRuns:
 
 
 def row(prompt: Prompt) -> dict:
-    """Return the row of a prompt in the dataset of its experiment."""
+    """Return the row that describes a prompt in the dataset of its experiment."""
     return {"id": prompt.id, "text": prompt.text, "seed": prompt.seed, "preset": prompt.preset}
 
 
 def flatten(values: dict, prefix: str = "") -> dict:
-    """Flatten nested parameters: `{"guidance": {"scale": 7.5}}` becomes `{"guidance.scale": 7.5}`."""
+    """Flatten nested parameters, for example `{"guidance": {"scale": 7.5}}` to `{"guidance.scale": 7.5}`."""
     result = {}
     for key, value in values.items():
         name = f"{prefix}{key}"

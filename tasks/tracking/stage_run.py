@@ -1,4 +1,4 @@
-"""Nested MLflow run of one stage, which is sent from the stage's records and output on disk."""
+"""Nested MLflow run of one stage, created from the stage's records and output on disk."""
 
 import hashlib
 import json
@@ -9,8 +9,8 @@ from typing import Any
 
 from tasks.runtime import records
 
-SENT = "prolific.sent"  # tag with the number of bytes of the records file that have been sent
-ATTEMPT = "prolific.attempt"  # tag that identifies the computation that produced the records or the output
+SENT = "prolific.sent"  # tag with the number of bytes of the records file sent so far
+ATTEMPT = "prolific.attempt"  # tag that identifies the computation behind the records or the output
 FILES = ("*.json", "*.png", "*.mp4", "*.glb")  # patterns of the output files that are sent
 FACTS = ("cached", "device", "seconds", "peak_memory_mb")
 
@@ -26,7 +26,7 @@ class StageRun:
         self.run = ""
         self.offset = 0
         self.done = False
-        self.facts: dict[str, Any] = {}  # values of FACTS, which the parent run summarises
+        self.facts: dict[str, Any] = {}  # values of the tags and metrics in FACTS
 
     def send(self, parent: str, cached: bool, failed: bool) -> None:
         path = self.state / "records.jsonl"
@@ -66,7 +66,7 @@ class StageRun:
             self.offset = int(sent.get(SENT, 0))
             self.done = found.info.status == "FINISHED"
             return
-        # If MLflow has no run of this attempt, it was computed for this parent, even if DVC now reports it as cached.
+        # If MLflow has no run of this attempt, the stage counts as computed even if DVC reports it as cached.
         cached = cached and (start is None or tracker.find(attempt, ATTEMPT, anywhere=True) is not None)
         self.facts = {"cached": str(cached).lower()}
         tags = {
@@ -99,7 +99,7 @@ class StageRun:
     def _image(self, record: dict, time: int) -> None:
         """Send an image under the name that MLflow's step slider expects.
 
-        The name is deterministic, so that sending an image again replaces it.
+        The name is deterministic, so sending an image again replaces the earlier copy.
         """
         source = self.state / record["file"]
         if not source.is_file():
@@ -123,7 +123,7 @@ class StageRun:
         fractions = {
             f"time_fraction_{name.replace(' ', '_')}": fraction for name, fraction in end.get("fractions", {}).items()
         }
-        # Final metrics are logged at the last step, so that they become the last points of curves with the same names.
+        # Final metrics are logged at the last step, which makes them the last points of curves with the same names.
         step = max(
             (record["step"] for record in records.read(self.state / "records.jsonl")[0] if record["kind"] == "metrics"),
             default=0,

@@ -1,9 +1,11 @@
-"""Tracking with MLflow: a parent run for each prompt (or prior) and configuration, and a nested run for each stage.
+"""Tracking of runs with MLflow.
 
-Everything is read from the records and outputs of the stages on disk, so it can be sent at any time and more than once:
-runs are identified by a tag, metrics have their own timestamps, and images have fixed names. Tracking never makes a run
-fail: if the server does not answer, one warning is printed, and the unsent data is kept (tasks/tracking/outbox.py) and
-sent later.
+Each prompt (or prior) and configuration has a parent run, and each stage has a nested run. All data is read from the
+records and outputs of the stages on disk. It can be sent at any time and more than once, because runs are identified by
+a tag, metrics have their own timestamps, and images have fixed names.
+
+Tracking never makes a run fail. If the server does not answer, one warning is printed, and the unsent data is stored in
+the outbox (tasks/tracking/outbox.py) and sent later.
 """
 
 import hashlib
@@ -28,7 +30,7 @@ from tasks.tracking.prompt_runs import PromptRuns
 from tasks.tracking.stage_run import FACTS, StageRun, log
 
 TOKEN = "prolific.token"
-WHOLE = ""  # key of the hash of the whole dvc.lock; the other keys are names of stages
+WHOLE = ""  # key for the hash of the whole dvc.lock (the other keys are stage names)
 
 
 def uri(project: Project) -> str:
@@ -55,7 +57,7 @@ def _set_environment() -> None:
 
 
 def sync(project: Project, subject, stages: list[str]) -> None:
-    """Send the records of the given stages of a subject, which is the id of a prompt or an object (see `Tracker`)."""
+    """Send the records of the given stages to MLflow. See `Tracker` for the type of `subject`."""
     with Tracker(project, subject) as tracker:
         for stage in stages:
             tracker.sync_stage(stage)
@@ -64,7 +66,10 @@ def sync(project: Project, subject, stages: list[str]) -> None:
 
 
 def remember(project: Project, experiment: str, key: str, parameters: dict, values: dict, files: list[Path]) -> None:
-    """Send the parameters, metrics and files of a run without stages, or update the run if the key was used before."""
+    """Send the parameters, metrics and files of a run without stages.
+
+    If a run with the same key exists, it is updated.
+    """
     runs = SimpleNamespace(
         experiment=experiment, name=experiment, identity=[experiment, key], tags={}, parameters=parameters
     )
@@ -87,7 +92,7 @@ class Tracker:
         self.token = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self.client: Any = None
         self._off = os.environ.get("PROLIFIC_TRACKER") == "off"
-        self._lost = False  # whether the server has stopped answering
+        self._lost = False  # true after the server has stopped answering
         self._parent = ""
         self._status: str | None = None
         self._stages: dict[str, StageRun] = {}
@@ -111,7 +116,10 @@ class Tracker:
                 )
 
     def sync_stage(self, stage: str, cached: bool = False, failed: bool = False) -> None:
-        """Send the new records of a stage, and its metrics and files if it has ended or its output was `cached`."""
+        """Send the new records of a stage.
+
+        If the stage has ended or its output was `cached`, its metrics and files are sent as well.
+        """
         self._synced[stage] = {"cached": cached, "failed": failed}
         self._guarded(lambda: self._sync_stage(stage, cached, failed))
 
@@ -130,7 +138,7 @@ class Tracker:
         return f"http://127.0.0.1:{port}/#/experiments/{self._experiment}/runs/{self._parent}"
 
     def parent(self) -> str:
-        """Return the id of the subject's parent run, which is created if it does not exist."""
+        """Return the id of the subject's parent run, and create the run if it does not exist."""
         if not self._parent:
             if self.client is None:
                 self._connect()
@@ -146,18 +154,27 @@ class Tracker:
         return self._parent
 
     def find(self, value: str, tag: str = TOKEN, anywhere: bool = False):
-        """Return a run whose `tag` equals `value`, in the subject's experiment or `anywhere`, or None."""
+        """Return a run whose `tag` equals `value`, or None if no such run exists.
+
+        Only the subject's experiment is searched unless `anywhere` is true.
+        """
         places = [found.experiment_id for found in self.client.search_experiments()] if anywhere else [self._experiment]
         found = self.client.search_runs(places, f"tags.`{tag}` = '{value}'", max_results=1)
         return found[0] if found else None
 
     def make(self, token: str, tags: dict, began: int = 0):
-        """Create a run that `find` can find by its token; `began` is its start time in milliseconds, or 0 for now."""
+        """Create a run that is tagged with `token`, so that `find` can return it later.
+
+        `began` is the start time in milliseconds, or 0 for the current time.
+        """
         tags = {TOKEN: token, "mlflow.source.name": "prolific", "mlflow.user": "prolific", **tags}
         return self.client.create_run(self._experiment, start_time=began or None, tags=tags)
 
     def parameters(self, run, values: dict) -> None:
-        """Log the parameters that are missing from a run, because a server may fail after it has created the run."""
+        """Log the parameters that are missing from a run.
+
+        Parameters may be missing from an existing run if the server failed after it created the run.
+        """
         from mlflow.entities import Param
 
         items = [Param(name, str(value)[:6000]) for name, value in values.items() if name not in run.data.params]
@@ -196,7 +213,7 @@ class Tracker:
             self.client.set_terminated(self._parent, status)
 
     def _send_kept(self) -> None:
-        """Send the pending runs, which stay in the outbox if the server stops answering again."""
+        """Send the pending runs. They stay in the outbox if the server stops answering again."""
         for kept in outbox.kept(self.project):
             tracker = Tracker(self.project, kept)
             tracker.client = self.client
@@ -214,7 +231,7 @@ class Tracker:
                 kept.delete()
 
     def _log_metrics(self, run: str, values: dict) -> None:
-        """Log the metrics whose values differ from the latest ones of the run."""
+        """Log the metrics whose values differ from the latest values in the run."""
         there = self.client.get_run(run).data.metrics
         now = int(time.time() * 1000)
         log(self.client, run, [(name, value, 0, now) for name, value in values.items() if there.get(name) != value])
@@ -247,7 +264,9 @@ class Tracker:
         inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "prompts")])]
         try:
             self.client.log_inputs(run, inputs)
-        except MlflowException:  # Another prompt of the sweep created the dataset concurrently, so try again.
+        except (
+            MlflowException
+        ):  # Another prompt of the sweep may have created the dataset at the same time, so try again.
             self.client.log_inputs(run, inputs)
 
     def _locks(self) -> dict[str, str]:
@@ -256,7 +275,7 @@ class Tracker:
         if not hasattr(self.subject, "pipeline") or not path.is_file():
             return {}
         content = path.read_bytes()
-        stages = (yaml.safe_load(content) or {}).get("stages", {})  # The file may be empty after a kill.
+        stages = (yaml.safe_load(content) or {}).get("stages", {})  # The file may be empty if DVC was killed.
         entries = {name: json.dumps(entry, sort_keys=True).encode() for name, entry in stages.items()}
         return {name: hashlib.sha256(entry).hexdigest()[:16] for name, entry in {WHOLE: content, **entries}.items()}
 
@@ -275,7 +294,7 @@ class Tracker:
         self.client = client
 
     def _find_experiment(self) -> str:
-        """Return the id of the subject's experiment, which is created if it does not exist."""
+        """Return the id of the subject's experiment, and create the experiment if it does not exist."""
         from mlflow.exceptions import MlflowException
 
         name = self.subject.experiment
@@ -287,7 +306,7 @@ class Tracker:
                 return self.client.create_experiment(name, artifact_location=place)
             except MlflowException:  # Another process or machine has created it in the meantime.
                 found = self.client.get_experiment_by_name(name)
-        if found.lifecycle_stage == "deleted":  # It was deleted in the UI, where its name stays reserved.
+        if found.lifecycle_stage == "deleted":  # The name of a deleted experiment stays reserved.
             self.client.restore_experiment(found.experiment_id)
         return found.experiment_id
 

@@ -65,7 +65,7 @@ def test_a_prompt_is_added_once_and_edited_after_that(prolific, project):
         (["--set", "nerf={}"], "'nerf' is a group of parameters"),
         (["--set", "nerf.guidance={scale: 5}"], "'nerf.guidance' is a group of parameters"),
         (["--set", "nerf.steps={"], "the value must be YAML"),
-        (["--set", "nerf.cameras.fov=[50, 40]"], "a range goes from low to high"),
+        (["--set", "nerf.cameras.fov=[50, 40]"], "a range must go from low to high"),
         (["--preset", "../demo"], "no preset '../demo'"),
         (["--seed", "-1"], "seed = -1"),
         (["--id", "../x"], "not usable"),
@@ -107,7 +107,7 @@ def test_a_file_becomes_prompts_and_a_set(prolific, project, name, id, steps):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("x.txt", "a green mug\na\tred mug\n", "x.txt, line 2: the prompt has a control character"),
+        ("x.txt", "a green mug\na\tred mug\n", "x.txt, line 2: the prompt contains a control character"),
         ("x.csv", "text,nerf.step\na green mug,5\n", "x.csv, line 2: unknown key 'nerf.step'"),
         ("x.csv", "text,seed\na green mug,-1\n", "x.csv, line 2: prompt: seed = -1"),
         ("x.csv", "text,seed\na green mug, small,1\n", "x.csv, line 2: the line must have as many cells as the header"),
@@ -117,7 +117,7 @@ def test_a_file_becomes_prompts_and_a_set(prolific, project, name, id, steps):
             "- a green mug\n- {text: a red mug, nerf: {step: 5}}\n",
             "x.yaml, prompt 2: unknown key 'nerf.step'",
         ),
-        ("x.yaml", "- a green mug\n- 5\n", "x.yaml, prompt 2: the prompt must be text"),
+        ("x.yaml", "- a green mug\n- 5\n", "x.yaml, prompt 2: the prompt text must be a string"),
         (
             "x.yaml",
             "- {text: a green mug, id: g}\n- {text: a mug, id: g}\n",

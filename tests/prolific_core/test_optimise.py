@@ -169,7 +169,7 @@ def test_a_truncated_checkpoint_is_refused_by_name(tmp_path, fraction):
     checkpoint.save(path, {"x": torch.randn(100)})
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * fraction)])
-    with pytest.raises(ProlificError, match="state.safetensors is not a whole checkpoint"):
+    with pytest.raises(ProlificError, match="state.safetensors is not a complete checkpoint"):
         checkpoint.load(path)
 
 

@@ -8,8 +8,8 @@ from prolific_core.prior.noise_schedule import Latents, Times, classifier_free
 def guided(guide: Guidance, noisy: Latents, t: Times, cameras: Cameras) -> Latents:
     """Predict the noise with classifier-free guidance.
 
-    The prediction for the negative prompt takes the place of the unconditional one. They are the same if the
-    negative prompt is empty.
+    The prediction for the negative prompt replaces the unconditional prediction. The two are the same if the negative
+    prompt is empty.
 
     Args:
         guide: The guidance whose texts and scale are used.
@@ -18,7 +18,7 @@ def guided(guide: Guidance, noisy: Latents, t: Times, cameras: Cameras) -> Laten
         cameras: Cameras of the views.
 
     Returns:
-        negative + scale (conditional - negative).
+        The guided noise, negative + scale * (conditional - negative).
     """
     if guide.config.scale == 1.0:
         return guide.conditional(noisy, t, cameras)

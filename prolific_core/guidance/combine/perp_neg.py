@@ -1,12 +1,12 @@
-"""Perp-Neg for view-dependent prompting (Armandpour et al., arXiv 2304.04968): other views are negative prompts.
+"""Perp-Neg (Armandpour et al., arXiv 2304.04968), which uses other views as negative prompts.
 
     eps = uncond + s ( d + sum_i w_i (d_i - proj_d d_i) ),   d = cond - uncond,  d_i = neg_i - uncond
 
-Only the part of each negative direction that is perpendicular to d counts. The condition is the text
-interpolated by azimuth (section 4 of the paper). Between front and side, the negatives are front and side;
-between side and back, they are side and front. Their weights are w = -(a exp(-b r) + c), where r is the
-interpolation weight of the view nearer to the front. Overhead views have no negatives. Four evaluations per
-image are needed instead of two.
+Only the part of each negative direction that is perpendicular to d contributes. The condition is the text embedding
+interpolated by azimuth (section 4 of the paper). Between the front and the side, the negative prompts are front and
+side. Between the side and the back, they are side and front. Their weights are w = -(a exp(-b r) + c), where r is the
+interpolation weight of the view nearer to the front. Overhead views have no negative prompts. The method needs four
+evaluations of the prior per image instead of two.
 """
 
 import math
@@ -38,7 +38,7 @@ def check(config: GuidanceConfig) -> None:
     """
     if not config.view_prompts:
         raise InputError(
-            "guidance.combine = 'perp_neg': its negatives are other views; set view_prompts: true, or combine: cfg"
+            "guidance.combine = 'perp_neg': view_prompts must be enabled; set view_prompts: true, or combine: cfg"
         )
 
 
@@ -67,11 +67,11 @@ def guided(guide: Guidance, noisy: Latents, t: Times, cameras: Cameras) -> Laten
 
 
 def perpendicular(x: Latents, to: Latents) -> Latents:
-    """Remove the projection of one direction on another, for each image.
+    """Remove the projection of `x` onto `to`, separately for each image.
 
     Args:
         x: Directions.
-        to: Directions to project on.
+        to: Directions onto which `x` is projected.
 
     Returns:
         The part of `x` that is perpendicular to `to`.
@@ -87,12 +87,12 @@ def negatives(cameras: Cameras) -> tuple[list[list[str]], Float[Tensor, "batch 2
         cameras: Cameras of the views.
 
     Returns:
-        Two lists with one negative view per camera in each, and the weights, which are not positive.
+        Two lists with one negative view per camera, and the weights of these views, which are at most 0.
     """
     words: list[tuple[str, str]] = []
     weights: list[tuple[float, float]] = []
     for azimuth, elevation in cameras.angles():
-        quarter = abs(math.remainder(azimuth, 2 * math.pi)) / (math.pi / 2)  # 0 front, 1 side, 2 back
+        quarter = abs(math.remainder(azimuth, 2 * math.pi)) / (math.pi / 2)  # 0 is front, 1 is side and 2 is back
         if elevation > OVERHEAD:
             words.append(("side view", "front view"))
             weights.append((0.0, 0.0))

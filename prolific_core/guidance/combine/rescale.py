@@ -38,7 +38,7 @@ def guided(guide: Guidance, noisy: Latents, t: Times, cameras: Cameras) -> Laten
 def rescaled(
     output: Float[Tensor, "batch *shape"], positive: Float[Tensor, "batch *shape"], phi: float
 ) -> Float[Tensor, "batch *shape"]:
-    """Rescale an output to the standard deviation of the conditional one, and interpolate with the original.
+    """Rescale an output to the standard deviation of the conditional output and blend it with the original.
 
     Args:
         output: Guided output of the network.
@@ -46,7 +46,7 @@ def rescaled(
         phi: Weight of the rescaled output in [0, 1].
 
     Returns:
-        The interpolated output.
+        The blended output.
     """
     axes = tuple(range(1, output.ndim))
     ratio = positive.std(dim=axes, keepdim=True) / output.std(dim=axes, keepdim=True)

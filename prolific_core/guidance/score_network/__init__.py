@@ -1,1 +1,1 @@
-"""The score network of the particles: eps_q of VSD."""
+"""Score networks that predict eps_q in VSD."""

@@ -1,15 +1,17 @@
-"""Warning for a score network that does not follow the particles."""
+"""Monitoring of `score_gain`, with a warning if the score network does not adapt to the particles."""
 
 from collections import deque
 from collections.abc import Mapping
 from typing import SupportsFloat
 
-ENOUGH = 0.9  # at 1 the score network still equals the prior, and VSD is only (scale - 1) (cond - uncond)
+#: A warning is given if the running mean of score_gain is at least this. At 1, the score network equals the prior,
+#: and the gradient is only (scale - 1) (cond - uncond).
+ENOUGH = 0.9
 WINDOW = 10  # number of values in the running mean
 
 
 class ScoreGainMonitor:
-    """Running mean of `score_gain` that is compared with `ENOUGH` once, halfway through the run.
+    """Monitor that compares the running mean of `score_gain` with `ENOUGH` once, halfway through the run.
 
     Args:
         steps: Number of steps of the run.
@@ -21,14 +23,16 @@ class ScoreGainMonitor:
         self._checked = False
 
     def see(self, step: int, metrics: Mapping[str, SupportsFloat]) -> str | None:
-        """Add the metrics of a step. After a resumption, only the steps since then count.
+        """Add the metrics of a step and, halfway through the run, check the running mean.
+
+        In a resumed run, the mean includes only the steps since the run was resumed.
 
         Args:
             step: Number of the step, starting at 1.
             metrics: Metrics of the step; `score_gain` may be missing.
 
         Returns:
-            A warning in one line, or None.
+            A one-line warning if the mean is checked in this step and is at least `ENOUGH`, and None otherwise.
         """
         if "score_gain" in metrics:
             self._recent.append(float(metrics["score_gain"]))
@@ -39,6 +43,6 @@ class ScoreGainMonitor:
         if mean < ENOUGH:
             return None
         return (
-            f"warning: score_gain is {mean:.2f} at half-way, not below {ENOUGH}: the score model does not follow "
-            "the particles; raise guidance.score's learning_rate, rank, targets or steps"
+            f"warning: score_gain is {mean:.2f} halfway through the run but should be below {ENOUGH}: the score "
+            "network does not adapt to the particles; raise learning_rate, rank, targets or steps in guidance.score"
         )

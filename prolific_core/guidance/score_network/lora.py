@@ -1,12 +1,12 @@
-"""LoRA (Hu et al., arXiv 2106.09685) through peft: W + B A in place of some of a U-Net's weights W.
+"""LoRA (Hu et al., arXiv 2106.09685) with peft, which replaces some weights W of a U-Net with W + B A.
 
 The adapter is attached to a copy of the U-Net's module tree that shares all tensors with the original. The prior is
-therefore never modified, and adapters that it already has (a user's own LoRA) stay active in both.
+therefore never modified. Existing adapters of the prior, such as a user's LoRA, stay active in both.
 
-peft evaluates W, A and B one after another in many small layers, which about doubles the time of a call. In full
-precision, W + B A is instead computed once per training step and a second copy of the module tree is called with it:
-the same function of the same parameters up to rounding, at the speed of the bare U-Net. In half precision, peft's own
-forward pass is used, because B A would be lost in the rounding of W.
+peft evaluates W, A and B separately in many small layers, which roughly doubles the time of a call. In full precision,
+W + B A is therefore computed once per training step and used as the weight in a second copy of the module tree. This
+copy computes the same function up to rounding errors and is as fast as the U-Net without LoRA. In half precision,
+peft's own forward pass is used, because rounding W + B A would discard most of B A.
 """
 
 import copy
@@ -32,8 +32,8 @@ class Factors(NamedTuple):
     """Trained factors of one layer.
 
     Attributes:
-        down: A, with one row per rank.
-        up: B, with one column per rank.
+        down: Matrix A, with `rank` rows.
+        up: Matrix B, with `rank` columns.
     """
 
     down: nn.Parameter
@@ -43,20 +43,20 @@ class Factors(NamedTuple):
 if TYPE_CHECKING:
 
     class PeftLayer(nn.Module):
-        """Interface of peft's LoRA layers, which have no precise types."""
+        """Interface of peft's LoRA layers, which lack precise type annotations."""
 
         lora_A: dict[str, nn.Linear | nn.Conv2d]
         lora_B: dict[str, nn.Linear | nn.Conv2d]
         active_adapters: list[str]
 
         def set_adapter(self, adapter_names: list[str]) -> None:
-            """Activate these adapters and no others."""
+            """Activate the given adapters and deactivate all others."""
 else:
     PeftLayer = nn.Module
 
 
 def copy_sharing_tensors(module: AnyModule) -> AnyModule:
-    """Copy a module tree without its tensors.
+    """Copy a module tree without copying its tensors.
 
     Args:
         module: The module to copy.
@@ -82,9 +82,9 @@ class Lora:
     Attributes:
         unet: The U-Net to call.
         adapted: Copy of the original module tree that contains peft's layers.
-        layers: Trained factors of the adapted layers by the layers' names.
-        parameters: The same factors by names of their own.
-        merged: The weights W + B A of the adapted layers; empty in half precision.
+        layers: Trained factors of the adapted layers by layer name.
+        parameters: The same factors by parameter name.
+        merged: Weights W + B A of the adapted layers; empty in half precision.
     """
 
     def __init__(self, unet: UNet, config: ScoreConfig, generator: torch.Generator):
@@ -110,8 +110,9 @@ class Lora:
 class MergedWeight:
     """Tensor W + B A that replaces the weight W of one layer.
 
-    Its gradient G is passed on to the factors as soon as the backward pass has computed it: dA = B^T G, dB = G A^T.
-    Autograd would allocate all merged weights anew in every step, which costs as much time again.
+    Once the backward pass has computed the gradient G of this tensor, the gradients of the factors are set to
+    dA = B^T G and dB = G A^T. This is faster than autograd, which would allocate all merged weights again in every
+    step.
 
     Args:
         unet: The U-Net whose layer is changed.
@@ -130,7 +131,7 @@ class MergedWeight:
 
     @torch.no_grad()
     def write(self) -> None:
-        """Compute W + B A."""
+        """Compute W + B A and write the result into the merged weight."""
         flat = self.weight.copy_(self.base).view(len(self.base), -1)
         flat.addmm_(self.up.flatten(1), self.down.flatten(1))
 
@@ -147,12 +148,12 @@ def _accumulate(parameter: nn.Parameter, gradient: Tensor) -> None:
 
 
 def _base_layer(module: nn.Module) -> nn.Module:
-    """Return the layer itself, which another adapter may wrap."""
+    """Return the original layer of a module that another adapter may have wrapped."""
     return cast(Any, module).get_base_layer() if hasattr(module, "get_base_layer") else module
 
 
 def _modules(unet: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Return the names and modules of a tree; `named_modules` has no return type."""
+    """Return the named modules of a tree, with the type annotation that `named_modules` lacks."""
     return cast("Iterator[tuple[str, nn.Module]]", unet.named_modules())
 
 
@@ -163,10 +164,10 @@ def _peft_layers(unet: nn.Module) -> dict[str, PeftLayer]:
 
 
 def _add_adapter(unet: UNet, config: ScoreConfig, generator: torch.Generator) -> dict[str, Factors]:
-    """Inject the adapter and return its factors by layer; adapters that are already present stay active.
+    """Inject the adapter, keep existing adapters active, and return the new factors by layer.
 
-    A is drawn from `generator` instead of the global one that peft uses. B is zero, so that the network starts as its
-    base.
+    A is drawn from `generator` instead of the global generator that peft uses. B is zero, so that the network initially
+    equals its base.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -175,13 +176,13 @@ def _add_adapter(unet: UNet, config: ScoreConfig, generator: torch.Generator) ->
         r=config.rank, lora_alpha=config.rank, target_modules=_targets(unet, config, list(active)), bias="none"
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft warns of other adapters, which are supported here
+        warnings.simplefilter("ignore")  # peft warns about existing adapters, which are supported here
         inject_adapter_in_model(settings, unet, adapter_name=ADAPTER)
     ours: dict[str, PeftLayer] = {}
     for name, layer in _peft_layers(unet).items():
         if ADAPTER in layer.lora_A:
             ours[name] = layer
-        # peft has deactivated all adapters but the newest one.
+        # Reactivate the existing adapters, which peft deactivates when it injects a new one.
         layer.set_adapter([*active.get(name, []), *([ADAPTER] if name in ours else [])])
     unet.requires_grad_(False)
     factors: dict[str, Factors] = {}
@@ -198,7 +199,7 @@ def _add_adapter(unet: UNet, config: ScoreConfig, generator: torch.Generator) ->
 
 
 def _targets(unet: nn.Module, config: ScoreConfig, wrapped: list[str]) -> list[str]:
-    """Return the names of the layers to adapt, leaving out the inner layers of those that are already wrapped."""
+    """Return the names of the layers to adapt, excluding those inside existing adapters."""
     names = [
         name
         for name, module in _modules(unet)
@@ -212,6 +213,7 @@ def _targets(unet: nn.Module, config: ScoreConfig, wrapped: list[str]) -> list[s
     if not chosen:
         kinds = sorted({name.split(".")[-1] for name in names if not name.split(".")[-1].isdigit()})
         raise InputError(
-            f"guidance.score.targets = {list(endings)}: no layer of the U-Net ends so; some that do: {', '.join(kinds)}"
+            f"guidance.score.targets = {list(endings)}: must contain endings of the U-Net's layer names: "
+            f"{', '.join(kinds)}"
         )
     return chosen

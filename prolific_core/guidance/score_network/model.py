@@ -1,6 +1,6 @@
-"""Score network of the particles: LoRA on the prior's U-Net, or a small separate U-Net, with a camera embedding.
+"""Score network of VSD, either LoRA on the prior's U-Net or a small U-Net, with a camera embedding.
 
-The prior's own U-Net is never modified: adapter and camera embedding are attached to a copy of its module tree.
+The prior's U-Net is never modified. The adapter and the camera embedding are attached to a copy of its module tree.
 """
 
 from typing import Any
@@ -17,9 +17,9 @@ from prolific_core.prior.noise_schedule import Latents, TextEmbeddings, Times
 
 
 class CameraEmbedding(nn.Module):
-    """MLP from the 16 numbers of a camera-to-world matrix to the width of the time embedding.
+    """MLP that maps camera-to-world matrices to embeddings of the same width as the time embedding.
 
-    The last layer starts at zero, so that the camera has no influence before training.
+    The last layer is initialised to zero, so that the camera has no influence before training.
 
     Args:
         width: Width of the time embedding.
@@ -48,7 +48,7 @@ class CameraEmbedding(nn.Module):
 
 
 class ScoreModel:
-    """Score network that predicts eps_q or v_q of noisy latents from time, text and camera.
+    """Score network that predicts eps_q or v_q from noisy latents, time, text and camera.
 
     Args:
         base: The frozen model that the network starts from, usually the prior.
@@ -57,15 +57,15 @@ class ScoreModel:
 
     Attributes:
         base: The frozen model.
-        schedule: Its noise schedule.
-        prediction: Prediction type of the training loss. The network's output is converted to it if they differ.
+        schedule: Noise schedule of the base.
+        prediction: Prediction type of the training loss, to which the network's output is converted if needed.
         camera: The camera embedding.
     """
 
     def __init__(self, base: LatentDiffusion, config: ScoreConfig, *, generator: torch.Generator):
         self.base, self.schedule = base, base.schedule
         small = config.kind == "unet"
-        # New layers draw from the global generator before their weights are set, so its state is restored.
+        # Restore the global generator's state afterwards, because the constructors of new layers draw from it.
         with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
             self._network = (small_unet.SmallScoreUNet if small else Lora)(base.unet, config, generator)
             embedding = self._network.unet.time_embedding
@@ -74,9 +74,10 @@ class ScoreModel:
         self._dtype = self._network.unet.dtype
         self._output = small_unet.PREDICTION if small else self.schedule.prediction
         self.prediction = config.prediction or self._output
-        self._shift = torch.empty(0)  # added to the time embedding; set by every call
+        self._shift = torch.empty(0)  # camera embedding that the current call adds to the time embedding
 
-        # A local function, because a copy of the module tree would also copy the object of a bound method.
+        # The hook is a local function, because a copy of the module tree would also copy the object to which a method
+        # is bound.
         def add_shift(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
             return output + self._shift.to(output.dtype)
 
@@ -86,7 +87,7 @@ class ScoreModel:
 
     @classmethod
     def from_prior(cls, prior: LatentDiffusion, config: ScoreConfig, *, generator: torch.Generator) -> "ScoreModel":
-        """Create a score network on the prior, or on the model `config.base` if it is given.
+        """Create a score network from the prior, or from the model `config.base` if it is set.
 
         Args:
             prior: The diffusion model that is distilled.
@@ -132,7 +133,7 @@ class ScoreModel:
             t: Time steps.
             text: Text embeddings.
             c2w: Camera-to-world matrices.
-            has_camera: Rows that get their camera embedding (the others get zero), by default all of them.
+            has_camera: Mask of the rows that use a camera embedding; the others use zero. None selects all rows.
 
         Returns:
             The predicted eps or v, as `prediction` specifies.
@@ -142,7 +143,7 @@ class ScoreModel:
             self._shift = self._shift * has_camera[:, None]
         output = self.unet(noisy.to(self._dtype), t, encoder_hidden_states=text.to(self._dtype)).sample
         output = output.to(noisy.dtype)
-        self._shift = torch.empty(0)  # the graph of the camera embedding must not outlive the call
+        self._shift = torch.empty(0)  # release the autograd graph of the camera embedding
         if self._output == self.prediction:
             return output
         noise = self.schedule.noise_from(output, noisy, t, self._output)
@@ -150,7 +151,7 @@ class ScoreModel:
 
     @torch.no_grad()
     def frozen(self, noisy: Latents, t: Times, text: TextEmbeddings) -> Latents:
-        """Evaluate the frozen base, without adapter and camera.
+        """Evaluate the frozen base without the adapter and the camera embedding.
 
         Args:
             noisy: Noisy latents x_t.
@@ -190,14 +191,14 @@ class ScoreModel:
 
     @property
     def unet(self) -> UNet:
-        """The U-Net that is called."""
+        """The U-Net that `__call__` evaluates."""
         return self._network.unet
 
     def merged(self) -> list[Tensor]:
-        """Return the weights with LoRA merged into them, which are kept in addition to the parameters.
+        """Return the weights with merged LoRA, which are stored in addition to the parameters.
 
         Returns:
-            One tensor per adapted layer, or none if weights are not merged.
+            One tensor per adapted layer, or an empty list if weights are not merged.
         """
         return self._network.merged
 
@@ -209,7 +210,7 @@ class ScoreModel:
         """Return the trained parameters.
 
         Returns:
-            The parameters of camera embedding and network.
+            The parameters of the camera embedding and the network.
         """
         return list(self._parameters.values())
 
@@ -223,7 +224,7 @@ class ScoreModel:
 
     @torch.no_grad()
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
-        """Restore the state of `trainable_state`.
+        """Restore a state returned by `trainable_state`.
 
         Args:
             state: Values of all trained parameters by name.

@@ -1,9 +1,9 @@
-"""Small separate U-Net as score network, where LoRA on the prior costs too much or starts too close to the prior.
+"""Small separate U-Net as a score network, for use if LoRA is too expensive or starts too close to the prior.
 
-It predicts v and its last layer starts at zero. v = 0 means eps = sigma x_t, which is the score of x_0 ~ N(0, I), the
-distribution that latents are scaled to. Unlike LoRA, which starts as the prior, the network therefore starts as this
-broad Gaussian, and its score_gain starts above 1. It is conditioned on camera and time but not on text, since a run
-has only one prompt.
+The U-Net predicts v, and its last layer is initialised to zero. Since v = 0 implies eps = sigma x_t, it initially
+represents x_0 ~ N(0, I), which matches the scale of the latents. LoRA initially represents the prior instead. The
+initial score_gain is therefore above 1. The network is conditioned on camera and time but not on text, since a run has
+only one prompt.
 """
 
 from typing import cast
@@ -18,7 +18,7 @@ PREDICTION = "v_prediction"
 
 
 class SmallScoreUNet:
-    """U-Net whose parameters are all trained. Its construction seeds torch's global generator.
+    """U-Net whose parameters are all trained. Its constructor seeds torch's global generator.
 
     Args:
         base: The prior's U-Net, which determines shape, device and precision.
@@ -27,7 +27,7 @@ class SmallScoreUNet:
 
     Attributes:
         unet: The U-Net to call.
-        parameters: Its trained parameters by name.
+        parameters: The trained parameters by name.
         merged: Always empty; see `Lora.merged`.
     """
 
@@ -56,7 +56,7 @@ class SmallScoreUNet:
             nn.init.zeros_(parameter)
         if base.is_gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        # torch's own `to` is called because that of diffusers warns of float32 layers, which this U-Net does not have.
+        # Call torch's `to`, because diffusers' `to` warns about float32 layers, which this U-Net does not have.
         nn.Module.to(unet, base.device, torch.promote_types(torch.float32, base.dtype))
         self.unet = unet
         self.merged: list[Tensor] = []

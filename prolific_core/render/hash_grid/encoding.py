@@ -1,11 +1,11 @@
 """Trainable multiresolution hash grid encoding (Instant-NGP, arXiv 2201.05989, section 3).
 
-Space is covered by grids of growing resolution. Each grid corner owns a row of a table, and the features of a point at
+Space is covered by grids of increasing resolution. Each grid corner has a table row, and the features of a point at
 one level are the interpolated rows of the corners around it. Grids that fit into their part of the table are indexed
-densely, finer ones by a spatial hash.
+densely, and finer grids by a spatial hash.
 
-The table has the layout of tiny-cuda-nn's HashGrid, row by row, so that every backend reads the same checkpoint. Two
-details follow from it: positions are x * scale + 0.5, and a dense index beyond the last corner wraps around.
+The table has the same layout as in tiny-cuda-nn's HashGrid, so that every backend reads the same checkpoint. This
+layout implies that positions are x * scale + 0.5 and that a dense index beyond the last corner wraps around.
 """
 
 import torch
@@ -32,7 +32,9 @@ def _corner_rows(corner: Int[Tensor, "points 3"], level: Level) -> Int[Tensor, "
 def encode_reference(
     x: Float[Tensor, "points 3"], table: Float[Tensor, "rows features"], levels: list[Level], smooth: bool
 ) -> Float[Tensor, "points columns"]:
-    """Encode points in plain PyTorch, differentiable in `x` and `table` and for any float type.
+    """Encode points in plain PyTorch.
+
+    All float types are supported. The result is differentiable with respect to `x` and `table`.
 
     Args:
         x: Points (N, 3), clamped to [0, 1].
@@ -41,7 +43,7 @@ def encode_reference(
         smooth: Whether to interpolate by smoothstep (arXiv 2201.05989, appendix A) instead of linearly.
 
     Returns:
-        Features (N, len(levels) * F), those of the coarsest level first.
+        Features (N, len(levels) * F), ordered from the coarsest to the finest level.
     """
     x = x.clamp(0, 1)
     features = []
@@ -67,9 +69,9 @@ ENCODERS = {"torch": encode_reference, "warp": encode_warp, "tinycudann": encode
 class HashEncoding(nn.Module):
     """Trainable features of points in the unit cube.
 
-    Gradients flow to the table and, where `x` requires one, to `x`. They are first derivatives: only the reference can
-    be differentiated twice. On a GPU the Warp kernel of the table's gradient adds in parallel, so the last bits vary
-    from run to run.
+    Gradients flow to the table and, if required, to `x`. Only the reference backend supports second derivatives. On a
+    GPU, the Warp kernel accumulates the table's gradient in parallel, so the last bits of the gradient vary between
+    runs.
 
     Example:
         >>> encoding = HashEncoding(4, 2, 12, 4, 32, generator=torch.Generator().manual_seed(0))
@@ -78,13 +80,14 @@ class HashEncoding(nn.Module):
 
     Args:
         levels: Number of grids.
-        features: Number of features per grid; the output has levels * features columns, the coarsest grid's first.
+        features: Number of features per grid. The output has levels * features columns, ordered from the coarsest to
+            the finest grid.
         log2_entries: Logarithm to base 2 of the maximum number of rows of a level.
         base_resolution: Corners along each side of the coarsest grid.
         max_resolution: Corners along each side of the finest grid.
-        interpolation: "linear", or "smoothstep" for a gradient in `x` that is continuous.
-        backend: Backend of the kernel; see `backends.choose`. It is resolved at each call, so that the module may move
-            between devices.
+        interpolation: "linear", or "smoothstep" for a continuous gradient in `x`.
+        backend: Kernel backend; see `backends.choose`. The backend is resolved at each call, so that the module can be
+            moved between devices.
         generator: Source of the table's initial values, drawn from U(-1e-4, 1e-4) as in the paper.
 
     Raises:
@@ -104,7 +107,7 @@ class HashEncoding(nn.Module):
     ):
         super().__init__()
         if interpolation not in ("smoothstep", "linear"):
-            raise InputError(f"interpolation {interpolation!r}: smoothstep or linear")
+            raise InputError(f"interpolation must be 'smoothstep' or 'linear', got {interpolation!r}")
         self.levels = layout(levels, log2_entries, base_resolution, max_resolution)
         self.features = features
         self.smooth = interpolation == "smoothstep"
@@ -134,7 +137,7 @@ class HashEncoding(nn.Module):
         return encode(x, self.table, self.levels, self.smooth)
 
     def extra_repr(self) -> str:
-        """Return the module's settings for its printed form."""
+        """Return the settings that `repr` shows."""
         finest = self.levels[-1]
         return (
             f"levels={len(self.levels)}, features={self.features}, rows={len(self.table)}, finest={finest.resolution}"

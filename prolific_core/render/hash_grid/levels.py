@@ -1,4 +1,4 @@
-"""Grids of a multiresolution hash encoding: their resolutions and their rows of the table."""
+"""Resolutions and table rows of the grids of a multiresolution hash encoding."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from prolific_core.errors import InputError
 #: Factors of the spatial hash (arXiv 2201.05989, eq. 4): (x * P0 xor y * P1 xor z * P2) modulo the number of entries.
 PRIMES = (1, 2654435761, 805459861)
 
-#: tiny-cuda-nn rounds the number of rows of a level up to a multiple of this.
+#: tiny-cuda-nn rounds the number of rows of a level up to a multiple of this number.
 ALIGNMENT = 8
 
 
@@ -32,7 +32,7 @@ class Level:
 
     @property
     def dense(self) -> bool:
-        """True if each corner has a row of its own; otherwise rows are found by hashing."""
+        """Whether each corner has its own row; otherwise, rows are hashed."""
         return self.resolution**3 <= self.entries
 
 
@@ -52,17 +52,17 @@ def layout(levels: int, log2_entries: int, base_resolution: int, max_resolution:
         max_resolution: Corners along each side of the finest grid.
 
     Returns:
-        The levels, whose rows follow one another in the table.
+        The levels, whose rows are consecutive in the table.
 
     Raises:
         InputError: `max_resolution` is below `base_resolution`.
     """
     if max_resolution < base_resolution:
-        raise InputError(f"max_resolution {max_resolution} is below base_resolution {base_resolution}")
+        raise InputError(f"max_resolution must be at least base_resolution = {base_resolution}, got {max_resolution}")
     growth = math.log2(max_resolution / base_resolution) / max(levels - 1, 1)
     result, offset = [], 0
     for level in range(levels):
-        # Rounded to float32 where tiny-cuda-nn rounds, because the ceiling depends on it.
+        # Round to float32 at the same point as tiny-cuda-nn, because the ceiling depends on it.
         exact = torch.tensor(level * growth, dtype=torch.float32)
         scale = (torch.exp2(exact) * base_resolution - 1).item()
         resolution = math.ceil(scale) + 1

@@ -1,7 +1,7 @@
-"""Hash encoding by tiny-cuda-nn (optional, CUDA only).
+"""Optional CUDA backend for the hash encoding, which calls tiny-cuda-nn.
 
-This backend is written against the interface of `modules.Encoding` in tiny-cuda-nn 2. It has not been run on this
-project's machines, which have no GPU; the tests of the encoding run it wherever tiny-cuda-nn is installed.
+This backend follows the interface of `modules.Encoding` in tiny-cuda-nn 2. It has not been run on this project's
+machines, which have no GPU. The tests of the encoding include it if tiny-cuda-nn is installed.
 """
 
 from functools import cache
@@ -32,10 +32,10 @@ def _encoding(levels: int, features: int, log2_entries: int, base: int, growth: 
 def encode_tinycudann(
     x: Float[Tensor, "points 3"], table: Float[Tensor, "rows features"], levels: list[Level], smooth: bool
 ) -> Float[Tensor, "points columns"]:
-    """Encode points with tiny-cuda-nn in float32; the arguments are those of `encode_reference`.
+    """Encode points with tiny-cuda-nn in float32; see `encode_reference`.
 
-    The module's own parameters are replaced by `table` for the call. There is therefore only one copy of them, and the
-    gradient arrives in the parameter that the optimizer updates.
+    `table` replaces the parameters of the tiny-cuda-nn module during the call, so that the gradient flows to the
+    parameter that the optimizer updates.
     """
     base = round(levels[0].scale + 1)
     growth = (levels[-1].scale + 1) / (levels[0].scale + 1)

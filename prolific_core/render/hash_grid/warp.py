@@ -1,21 +1,21 @@
-"""Hash encoding as Warp kernels: values and first derivatives.
+"""Warp kernels for the values and first derivatives of the hash encoding.
 
 Let f be the position of a point within its cell, and s(f) its smoothstep (or f itself for linear interpolation). The
 features of one level are
 
     y = sum over the 8 corners c of w_c table[row(c)],  w_c = product over the axes of s or 1 - s
 
-so the gradients are dL/dtable[row(c)] += w_c dL/dy and dL/dx = scale * sum_c dw_c/df (table[row(c)] . dL/dy). The
-same in plain PyTorch is `encoding.encode_reference`.
+so the gradients are dL/dtable[row(c)] += w_c dL/dy and dL/dx = scale * sum_c dw_c/df (table[row(c)] . dL/dy).
+`encoding.encode_reference` is the same computation in plain PyTorch.
 
-Values and the table's gradient are computed level by level: the rows of one level stay in the cache, and because
-levels have separate rows, each level may run on its own thread.
+Values and the table's gradient are computed level by level, so that the rows of one level stay in the cache. Since
+levels have separate rows, each level can run on its own thread.
 
-The inner loops of both are C++ snippets, which Warp compiles for CPU and GPU. They process points in blocks: the
-corners of a whole block are computed first (by vector instructions on a CPU) and their rows are prefetched. The rows of
-a fine grid are scattered over memory, and without prefetching half of the time is spent waiting for them.
+The inner loops of both kernels are C++ snippets, which Warp compiles for CPU and GPU. They process points in blocks.
+The corners of a whole block are computed first (with vector instructions on a CPU), and their rows are prefetched. The
+rows of a fine grid are scattered over memory, so without prefetching, half of the time would be spent waiting for them.
 """
-# Warp's kernels are annotated with Warp's own types, which a type checker does not accept.
+# Warp kernels are annotated with Warp's types, which type checkers do not accept.
 # pyright: basic, reportInvalidTypeForm=false
 
 from functools import cache, lru_cache
@@ -30,8 +30,8 @@ from prolific_core.errors import InputError
 from prolific_core.render import warp_launch
 from prolific_core.render.hash_grid.levels import PRIMES, Level
 
-#: C++ that finds, for points `first` to `stop` of one level, `rows` and `weights` as [corner][point]; the bits of a
-#: corner's number are its x, y and z offsets.
+#: C++ that computes `rows` and `weights`, indexed [corner][point], for points `first` to `stop` of one level. The bits
+#: of a corner's index are its x, y and z offsets.
 CORNERS = """
 #if defined(__CUDA_ARCH__)
     constexpr int SOME = 1;
@@ -86,7 +86,7 @@ CORNERS = """
 #endif
 """.replace("PRIME_Y", f"{PRIMES[1]}u").replace("PRIME_Z", f"{PRIMES[2]}u")  # noqa: E501
 
-#: C++ for out[i, level] = sum over the corners of weight times row.
+#: C++ that computes out[i, level] as the sum of weight times row over the corners.
 VALUES = (
     CORNERS.replace("TABLE", "table")
     + """
@@ -100,8 +100,8 @@ VALUES = (
 """
 )
 
-#: C++ for gradient[row] += weight times out_gradient[i, level]. Several points may use one corner, so the additions are
-#: atomic on a GPU; on a CPU they are made in order.
+#: C++ that adds weight times out_gradient[i, level] to gradient[row]. Several points may share a corner, so additions
+#: are atomic on a GPU and sequential on a CPU.
 GRADIENT = (
     CORNERS.replace("TABLE", "gradient")
     + """
@@ -122,7 +122,7 @@ GRADIENT = (
 @cache
 @no_type_check
 def _kernels(features: int) -> SimpleNamespace:
-    """Return the kernels for rows of `features` numbers; Warp compiles them once and caches them on disk."""
+    """Return the kernels for rows of `features` values, which Warp compiles once and caches on disk."""
     wp = warp_launch.warp()
     module = wp.get_module(f"prolific_core.hash_encoding_{features}")
     Row = wp.types.vector(length=features, dtype=wp.float32)
@@ -139,7 +139,7 @@ def _kernels(features: int) -> SimpleNamespace:
 
     @wp.struct
     class Cell:
-        # Row of the corner at each (x, y, z) offset, and the fractions inside the cell.
+        # Row of the corner at each (x, y, z) offset, and the fractional position inside the cell.
         r000: wp.int32
         r100: wp.int32
         r010: wp.int32
@@ -162,12 +162,12 @@ def _kernels(features: int) -> SimpleNamespace:
 
     @wp.func(module=module)
     def unit(x: wp.float32):
-        # Written so that NaN becomes 0 and no row is outside the table.
+        # This form maps NaN to 0, so that no row is outside the table.
         return wp.where(x > 0.0, wp.min(x, 1.0), 0.0)
 
     @wp.func(module=module)
     def wrap(row: wp.uint32, grid: Grid):
-        # Modulo entries, for rows below 2 * entries: below 0, row - entries is huge.
+        # For rows below 2 * entries, this is row modulo entries, because a negative difference wraps to a large value.
         return wp.int32(wp.min(row, row - grid.entries)) + grid.offset
 
     @wp.func(module=module)
@@ -221,12 +221,12 @@ def _kernels(features: int) -> SimpleNamespace:
 
     @wp.func(module=module)
     def slope(x: wp.float32, f: wp.float32, smooth: wp.bool):
-        # Derivative of `curve`; the clamp to [0, 1] is flat outside.
+        # Derivative of `curve`, which is 0 outside [0, 1] because x is clamped.
         return wp.where(x >= 0.0 and x <= 1.0, wp.where(smooth, 6.0 * f * (1.0 - f), 1.0), 0.0)
 
     def snippet(code: str):
         def named(stub):
-            stub.__qualname__ += f"_{features}"  # Warp identifies snippets by name, so each width needs its own
+            stub.__qualname__ += f"_{features}"  # Warp identifies snippets by name, so names must be unique
             return wp.func_native(code)(stub)
 
         return named
@@ -338,19 +338,19 @@ def _kernels(features: int) -> SimpleNamespace:
 
 @lru_cache(maxsize=64)
 def _tables(levels: tuple[Level, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return scale (L,) float32 and resolution, offset, entries and dense (L, 4) int32 of the levels, as tensors."""
+    """Return the scales (L,) of the levels, and their resolution, offset, entries and dense flag (L, 4) as int32."""
     scales = torch.tensor([level.scale for level in levels], dtype=torch.float32, device=device)
     rows = [[level.resolution, level.offset, level.entries, int(level.dense)] for level in levels]
     return scales, torch.tensor(rows, dtype=torch.int32, device=device)
 
 
 def _block(device: torch.device) -> int:
-    """Return the number of points per kernel thread; on the CPU a thread looks up its level once for many points."""
+    """Return the number of points per kernel thread, which is large on the CPU to reduce overhead per point."""
     return 1 if device.type == "cuda" else 1024
 
 
 class _Encode(torch.autograd.Function):
-    """Encoding of points (N, 3) with a table (rows, F), giving features (N, L, F)."""
+    """Autograd function that encodes points (N, 3) with a table (rows, F) as features (N, L, F)."""
 
     @staticmethod
     def forward(ctx, x: Tensor, table: Tensor, levels: tuple[Level, ...], smooth: bool) -> Tensor:
@@ -389,11 +389,11 @@ class _Encode(torch.autograd.Function):
 def encode_warp(
     x: Float[Tensor, "points 3"], table: Float[Tensor, "rows features"], levels: list[Level], smooth: bool
 ) -> Float[Tensor, "points columns"]:
-    """Encode points in float32, once differentiable; the arguments are those of `encode_reference`.
+    """Encode points in float32 with support for first derivatives; see `encode_reference`.
 
     Raises:
         InputError: `x` or `table` is not float32.
     """
     if x.dtype != torch.float32 or table.dtype != torch.float32:
-        raise InputError(f"the Warp encoding computes in float32, not {x.dtype}; use backend='torch'")
+        raise InputError(f"points and table must be float32, got {x.dtype} and {table.dtype}; use backend='torch'")
     return _Encode.apply(x, table, tuple(levels), smooth).flatten(1)

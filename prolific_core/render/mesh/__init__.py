@@ -1,8 +1,8 @@
 """Differentiable rendering of triangle meshes.
 
-- `raster.py`: `Visibility`, the first face along each ray, with `first_hit_reference` in plain PyTorch; `trace`,
+- `raster.py`: `Visibility`, which finds the first face along each ray, its reference `first_hit_reference`, `trace`,
   `interpolate` and vertex normals.
 - `kernels.py`: the Warp kernel that `Visibility` launches; it is imported on first use.
-- `antialias.py`: `antialias`, which blends silhouettes by coverage and so gives them a gradient.
-- `shading.py`: `render_mesh`, which combines the three steps into an image.
+- `antialias.py`: `antialias`, which blends silhouettes by coverage to make them differentiable.
+- `shading.py`: `render_mesh`, which combines visibility, interpolation and antialiasing into an image.
 """

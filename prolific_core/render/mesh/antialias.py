@@ -1,19 +1,19 @@
-"""Antialiasing of silhouettes by their analytic coverage, which gives them a gradient.
+"""Differentiable antialiasing of silhouettes by analytic coverage.
 
 The method is that of Laine et al. 2020, "Modular primitives for high-performance differentiable rendering" (arXiv
 2011.03277), section 3.4. Where a silhouette edge crosses the segment between two neighbouring pixel centres, the
 position of the crossing determines how far the nearer surface extends towards the other pixel, and the two pixels are
-blended accordingly. A crossing at the midpoint changes nothing; one closer to the far pixel's centre adds some of the
-near colour to the far pixel, and one closer to the near pixel's centre does the reverse.
+blended accordingly. A crossing at the midpoint changes nothing. A crossing closer to the far pixel's centre adds some
+of the near colour to the far pixel, and a crossing closer to the near pixel's centre does the reverse.
 
-There are two differences from the paper. Its loop runs over pixel pairs and considers only the edges of the triangle
-that was hit, so it misses silhouettes of triangles smaller than a pixel; here the loop runs over the mesh's silhouette
-edges and finds the pairs that they cross. In addition, weights that add up to more than one at a pixel (for an object
-smaller than a pixel) are scaled to one, so that colours stay in their range.
+The implementation differs from the paper in two ways. The paper iterates over pixel pairs and considers only the edges
+of the triangle that was hit, so it misses silhouettes of triangles smaller than a pixel. This implementation iterates
+over the mesh's silhouette edges and the pixel pairs that they cross. In addition, if the weights at a pixel add up to
+more than one, as for objects smaller than a pixel, they are scaled to sum to one, so that colours stay in their range.
 
-An edge that is closer to vertical than to horizontal is used only for pairs of pixels side by side, the others only for
-pairs above one another. A piece of edge of length L that moves by d along its normal then changes the total coverage
-by L d, as it should; if both kinds of pairs were used, it would be counted twice.
+An edge that is closer to vertical than to horizontal is used only for horizontally adjacent pixels, and any other edge
+only for vertically adjacent pixels. An edge segment of length L that moves by d along its normal then changes the total
+coverage by the correct amount L d. With both kinds of pairs, the change would be counted twice.
 """
 
 from dataclasses import dataclass
@@ -37,8 +37,8 @@ class Edges:
 
     Attributes:
         ends: The two vertices (E, 2) of each edge.
-        side_edge: The edge (3F,) of each of the three sides of each face.
-        side_vertex: The face's vertex (3F,) opposite to each side.
+        side_edge: Index (3F,) of the edge at each side of the faces.
+        side_vertex: Index (3F,) of the vertex opposite each side.
     """
 
     ends: Int[Tensor, "edges 2"]
@@ -47,7 +47,7 @@ class Edges:
 
     @classmethod
     def of(cls, faces: Int[Tensor, "faces 3"]) -> "Edges":
-        """Find the edges of faces (F, 3)."""
+        """Compute the edges of faces (F, 3)."""
         pairs = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).sort(dim=1).values
         size = int(faces.max()) + 1 if len(faces) else 1
         key, edge = (pairs[:, 0] * size + pairs[:, 1]).unique(return_inverse=True)
@@ -64,17 +64,18 @@ def antialias(
     directions: Float[Tensor, "batch height width 3"],
     edges: Edges | None = None,
 ) -> Float[Tensor, "batch channels height width"]:
-    """Blend silhouettes by coverage, differentiably in `vertices` and `image`.
+    """Blend silhouettes by coverage, with gradients for `vertices` and `image`.
 
     Args:
-        image: Images (B, C, H, W) with one sample per pixel, already over their background; any channels, of which the
-            0/1 opacity may be one.
+        image: Images (B, C, H, W) with one sample per pixel, composited over their background. The channels
+            may include a binary opacity.
         hits: The result of `trace` for the same rays.
         vertices: Vertex positions (V, 3).
         faces: Vertex indices (F, 3).
         origins: Origins (B, H, W, 3) of the rays of pinhole cameras.
         directions: Unit directions (B, H, W, 3).
-        edges: `Edges.of(faces)`, which can be reused while the faces do not change; computed if None.
+        edges: Precomputed `Edges.of(faces)`, which can be reused while the faces do not change. If None, the edges are
+            computed.
 
     Returns:
         Images (B, C, H, W); pixels that no silhouette crosses are unchanged.
@@ -114,12 +115,12 @@ def _depth(hits: Hits, camera: Pinhole, directions: Tensor) -> Tensor:
 def _silhouettes(screen: Tensor, edges: Edges):
     """Find the edges that bound the mesh on the screen, and the side on which the mesh lies.
 
-    An edge is a silhouette if all its faces (one, or two that fold over) lie on one side of it; the faces need not be
+    An edge is a silhouette if its one or two faces lie on the same side of it on the screen. The faces need not be
     oriented consistently.
 
     Returns:
-        Two masks (B, E): whether the edge is a silhouette, and whether the mesh lies towards larger columns (towards
-        larger rows for an edge closer to horizontal).
+        Two masks (B, E). The first marks silhouettes. The second marks edges whose faces lie towards larger columns or,
+        if the edge is closer to horizontal than to vertical, towards larger rows.
     """
     b = len(screen)
     start, end = screen[:, edges.ends[:, 0]], screen[:, edges.ends[:, 1]]
@@ -144,13 +145,13 @@ def _crossings(screen, edges: Edges, silhouette, inner_high, depth, axis: int, s
     """Find the pixel pairs along `axis` (0: columns, 1: rows) that a visible silhouette crosses.
 
     Returns:
-        Flat indices (K,) of the pixel on the mesh's side (near) and of the one beyond (far), and the distance (K,) in
-        [0, 1] from the near pixel's centre to the edge, in pixels.
+        Flat indices (K,) of the near pixels, flat indices (K,) of the far pixels, and distances (K,) in [0, 1] from the
+        near pixels' centres to the edge, in pixels. The near pixel of a pair is on the mesh's side of the edge.
     """
     b, vertices = screen.shape[:2]
     h, w = size
     along, across = (0, 1) if axis == 0 else (1, 0)
-    pairs, lines = (w, h) if axis == 0 else (h, w)  # pixels along the axis, and scan lines
+    pairs, lines = (w, h) if axis == 0 else (h, w)  # pixels per scan line, and number of scan lines
     with torch.no_grad():
         run = (screen[:, edges.ends[:, 1]] - screen[:, edges.ends[:, 0]]).abs()
         steep = run[..., 1] >= run[..., 0]
@@ -181,13 +182,13 @@ def _crossings(screen, edges: Edges, silhouette, inner_high, depth, axis: int, s
         stride_along, stride_across = (1, w) if axis == 0 else (w, 1)
         near = first_pixel + line * stride_across + near * stride_along
         far = first_pixel + line * stride_across + far * stride_along
-        # The inverse of the depth is linear on the screen.
+        # The inverse of the depth is linear in screen space.
         z = 1 / (1 / start[:, 2] + (1 / end[:, 2] - 1 / start[:, 2]) * fraction)
         flat = depth.reshape(-1)
         keep = inside & (flat[near] < flat[far]) & (z < flat[far])
     reach = torch.where(high_side.bool(), pixel + 1 - position, position - pixel)
     with torch.no_grad():
-        # Several silhouettes may cross a pair; only the outermost is visible.
+        # Several silhouettes may cross a pair of pixels, but only the outermost one is visible.
         farthest = torch.full((b * h * w,), -1.0).to(reach)
         pair = near * 2 + high_side
         farthest = farthest.repeat(2).scatter_reduce(0, pair[keep], reach.detach()[keep], "amax")

@@ -1,5 +1,5 @@
-"""Warp kernel of the ray queries in `raster.py`, which imports this module on first use because it imports Warp."""
-# Warp's kernels are annotated with Warp's own types, which a type checker does not accept.
+"""Warp kernel for ray queries. `raster.py` imports this module on first use, because it imports Warp."""
+# Warp kernels are annotated with Warp's types, which type checkers do not accept.
 # pyright: basic, reportInvalidTypeForm=false, reportAttributeAccessIssue=false
 
 from typing import no_type_check
@@ -15,7 +15,7 @@ def first_hit(
     directions: wp.array(dtype=wp.vec3),
     faces: wp.array(dtype=wp.int32),
 ):
-    """Write the index of the first face along each ray, or -1 if there is none; one thread per ray."""
+    """Write the index of the first face along each ray, or -1 if the ray hits nothing."""
     ray = wp.tid()
     query = wp.mesh_query_ray(mesh, origins[ray], directions[ray], 1.0e6)
     if query.result:

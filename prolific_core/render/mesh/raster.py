@@ -1,8 +1,8 @@
-"""Rasterisation of triangle meshes: visibility, hits on faces and interpolation of vertex attributes.
+"""Rasterisation of triangle meshes, with visibility, ray hits and interpolation of vertex attributes.
 
-Visibility, the first face along each pixel's ray, is discrete and has no gradient. Everything else is PyTorch code on
-top of it and differentiable with respect to the vertices: the hit is recomputed on the visible face, and
-`antialias.py` gives the silhouettes their gradient.
+Visibility, the first face along each pixel's ray, is discrete and has no gradient. All other steps are PyTorch code
+that is differentiable with respect to the vertices. The intersection of the ray with the visible face is recomputed,
+and `antialias.py` makes silhouettes differentiable.
 
 Example:
     >>> vertices = torch.tensor([[0.0, -0.4, -0.4], [0.0, 0.4, -0.4], [0.0, 0.0, 0.4]], requires_grad=True)
@@ -25,7 +25,7 @@ from prolific_core.render import backends, warp_launch
 
 
 class Visibility:
-    """Search structure for the first face along a ray, which can be reused as long as the vertices do not change.
+    """Search structure for the first face along a ray. It can be reused while the vertices do not change.
 
     Example:
         >>> vertices = torch.tensor([[0.0, -1.0, -1.0], [0.0, 1.0, -1.0], [0.0, 0.0, 1.0]])
@@ -34,10 +34,10 @@ class Visibility:
         tensor([[[0]]])
 
     Args:
-        vertices: Vertex positions (V, 3); they are copied.
+        vertices: Vertex positions (V, 3), which are copied.
         faces: Vertex indices (F, 3), int64; F may be 0.
-        backend: "auto", "warp" (a bounding volume hierarchy, CPU and CUDA), "torch" (every face is tested, slow) or
-            "nvdiffrast" (CUDA; rays of pinhole cameras only).
+        backend: "auto", "warp" (bounding volume hierarchy on CPU or CUDA), "torch" (slow test of every face) or
+            "nvdiffrast" (CUDA, pinhole cameras only).
 
     Raises:
         BackendMissing: The requested backend cannot run on the device.
@@ -60,8 +60,8 @@ class Visibility:
             directions: Unit directions (B, H, W, 3).
 
         Returns:
-            Face indices (B, H, W), int64, and -1 where a ray hits nothing. A ray that meets an edge exactly may return
-            either of its faces.
+            Face indices (B, H, W), int64, and -1 where a ray hits nothing. For a ray that hits an edge exactly, either
+            adjacent face may be returned.
         """
         if len(self.faces) == 0:
             return torch.full(directions.shape[:-1], -1, device=directions.device)
@@ -109,7 +109,7 @@ def first_hit_reference(
     directions: Float[Tensor, "rays 3"],
     chunk: int = 2_000_000,
 ) -> Int[Tensor, " rays"]:
-    """Find the first face along each ray in plain PyTorch, by testing every face.
+    """Find the first face along each ray by testing every face in plain PyTorch.
 
     Args:
         vertices: Vertex positions (V, 3).
@@ -146,15 +146,15 @@ def moller_trumbore(
         directions: Unit directions (..., 3).
 
     Returns:
-        The barycentric weights u and v of corners 1 and 2, the distance t along the ray, and whether the ray is not
-        parallel to the plane, each (...). A parallel ray gets the triangle's centre and an infinite distance, without a
-        gradient.
+        Four tensors (...): the barycentric weights u and v of corners 1 and 2, the distance t along the ray, and a mask
+        of the rays that are not parallel to the plane. For a parallel ray, the weights are those of the triangle's
+        centre, the distance is infinite, and the gradient is zero.
     """
     a, b, c = corners.unbind(-2)
     ab, ac, ao = b - a, c - a, origins - a
     normal = torch.linalg.cross(ab, ac)
     det = -(directions * normal).sum(-1)
-    # |det| is twice the area times the cosine of incidence.
+    # |det| is twice the area times the cosine of the angle of incidence.
     sound = det.abs() > 1e-6 * normal.norm(dim=-1) + 1e-20
     inverse = 1 / torch.where(sound, det, 1.0)
     turned = torch.linalg.cross(ao, directions)
@@ -166,14 +166,14 @@ def moller_trumbore(
 
 @dataclass(frozen=True)
 class Hits:
-    """Hits of the rays of B images of H x W pixels, of which N are covered.
+    """Ray hits for B images of H x W pixels, with N covered pixels in total.
 
     Attributes:
-        face_id: Index (B, H, W) of the face at each pixel, and -1 where there is none.
+        face_id: Index (B, H, W) of the face at each pixel, and -1 for uncovered pixels.
         pixel: Index (N,) of each covered pixel in the flattened (B, H, W), in ascending order.
         face: Index (N,) of the face at each covered pixel, int64.
-        barycentrics: Barycentric weights (N, 3) of the face's corners, differentiable in the vertices.
-        distance: Distance (N,) along the unit ray in world units, differentiable in the vertices.
+        barycentrics: Barycentric weights (N, 3) of the face's corners, differentiable with respect to the vertices.
+        distance: Distance (N,) along the unit ray in world units, differentiable with respect to the vertices.
     """
 
     face_id: Int[Tensor, "batch height width"]
@@ -209,7 +209,7 @@ def trace(
     origins: Float[Tensor, "batch height width 3"],
     directions: Float[Tensor, "batch height width 3"],
 ) -> Hits:
-    """Find the visible face of each ray and intersect the ray with it, differentiably in the vertices.
+    """Intersect each ray with its visible face. The result is differentiable with respect to the vertices.
 
     Args:
         visibility: Search structure of the same vertices and faces.
@@ -226,13 +226,13 @@ def trace(
     face = face_id.reshape(-1)[pixel]
     corners = gather_rows(vertices, faces[face].reshape(-1)).view(-1, 3, 3)
     u, v, t, sound = moller_trumbore(corners, origins.reshape(-1, 3)[pixel], directions.reshape(-1, 3)[pixel])
-    # The distance of a grazing ray is ill-conditioned, so the distance of the face's centre is used.
+    # Use the distance of the face's centre for grazing rays, whose intersection is ill-conditioned.
     centre = (corners.mean(1) - origins.reshape(-1, 3)[pixel]).norm(dim=-1).detach()
     return Hits(face_id, pixel, face, torch.stack([1 - u - v, u, v], -1), torch.where(sound, t, centre))
 
 
 def gather_rows(table: Float[Tensor, "rows ..."], index: Int[Tensor, " count"]) -> Float[Tensor, "count ..."]:
-    """Return `table[index]` for a flat index; the backward pass is one index_add in a fixed order."""
+    """Return `table[index]` for a flat index, with a single `index_add` as the backward pass."""
     return table.index_select(0, index)
 
 
@@ -259,14 +259,14 @@ def interpolate(
 
 
 def face_normals(vertices: Float[Tensor, "vertices 3"], faces: Int[Tensor, "faces 3"]) -> Float[Tensor, "faces 3"]:
-    """Return the cross products of the faces' edges.
+    """Return unnormalised face normals, which are cross products of the faces' edges.
 
     Args:
         vertices: Vertex positions (V, 3).
         faces: Vertex indices (F, 3).
 
     Returns:
-        Normals (F, 3) of length twice the area, which point outward if the faces are counter-clockwise.
+        Normals (F, 3), whose length is twice the area. They point outward if the faces are counter-clockwise.
     """
     a, b, c = gather_rows(vertices, faces.reshape(-1)).view(-1, 3, 3).unbind(1)
     return torch.linalg.cross(b - a, c - a)
@@ -297,7 +297,8 @@ class Pinhole:
         forward: Unit viewing directions (B, 3).
         right: Vectors (B, 3) whose dot product with a point of the plane at depth 1 is the point's column, in pixels
             from the centre of the image.
-        down: The same (B, 3) for the row.
+        down: Vectors (B, 3) whose dot product with the same point is the point's row, in pixels from the centre of the
+            image.
         height: Height of the images in pixels.
         width: Width of the images in pixels.
     """
@@ -327,7 +328,7 @@ class Pinhole:
         """
         _, h, w, _ = directions.shape
         if h < 2 or w < 2:
-            raise ValueError(f"an image of {h} x {w} pixels is too small to recover its camera from its rays")
+            raise ValueError(f"images must have at least 2 x 2 pixels to recover their cameras, got {h} x {w}")
         top_left, top_right = directions[:, 0, 0], directions[:, 0, -1]
         low_left, low_right = directions[:, -1, 0], directions[:, -1, -1]
         forward = torch.nn.functional.normalize(top_left + top_right + low_left + low_right, dim=-1)
@@ -351,7 +352,7 @@ class Pinhole:
 
         Returns:
             Column, row and depth (B, V, 3). Columns and rows are in pixels, with pixel centres at half-integers; they
-            are meaningless where the depth is not positive. Depth is measured along the viewing axis, in world units.
+            are meaningless if the depth is not positive. Depth is measured along the viewing axis, in world units.
         """
         offset = points[None] - self.origin[:, None]
         depth = (offset * self.forward[:, None]).sum(-1)
@@ -366,7 +367,7 @@ def clip_coordinates(
 ) -> Float[Tensor, "batch points 4"]:
     """Convert projected points to OpenGL clip coordinates with y pointing down.
 
-    nvdiffrast has row 0 at y = -1, while row 0 is the top of our images.
+    nvdiffrast places row 0 at y = -1, whereas row 0 is the top row of images in this package.
 
     Args:
         screen: Column, row and depth (B, V, 3); see `Pinhole.project`.

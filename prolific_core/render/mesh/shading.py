@@ -1,4 +1,4 @@
-"""Shading of triangle meshes: hits, their colours, and antialiasing over a background."""
+"""Shading of triangle meshes, with antialiasing over a background."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ Shader = Callable[[Hits, Tensor], Tensor]
 
 
 def broadcast_background(background: float | Float[Tensor, "..."], like: Tensor) -> Float[Tensor, "_ 3 _ _"]:
-    """Bring a background into a shape that broadcasts with images (B, 3, H, W).
+    """Reshape a background so that it broadcasts with images (B, 3, H, W).
 
     Args:
         background: A number, or a colour (3,), (B, 3) or (B, 3, H, W).
@@ -52,7 +52,7 @@ def render_mesh(
     edges: Edges | None = None,
     supersampling: int = 1,
 ) -> Render:
-    """Render a mesh, differentiably in the vertices and the shader's parameters.
+    """Render a mesh with gradients for the vertices and the shader's parameters.
 
     Example:
         >>> from prolific_core import cameras
@@ -70,13 +70,13 @@ def render_mesh(
         resolution: Height and width of the images in pixels.
         shader: Function that returns the colours of the covered pixels; None renders the normals as colours.
         background: A number, or a colour (3,), (B, 3) or (B, 3, H, W).
-        edges: `Edges.of(faces)`, which can be reused while the faces do not change; computed if None.
-        supersampling: Factor by which the rendering resolution is higher than that of the returned images, which are
-            averages.
+        edges: Precomputed `Edges.of(faces)`, which can be reused while the faces do not change. If None, the edges are
+            computed.
+        supersampling: Rays per pixel along each axis, whose results are averaged.
 
     Returns:
-        Colours over the background, normals over grey (0.5) and opacity, all antialiased, and depth, which is not
-        antialiased and 0 where nothing was hit.
+        Antialiased images of the colours over the background, the normals over grey (0.5) and the opacity. The depth is
+        not antialiased and is 0 where nothing was hit.
     """
     origins, directions = cameras.rays(resolution * supersampling)
     origins, directions = origins.to(vertices), directions.to(vertices)
@@ -95,7 +95,7 @@ def render_mesh(
     depth = hits.image(hits.distance[:, None])
     if supersampling > 1:
         image = avg_pool2d(image, supersampling)
-        # The mean is taken over the samples that were hit, because the background has no distance.
+        # Average only over samples with a hit, because the background has no distance.
         covered = avg_pool2d((hits.face_id >= 0).to(depth)[:, None], supersampling)
         depth = avg_pool2d(depth, supersampling) / covered.clamp(min=1e-6)
     normal, opacity = image[:, :3], image[:, 3:4]

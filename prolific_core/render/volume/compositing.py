@@ -1,4 +1,4 @@
-"""Compositing of packed samples along each ray: the volume rendering quadrature.
+"""Compositing of packed samples along each ray by the volume rendering quadrature.
 
 With density s_i and step length d_i (Max 1995; NeRF, arXiv 2003.08934, eq. 3):
 
@@ -9,10 +9,10 @@ The backward pass, with g_i = dL/dw_i + dL/dcolour . c_i + dL/dopacity + dL/ddep
 
     dL/ds_i = d_i (T_{i+1} g_i - sum over j > i of w_j g_j)     dL/dc_i = w_i dL/dcolour
 
-One thread processes a ray in both directions. Nothing is added in parallel, so the result is the same to the bit on
-every run, on a GPU too.
+Each ray is processed by one thread in both passes. There are no parallel additions, so results are bitwise reproducible
+even on a GPU.
 """
-# Warp's kernels are annotated with Warp's own types, which a type checker does not accept.
+# Warp kernels are annotated with Warp's types, which type checkers do not accept.
 # pyright: basic, reportInvalidTypeForm=false
 
 from functools import lru_cache
@@ -29,7 +29,7 @@ from prolific_core.render.volume.marching import Samples
 
 
 class Composite(NamedTuple):
-    """Result of compositing M samples of R rays; rays without samples are 0.
+    """Result of compositing M samples of R rays, with zeros for rays without samples.
 
     Attributes:
         weights: Contribution (M,) of each sample to its ray.
@@ -47,9 +47,9 @@ class Composite(NamedTuple):
 def composite(
     density: Float[Tensor, " samples"], colour: Float[Tensor, "samples 3"], samples: Samples, backend: str = "auto"
 ) -> Composite:
-    """Blend the densities and colours of samples along each ray.
+    """Composite the densities and colours of samples along each ray.
 
-    The result is once differentiable in density and colour; the samples are constants.
+    The result can be differentiated once with respect to density and colour. The samples are treated as constants.
 
     Example:
         >>> samples = Samples(
@@ -63,7 +63,7 @@ def composite(
         density: Density (M,) of each sample, at least 0, per world unit.
         colour: Colour (M, 3) of each sample.
         samples: The M samples.
-        backend: Backend of the kernel; see `backends.choose`.
+        backend: Kernel backend; see `backends.choose`.
 
     Returns:
         The weights of the samples and the sums along each ray.
@@ -78,14 +78,16 @@ def composite(
     if name == "nerfacc":
         return composite_nerfacc(density, colour, samples)
     if density.dtype != torch.float32 or colour.dtype != torch.float32:
-        raise InputError(f"Warp compositing computes in float32, not {density.dtype}; use backend='torch'")
+        raise InputError(
+            f"density and colour must be float32, got {density.dtype} and {colour.dtype}; use backend='torch'"
+        )
     return Composite(*_Composite.apply(density, colour, samples.start, samples.end, samples.offsets))
 
 
 def composite_reference(
     density: Float[Tensor, " samples"], colour: Float[Tensor, "samples 3"], samples: Samples
 ) -> Composite:
-    """Composite in plain PyTorch over a padded table (R, S), for any float type; see `composite`."""
+    """Composite samples of any float type in plain PyTorch, using a padded table (R, S); see `composite`."""
     rays, index, offsets = samples.rays, samples.ray_index.long(), samples.offsets.long()
     column = torch.arange(len(samples), device=density.device) - offsets[index]
     width = int((offsets[1:] - offsets[:-1]).max()) if rays else 0
@@ -108,7 +110,7 @@ def composite_reference(
 def composite_nerfacc(
     density: Float[Tensor, " samples"], colour: Float[Tensor, "samples 3"], samples: Samples
 ) -> Composite:
-    """Composite by the packed functions of nerfacc 0.5 (CUDA only; not run on this project's machines)."""
+    """Composite samples with nerfacc 0.5, which requires CUDA and has not been run in this project."""
     import nerfacc
 
     where = {"ray_indices": samples.ray_index.long(), "n_rays": samples.rays}
@@ -129,7 +131,7 @@ def _kernels() -> SimpleNamespace:
 
     @wp.func(module=module)
     def alpha_of(thickness: wp.float32):
-        # 1 - exp(-x) cancels for small x; its series is exact to float32 below 0.01.
+        # 1 - exp(-x) loses precision for small x, whereas its series is exact to float32 below 0.01.
         series = thickness * (1.0 - thickness * (0.5 - thickness * (1.0 / 6.0)))
         return wp.where(thickness < 0.01, series, 1.0 - wp.exp(-thickness))
 
@@ -203,7 +205,7 @@ def _kernels() -> SimpleNamespace:
 
 
 class _Composite(torch.autograd.Function):
-    """Weights, colour, opacity and depth by the Warp kernels."""
+    """Autograd function that computes weights, colour, opacity and depth with the Warp kernels."""
 
     @staticmethod
     def forward(ctx, density, colour, start, end, offsets):

@@ -1,14 +1,14 @@
-"""Ray marching: positions along each ray at which a field is evaluated.
+"""Ray marching, which places the samples at which a field is evaluated.
 
-The part of a ray inside the box [-bound, bound]^3 is divided into steps of equal length, and a step whose midpoint
-lies in an empty cell of the occupancy grid is skipped. Steps are counted from where the ray enters the box, never from
-the last occupied cell, so skipping changes which samples there are but not where they are.
+The part of a ray inside the box [-bound, bound]^3 is divided into steps of equal length. A step whose midpoint lies in
+an empty cell of the occupancy grid is skipped. Steps are counted from the point at which the ray enters the box rather
+than from the last occupied cell, so that skipping steps does not move the others.
 
-Samples are packed: those of ray r are rows offsets[r] to offsets[r + 1].
+Samples are packed. The samples of ray r are rows offsets[r] to offsets[r + 1].
 """
-# Warp's kernels are annotated with Warp's own types, which a type checker does not accept.
+# Warp kernels are annotated with Warp's types, which type checkers do not accept.
 # pyright: basic, reportInvalidTypeForm=false
-# The conditions in the kernels stay nested, because another form compiles to other code.
+# Conditions in the kernels remain nested, because combining them changes the compiled code.
 # ruff: noqa: SIM102
 
 import math
@@ -31,13 +31,13 @@ class TooManySamples(ProlificError):
 
 @dataclass
 class Samples:
-    """Packed steps of R rays, M in total, ordered by ray and then by distance.
+    """M packed steps of R rays, ordered by ray and then by distance.
 
     Attributes:
         ray_index: Index (M,) in [0, R) of the ray of each step, int32.
         start: Distance (M,) along the unit ray at which each step begins, in world units.
         end: Distance (M,) at which each step ends.
-        offsets: First row (R + 1,) of each ray and, last, M; int32.
+        offsets: First row of each ray, followed by M, as int32 (R + 1,).
     """
 
     ray_index: Int[Tensor, " samples"]
@@ -50,7 +50,7 @@ class Samples:
 
     @property
     def rays(self) -> int:
-        """Number of rays, with or without samples."""
+        """Number of rays, including those without samples."""
         return len(self.offsets) - 1
 
     @property
@@ -72,7 +72,7 @@ class Samples:
     def positions(
         self, origins: Float[Tensor, "rays 3"], directions: Float[Tensor, "rays 3"]
     ) -> Float[Tensor, "samples 3"]:
-        """Return the midpoints (M, 3) of the steps in the world, for rays (R, 3)."""
+        """Return the midpoints (M, 3) of the steps in world coordinates."""
         index = self.ray_index.long()
         return origins[index] + self.middle[:, None] * directions[index]
 
@@ -85,24 +85,24 @@ def box_distances(
     Args:
         origins: Origins (R, 3) of the rays.
         directions: Unit directions (R, 3).
-        bound: Half of the box's side, in world units.
+        bound: Half the box's side, in world units.
         near: Lower limit of the distances.
         far: Upper limit of the distances.
 
     Returns:
-        Two tensors (R,); both are 0 where a ray misses the box.
+        Two tensors (R,), which are both 0 for a ray that misses the box.
     """
     enter, leave = _slabs(origins, directions, -bound, bound)
     enter, leave = enter.clamp(min=near), leave.clamp(max=far)
-    # This exceeds the diagonal only where a direction is not a unit vector; it keeps the march finite.
+    # Limit the length to the box's diagonal, which is exceeded only if a direction is not a unit vector.
     leave = torch.minimum(leave, enter + 2 * math.sqrt(3) * bound)
     hit = leave > enter  # also false for NaN
     return torch.where(hit, enter, 0.0), torch.where(hit, leave, 0.0)
 
 
 def _slabs(origins: Tensor, directions: Tensor, low: Tensor | float, high: Tensor | float) -> tuple[Tensor, Tensor]:
-    """Return the distances (R,) at which lines enter and leave a box; a line that misses it enters after it leaves."""
-    # For a ray parallel to a slab 1 / 0 = inf is right, but one within the slab's plane would give 0 * inf = NaN.
+    """Return the distances (R,) at which lines enter and leave a box, with enter > leave if a line misses it."""
+    # Avoid a division by 0, which gives NaN for a ray in the plane of a face.
     safe = torch.where(directions.abs() < 1e-12, torch.full_like(directions, 1e-12), directions)
     first, second = (low - origins) / safe, (high - origins) / safe
     return torch.minimum(first, second).amax(-1), torch.maximum(first, second).amin(-1)
@@ -135,30 +135,30 @@ def march(
         origins: Origins (R, 3) of the rays.
         directions: Unit directions (R, 3).
         occupied: Occupancy grid (G, G, G) over [-bound, bound]^3, indexed [x, y, z].
-        bound: Half of the box's side, in world units.
+        bound: Half the box's side, in world units.
         step: Length of a step along the ray, in world units.
-        near: Distance along the ray before which there are no steps.
-        far: Distance along the ray after which there are no steps.
+        near: Smallest distance along the ray at which a step may begin.
+        far: Largest distance along the ray at which a step may end.
         generator: Source of a uniform shift of each ray's steps by a fraction of a step (stratified jitter). The shift
             is drawn on the CPU, so that it is the same on every device. If None, the first step begins where the ray
             enters the box.
         max_samples: Largest number of samples allowed; None for no limit.
-        backend: Backend of the kernel; see `backends.choose`.
+        backend: Kernel backend; see `backends.choose`.
 
     Returns:
         The samples of all rays.
 
     Raises:
         InputError: `step` is not positive.
-        TooManySamples: There are more than `max_samples` samples; raised before memory for them is allocated.
+        TooManySamples: The rays have more than `max_samples` samples. The error is raised before memory is allocated.
         BackendMissing: The requested backend cannot run on the device.
     """
     if not step > 0:
-        raise InputError(f"a step of {step:g} along the ray: it must be positive")
+        raise InputError(f"step must be positive, got {step:g}")
     enter, leave = box_distances(origins, directions, bound, near, far)
     if generator is None:
         shift = torch.ones_like(enter)
-    else:  # in (0, 1]: the distance from the entrance to the first boundary, in steps
+    else:  # distance in (0, 1] from the entry point to the first boundary, in steps
         shift = 1 - torch.rand(len(enter), generator=generator).to(enter)
     name = backends.choose("marching", backend, origins.device).name
     place = march_reference if name == backends.REFERENCE else march_warp
@@ -166,7 +166,7 @@ def march(
 
 
 def check_count(total: int, max_samples: int | None) -> None:
-    """Check a number of samples against the limit.
+    """Check that a number of samples does not exceed the limit.
 
     Args:
         total: The number of samples.
@@ -177,7 +177,7 @@ def check_count(total: int, max_samples: int | None) -> None:
     """
     if max_samples is not None and total > max_samples:
         raise TooManySamples(
-            f"{total} samples along the rays, at most {max_samples} allowed: "
+            f"the rays have {total} samples, at most {max_samples} allowed; "
             "use fewer rays at once, fewer samples_per_ray or a higher occupancy_threshold"
         )
 
@@ -193,16 +193,16 @@ def march_reference(
     step: float,
     max_samples: int | None,
 ) -> Samples:
-    """Place samples in plain PyTorch over a dense table (R, S) of steps.
+    """Place samples along rays in plain PyTorch, using a dense table (R, S) of steps.
 
     Args:
         origins: Origins (R, 3) of the rays.
         directions: Unit directions (R, 3).
         enter: Distance (R,) at which each ray enters the box; see `box_distances`.
         leave: Distance (R,) at which each ray leaves the box.
-        shift: Distance (R,) in (0, 1] from the entrance to the first boundary between steps, in steps.
+        shift: Distance (R,) in (0, 1] from the entry point to the first boundary between steps, in steps.
         occupied: Occupancy grid (G, G, G) over [-bound, bound]^3.
-        bound: Half of the box's side, in world units.
+        bound: Half the box's side, in world units.
         step: Length of a step along the ray, in world units.
         max_samples: Largest number of samples allowed; None for no limit.
 
@@ -210,7 +210,7 @@ def march_reference(
         The samples of all rays.
 
     Raises:
-        TooManySamples: There are more than `max_samples` samples.
+        TooManySamples: The rays have more than `max_samples` samples.
     """
     if len(enter) == 0:
         empty = enter.new_zeros(0)
@@ -345,7 +345,7 @@ def march_warp(
     step: float,
     max_samples: int | None,
 ) -> Samples:
-    """Place samples by Warp kernels: count them per ray, sum the counts, write them; see `march_reference`."""
+    """Place samples with Warp kernels, which count the samples of each ray before writing them."""
     kernels, vec3, device = _kernels(), warp_launch.warp().vec3, origins.device
     rays = len(enter)
     origins, directions, occupied = origins.contiguous(), directions.contiguous(), occupied.contiguous()
@@ -364,10 +364,10 @@ def march_warp(
 
 
 def _reach(origins, directions, enter, leave, shift, occupied, bound, step) -> tuple[Tensor, Tensor]:
-    """Return the first step (R,) int32 of each ray that can be occupied, and the distance (R,) beyond which none can.
+    """Return each ray's first step (R,) that may be occupied, and the distance (R,) beyond which none is occupied.
 
-    Both come from the box around all occupied cells, enlarged by one cell on each side against rounding errors. Most of
-    a ray through the whole volume is far from the object.
+    Both are computed from the bounding box of all occupied cells, enlarged by one cell on each side to allow for
+    rounding errors. Most steps of a ray through the whole volume are outside this box.
     """
     cells = occupied.nonzero()
     if len(cells) == 0:
@@ -376,6 +376,6 @@ def _reach(origins, directions, enter, leave, shift, occupied, bound, step) -> t
     low, high = (cells.amin(0) - 1) * side - bound, (cells.amax(0) + 2) * side - bound
     nearest, farthest = _slabs(origins, directions, low, high)
     steps = (nearest - enter) / step - shift - 1
-    # The distances of a ray that is not finite are NaN; such a ray has leave = enter = 0 and no steps.
+    # A ray with non-finite values has NaN distances here, but enter = leave = 0 and therefore no steps.
     begin = steps.nan_to_num(0.0, 0.0, 0.0).clamp(0, 2**30).int()
     return begin, torch.minimum(leave, farthest.nan_to_num(0.0))

@@ -1,4 +1,4 @@
-"""Occupancy grid: the cells of the volume that are worth sampling (Instant-NGP, arXiv 2201.05989, appendix E.2)."""
+"""Occupancy grid of the cells of the volume that are worth sampling (Instant-NGP, arXiv 2201.05989, appendix E.2)."""
 
 from collections.abc import Callable
 
@@ -11,11 +11,11 @@ class OccupancyGrid(nn.Module):
     """Decaying maximum of the density in each cell of the box [-bound, bound]^3.
 
     A cell is occupied if one step through it is more opaque than the threshold: 1 - exp(-density * step) > threshold.
-    Where the mean opacity of the cells is below the threshold, the mean takes its place, so that there is always
-    something to sample and to learn from.
+    If the mean opacity of the cells is below the threshold, the mean is used instead, so that some cells are always
+    sampled.
 
-    All cells are occupied at first, and the first update replaces them, so a field is rendered correctly before its
-    grid has been updated. The buffers are part of `state_dict`, so that a resumed run skips the same cells.
+    All cells are occupied until the first update, so a field is rendered correctly before its grid has been updated.
+    The buffers are part of `state_dict`, so that a resumed run skips the same cells.
 
     Example:
         >>> grid = OccupancyGrid(resolution=8, step=0.1)
@@ -25,16 +25,16 @@ class OccupancyGrid(nn.Module):
 
     Args:
         resolution: Number of cells along each side.
-        bound: Half of the box's side, in world units.
+        bound: Half the box's side, in world units.
         step: Length of a step along a ray, in world units.
         threshold: Opacity of one step above which a cell is occupied.
-        decay: Factor of a cell's density at each update that does not find a larger one.
+        decay: Factor applied to a cell's density at each update unless the new density is larger.
         every: Number of training steps between updates.
 
     Attributes:
         density: Density (resolution, resolution, resolution) per world unit, indexed [x, y, z]; -1 before the first
             update.
-        occupied: Whether each cell is occupied, in the same shape.
+        occupied: Mask of the occupied cells, in the same shape.
         visits: Number of training steps counted by `due`.
     """
 
@@ -84,16 +84,15 @@ class OccupancyGrid(nn.Module):
         """
         found = torch.cat([density(chunk) for chunk in self.points(generator).split(2**18)])
         found = found.reshape(self.density.shape).to(self.density)
-        # A cell that was never updated holds -1, which is below any density.
+        # The initial value -1 is below any density.
         self.density.copy_(torch.maximum(self.density * self.decay, found))
         opacity = 1 - torch.exp(-self.density * self.step)
         self.occupied.copy_(opacity > opacity.mean().clamp(max=self.threshold))
 
     def due(self) -> bool:
-        """Count one training step and return whether an update is due (at the first, the 17th, ... by default).
+        """Count one training step and return whether an update is due, by default at steps 1, 17, 33 and so on.
 
-        The steps are counted here and not by the training loop, because only one of several particles is trained at
-        each iteration.
+        Each grid counts its own steps, because each iteration of the training loop trains only one of the particles.
         """
         self.visits += 1
         return int(self.visits - 1) % self.every == 0

@@ -1,4 +1,4 @@
-"""Evaluation of a field at the samples of rays, and compositing of the result.
+"""Volume rendering: a field is evaluated at the ray samples and composited.
 
 This module does not depend on how the field is represented.
 """
@@ -16,7 +16,7 @@ from prolific_core.render.volume.marching import Samples
 #: Function from positions (M, 3) to density (M,) per world unit and colour (M, 3) in [0, 1].
 Field = Callable[[Tensor], tuple[Tensor, Tensor]]
 
-#: Opacity below which a ray counts as having hit nothing.
+#: Opacity below which a ray is considered to have hit nothing.
 NOTHING = 1e-6
 
 
@@ -48,7 +48,7 @@ def shade(
     samples: Samples,
     backend: str = "auto",
 ) -> VolumeRender:
-    """Evaluate a field at the samples of rays and composite the result.
+    """Evaluate a field at the ray samples and composite the result.
 
     Example:
         >>> from prolific_core.render.volume.marching import march
@@ -59,11 +59,11 @@ def shade(
         tensor([0.8647])
 
     Args:
-        field: The density and colour at world points.
+        field: Function that returns density and colour at world points.
         origins: Origins (R, 3) of the rays.
         directions: Unit directions (R, 3).
         samples: The samples of the rays; see `marching.march`.
-        backend: Backend of the compositing kernel; see `backends.choose`.
+        backend: Compositing backend; see `backends.choose`.
 
     Returns:
         Colour, opacity and depth of each ray, differentiable in the field's parameters.

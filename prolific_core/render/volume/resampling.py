@@ -1,11 +1,11 @@
-"""Importance resampling: steps are divided where a coarse pass found large weights (NeRF, arXiv 2003.08934, sec. 5.2).
+"""Importance resampling of the steps of a coarse pass (NeRF, arXiv 2003.08934, section 5.2).
 
 The weights w_i of the coarse steps, computed from densities alone, define a piecewise constant distribution along the
-ray. Positions drawn from it by inverting its cumulative sum divide the steps that contain them. Coarse and fine steps
-together therefore cover exactly the part of the ray that the coarse ones did; the paper's 64 + 32 means 64 coarse steps
-with 32 such positions.
+ray. Positions are drawn from this distribution by inverting its cumulative sum, and each position divides the step that
+contains it. The resulting steps therefore cover exactly the same part of the ray as the coarse steps. The paper uses 64
+coarse steps and 32 positions.
 
-The computation consists of sums and searches over packed rows, in the same PyTorch code on every device.
+The computation consists of sums and searches over packed rows and uses the same PyTorch code on every device.
 """
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from prolific_core.errors import InputError
 from prolific_core.render.volume.marching import Samples
 
-#: Constant added to every weight so that no step has probability zero (the value in NeRF's code).
+#: Constant added to every weight so that no step has probability zero (value from NeRF's code).
 UNIFORM_WEIGHT = 1e-5
 
 
@@ -36,17 +36,17 @@ def resample(
         samples: The coarse samples.
         weights: Weight (M,) of each coarse sample, at least 0.
         count: Number of positions per ray.
-        generator: Source of stratified draws, one in each of `count` equal parts of the distribution. They are drawn
-            on the CPU, so that they are the same on every device. If None, the middle of each part is used.
+        generator: Source of stratified draws, one in each of `count` equal parts of the distribution. The draws are
+            made on the CPU, so that they are the same on every device. If None, the middle of each part is used.
 
     Returns:
-        Samples with `count` more steps on each ray; rays without samples stay without.
+        Samples with `count` additional steps on each ray that has samples.
 
     Raises:
         InputError: `count` is below 1.
     """
     if count < 1:
-        raise InputError(f"importance samples must be at least 1, not {count}")
+        raise InputError(f"count must be at least 1, got {count}")
     index, offsets = samples.ray_index.long(), samples.offsets.long()
     filled = (offsets[1:] > offsets[:-1]).nonzero()[:, 0]
     if len(filled) == 0:
@@ -64,9 +64,10 @@ def resample(
 
 
 def _invert(weights: Tensor, offsets: Tensor, rays: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the row that contains each u in [0, 1), ordered by ray, and the position within it as a fraction.
+    """Return the row that contains each u in [0, 1), and the fractional position of u within the row.
 
-    One search serves all rays, because the distribution function of ray i is shifted to the interval [i, i + 1].
+    The values u are ordered by ray. A single search handles all rays, because the distribution function of ray i is
+    shifted to the interval [i, i + 1].
     """
     before, total = _sums(weights, offsets)
     sizes = (offsets[1:] - offsets[:-1])[rays]
@@ -74,14 +75,14 @@ def _invert(weights: Tensor, offsets: Tensor, rays: Tensor, u: Tensor) -> tuple[
     upper = number.repeat_interleave(sizes) + (before + weights) / total
     ray = number.repeat_interleave(len(u) // len(rays))
     row = torch.searchsorted(upper, ray + u, right=True)
-    # Rounding must not move a draw to another ray.
+    # Prevent rounding errors from moving a draw to another ray.
     row = torch.minimum(torch.maximum(row, offsets[rays][ray]), offsets[rays + 1][ray] - 1)
     fraction = (u * total[row] - before[row]) / weights[row]
     return row, fraction.clamp(0, 1)
 
 
 def _sums(weights: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return, for each row (M,), the sum of the weights before it on its ray and the sum of all weights of the ray."""
+    """Return, for each row (M,), the sum of the preceding weights on its ray and the sum of all weights of the ray."""
     running = torch.cat([weights.new_zeros(1), weights.cumsum(0)])
     sizes = offsets[1:] - offsets[:-1]
     first, last = running[offsets[:-1]].repeat_interleave(sizes), running[offsets[1:]].repeat_interleave(sizes)
@@ -89,10 +90,10 @@ def _sums(weights: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _cut(samples: Samples, index: Tensor, row: Tensor, cuts: Tensor) -> Samples:
-    """Divide each row's step at the distances `cuts` that lie in it; `row` and the cuts of each row are ascending."""
+    """Split the steps indexed by `row` at the distances `cuts`. Both are in ascending order along each ray."""
     rows, made = len(samples), len(samples) + len(cuts)
     cut_before = torch.bincount(row, minlength=rows).cumsum(0)
-    # A row's last piece follows all cuts in it and before it; every cut ends one piece and starts the next.
+    # Each cut ends one piece and starts the next, so a row's last piece follows all cuts in this and earlier rows.
     last_piece = torch.arange(rows, device=row.device) + cut_before
     piece = row + torch.arange(len(cuts), device=row.device)
     start, end = samples.start.new_empty(made), samples.start.new_empty(made)

@@ -17,8 +17,8 @@ def agreement(views: Float[Tensor, "views 3 height width"], text: str) -> dict[s
         text: Prompt.
 
     Returns:
-        `family_agreement` and `colour_agreement`, in [0, 1]. The dict is empty if the prompt cannot be parsed, because
-        its ground truth is then unknown, or if the classifier's weights are not installed.
+        `family_agreement` and `colour_agreement`, in [0, 1]. The dict is empty if the prompt cannot be parsed or if the
+        classifier's weights are not installed.
     """
     from prolific_core.toybox.evaluation.classifier import load_classifier
     from prolific_core.toybox.world import draw as world

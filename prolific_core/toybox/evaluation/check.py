@@ -84,7 +84,9 @@ def as_tensor(examples: list[Example]) -> Float[Tensor, "images 3 size size"]:
 
 
 def plain_caption(e: Example) -> str:
-    """Return the simplest caption of an example, which always names the view.
+    """Return the simplest caption of an example.
+
+    The caption always names the view.
 
     Args:
         e: Example to describe.
@@ -145,8 +147,8 @@ def right_answers(
         labels: True labels of the images.
 
     Returns:
-        Accuracies of "family" on all images, of "colour" on coloured images and of "view" on families with a front. An
-        accuracy is omitted if it applies to none of the images.
+        Accuracies under the keys "family" (all images), "colour" (coloured images) and "view" (images of families with
+        a front). An accuracy is omitted if it applies to none of the images.
     """
     right: dict[str, list[bool]] = {"family": [], "colour": [], "view": []}
     for answer, label in zip(classifier.answers(images), labels, strict=True):
@@ -169,7 +171,8 @@ def right_relations(
         labels: True labels of the images.
 
     Returns:
-        Fractions of images for which the "relation", both "families" and both "colours" are correct.
+        Accuracies under the keys "relation", "families" and "colours". Families and colours count as correct only if
+        they are correct for both objects.
     """
     right: dict[str, list[bool]] = {"relation": [], "families": [], "colours": []}
     for answer, label in zip(classifier.answers(images), labels, strict=True):
@@ -186,10 +189,10 @@ def frechet_ratio(
     truth: Float[Tensor, "images 3 64 64"],
     labels: list[dict],
 ) -> float:
-    """Compute the Frechet distance from images to true renders, relative to that between unrelated true renders.
+    """Compute the Frechet distance between images and true renders, relative to a reference distance.
 
-    Both distances are computed on the classifier's features. The families are divided into two halves, and the distance
-    between the true renders of the two halves is the reference.
+    The families are divided into two halves. The reference is the distance between the true renders of the two halves.
+    All distances are computed on the classifier's features.
 
     Args:
         classifier: Classifier whose features are used.
@@ -211,7 +214,10 @@ def nearest_neighbour_ratio(
     truth: Float[Tensor, "truth 3 64 64"],
     references: Float[Tensor, "references 3 64 64"],
 ) -> float:
-    """Compute the mean distance from samples to their nearest training renders, relative to that of unseen renders.
+    """Compute the nearest-neighbour distance of samples, divided by that of unseen renders.
+
+    The nearest-neighbour distance is the mean distance from an image to its nearest training render, computed on the
+    pixels at a resolution of 32 x 32.
 
     Args:
         made: Generated images in [0, 1].
@@ -219,7 +225,7 @@ def nearest_neighbour_ratio(
         references: Training renders.
 
     Returns:
-        The ratio of the mean pixel distances at 32 x 32 pixels; it is well below 1 if the samples are copies.
+        The ratio, which is well below 1 if the samples are copies of training renders.
     """
 
     def small(x: Tensor) -> Tensor:
@@ -262,7 +268,7 @@ def measure(
         cfg: Scale of classifier-free guidance.
         steps: Number of DDIM steps.
         references: Number of training renders for the nearest-neighbour ratio.
-        progress: Callback that receives the amounts of finished and total work, in units of one sample.
+        progress: Callback that receives the finished work and the total work, both measured in samples.
 
     Returns:
         Metrics by name, starting with those of `GOALS` in the same order.
@@ -297,7 +303,10 @@ def measure(
 
 
 def _agreements(classifier: Classifier, groups: dict[str, Group], made: dict[str, Tensor]) -> dict:
-    """Return the classifier agreements and, under the key "shares", the accuracies that they are computed from."""
+    """Return the classifier agreements.
+
+    The key "shares" holds the accuracies from which the agreements are computed.
+    """
     fractions, out = {}, {}
     for name, g in groups.items():
         right = right_relations if name == "pairs" else right_answers
@@ -342,7 +351,10 @@ def _scorer(folder: Path) -> dict:
 
 
 def _costs(prior: LatentDiffusion) -> dict:
-    """Return the GFLOP of a forward pass of the U-Net and of the image encoder, counting a multiply-add as two."""
+    """Return the cost of a forward pass of the U-Net and of the image encoder, in GFLOP.
+
+    A multiply-add counts as two operations.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     side, channels = prior.unet.config.sample_size, prior.unet.config.in_channels

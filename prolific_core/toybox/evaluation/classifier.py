@@ -1,4 +1,4 @@
-"""Classifier of family, colour and view in images of the Toybox world.
+"""Classifier for the family, colour and view of objects in images of the Toybox world.
 
 It is trained on true renders only (`prolific_core/toybox/training/classifier.py`), never on generated images. It is
 used neither for optimisation nor for selection, so its agreement with a prompt is an independent metric.
@@ -24,14 +24,15 @@ HEADS = ("family", "colour", "view", "first_family", "first_colour", "second_fam
 class Classification:
     """Predictions for a batch of images.
 
-    Family, colour and view describe a single object. The predictions for two objects are in `log_probabilities` only.
+    The family, colour and view are predicted for a single object. Predictions for two objects are available only in
+    `log_probabilities`.
 
     Attributes:
         family: Indices into `names["family"]`.
         colour: Indices into `names["colour"]`.
         view: Indices into `names["view"]`.
         names: Names of the classes, by kind.
-        features: Activations that the heads receive before their SiLU.
+        features: Activations before the SiLU that precedes the heads.
         log_probabilities: Log-probabilities of the classes, by head.
     """
 
@@ -104,13 +105,13 @@ class Classifier:
         self.network, self.names = network.eval().requires_grad_(False), names
 
     def answers(self, images: Float[Tensor, "batch 3 height width"]) -> list[dict[str, str]]:
-        """Return the name of the most likely class of each head for each image.
+        """Return the name of the most likely class for each image and head.
 
         Args:
             images: sRGB in [0, 1].
 
         Returns:
-            One dict per image, with class names by head.
+            One dict per image, which maps each head to a class name.
         """
         best = {head: log.argmax(1).tolist() for head, log in self.classify(images).log_probabilities.items()}
         return [{head: self.names[_kind(head)][rows[k]] for head, rows in best.items()} for k in range(len(images))]

@@ -1,6 +1,7 @@
-"""Metrics that compare generated objects with true objects of the same prompt, rendered from the same cameras.
+"""Metrics that compare generated objects with true objects of the same prompt.
 
-They are defined for prompts of one object of the Toybox world and use the features of the Toybox classifier.
+Both are rendered from the same cameras. The metrics are defined for prompts that describe one object of the Toybox
+world, and use the features of the Toybox classifier.
 """
 
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class Views:
 
 
 def true_views(text: str, cameras: Cameras, count: int = 8) -> Views | None:
-    """Render true objects of a prompt.
+    """Render true objects that match a prompt.
 
     Args:
         text: Prompt.
@@ -67,8 +68,9 @@ def against_truth(made: Views, truth: Views) -> dict[str, float]:
         truth: Views of true objects of the same prompt.
 
     Returns:
-        `occupied_ratio` and `saturation_ratio` (generated divided by true) and, if the classifier's weights are
-        installed, the `kernel_distance` between the features.
+        `occupied_ratio` and `saturation_ratio`, each the value of the generated object divided by that of the true
+        objects, and the `kernel_distance` between the features. The kernel distance is omitted if the classifier's
+        weights are not installed.
     """
     metrics = {
         "occupied_ratio": float(made.opacity.mean() / truth.opacity.mean()),
@@ -80,7 +82,7 @@ def against_truth(made: Views, truth: Views) -> dict[str, float]:
 
 
 def features(rgb: Float[Tensor, "views 3 height width"]) -> Float[Tensor, "views features"]:
-    """Compute the classifier's features of images.
+    """Compute normalised classifier features of images.
 
     Args:
         rgb: Images in [0, 1].

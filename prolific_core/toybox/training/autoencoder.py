@@ -1,8 +1,9 @@
-"""Training of the autoencoder, which encodes 64 x 64 pixels as 16 x 16 latents of mean 0 and standard deviation 1.
+"""Training of the autoencoder.
 
-Training starts from a linear codec (`codec_init`) and decodes the mean of the posterior, because reconstructions from
-its samples do not exceed 18 dB. Afterwards, the normalisation of the latents is folded into the 1 x 1 convolutions, and
-every training image is encoded once.
+The autoencoder encodes 64 x 64 pixels as 16 x 16 latents with mean 0 and standard deviation 1. Training starts from a
+linear codec (`codec_init`). The decoder receives the mean of the posterior, because reconstructions from samples of the
+posterior do not exceed 18 dB. After training, the normalisation of the latents is folded into the 1 x 1 convolutions,
+and every training image is encoded once.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ def loss_of(vae: Any, images: Float[Tensor, "batch 3 height width"], kl: float) 
         kl: Weight of the squared mean of the posterior, which limits the scale of the latents.
 
     Returns:
-        The mean absolute error plus twice the mean squared error of the decoded mean, plus the weighted term.
+        The mean absolute error plus twice the mean squared error of the reconstructions, plus the weighted squared mean
+        of the posterior.
     """
     posterior = vae.encode(images).latent_dist
     d = vae.decode(posterior.mode()).sample - images
@@ -130,9 +132,9 @@ def train(
 
     Args:
         shards: Folder of the rendered shards.
-        config: Parameters of the autoencoder and its training. If `config.initial` is set, that published autoencoder
-            is returned unchanged, so that U-Nets trained on its latents can be trained further.
-        state: Checkpoint to resume from and to write.
+        config: Parameters of the autoencoder and its training. If `config.initial` is set, the autoencoder of that
+            published model is returned unchanged, so that U-Nets trained on its latents can be trained further.
+        state: Path of the checkpoint. Training resumes from it if it exists.
         observe: Callback that receives the step and its metrics: loss, learning rate and psnr_db.
         show: Callback that receives images (N, 3, S, S) in [0, 1], each followed by its reconstruction, and the step.
         seed: Seed of the initial weights and of the random numbers of all steps.
@@ -200,7 +202,9 @@ def normalise(vae: Any, images: Float[Tensor, "batch 3 height width"]) -> None:
 def encode(
     vae: Any, shards: Path, folder: Path, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> None:
-    """Encode each training shard and write its latents (N, latent, 16, 16) as a float16 array of the same name.
+    """Encode all training shards.
+
+    The latents (N, latent, 16, 16) of each shard are written as a float16 array under the name of the shard.
 
     Args:
         vae: AutoencoderKL.

@@ -56,7 +56,7 @@ def targets(labels: list[dict]) -> Int[np.ndarray, "batch heads"]:
         labels: Labels of the images; see `Example.label`.
 
     Returns:
-        Class indices in the order of `HEADS`, and -100 for heads that have no target for an image.
+        Class indices in the order of `HEADS`. The index is -100 if a head has no target for an image.
     """
     index = {kind: {name: i for i, name in enumerate(names)} for kind, names in NAMES.items()}
     rows = []
@@ -82,7 +82,7 @@ def targets(labels: list[dict]) -> Int[np.ndarray, "batch heads"]:
 def accuracy(
     network: ClassifierNetwork, images: UInt8[np.ndarray, "batch height width 3"], labels: list[dict]
 ) -> dict[str, float]:
-    """Compute the accuracies of the heads on colour images, and of the family on normal maps.
+    """Compute the accuracy of each head on colour images, and of the family head on normal maps.
 
     Args:
         network: Network to evaluate, which is left in training mode.
@@ -90,7 +90,7 @@ def accuracy(
         labels: Labels of the images.
 
     Returns:
-        Accuracies by name, and NaN for heads that have no target for any image.
+        Accuracies by name. The accuracy of a head without any targets is NaN.
     """
     network.eval()
     with torch.no_grad():
@@ -121,7 +121,7 @@ def loss_of(logits: dict[str, Tensor], truth: Int[Tensor, "batch heads"]) -> Flo
 
     Args:
         logits: Logits (batch, classes) by head.
-        truth: Target classes in the order of `HEADS`, and -100 for heads without a target.
+        truth: Target classes in the order of `HEADS`. The target is -100 if a head has no target for an image.
 
     Returns:
         The loss.
@@ -147,7 +147,7 @@ def train(
     Args:
         shards: Folder of the rendered shards.
         config: Parameters of the network and its training.
-        state: Checkpoint to resume from and to write.
+        state: Path of the checkpoint. Training resumes from it if it exists.
         observe: Callback that receives the step and its metrics: loss, learning rate and accuracies.
         seed: Seed of the initial weights and of the random numbers of all steps.
 

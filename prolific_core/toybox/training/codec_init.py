@@ -48,7 +48,7 @@ def start_encoder(vae: Any, images: UInt8[np.ndarray, "batch height width 3"]) -
 
     Args:
         vae: AutoencoderKL with channels (16, 32, 32) and group norms of 4 groups.
-        images: Images that the PCA is computed on.
+        images: Images on which the PCA is computed.
     """
     mean, components, std = patch_pca(images, vae.config.latent_channels)
     e, k = vae.encoder, vae.config.latent_channels
@@ -74,7 +74,7 @@ def start_encoder(vae: Any, images: UInt8[np.ndarray, "batch height width 3"]) -
         gain = np.sqrt((6 + 2 * CONSTANT**2) / 8)
         for m in range(k):
             group, slot = divmod(m, 3)
-            # The axes are the channel, the row of the 2 x 2 block, the row in the block, and the same for columns.
+            # The axes are the channel, block row, row within the block, block column and column within the block.
             w = (components[m] / std[m]).reshape(3, 2, 2, 2, 2)
             w = torch.tensor(w.transpose(0, 2, 4, 1, 3).reshape(12, 2, 2))
             for sign, ch in ((1, 8 * group + slot), (-1, 8 * group + 3 + slot)):
@@ -125,10 +125,10 @@ def start_decoder(
 
     Args:
         vae: AutoencoderKL whose encoder is already initialised.
-        images: Images that the decoder is fitted on.
+        images: Images on which the decoder is fitted.
         steps: Number of Adam steps.
         batch: Images per step.
-        seed: Seed of the sampling of batches.
+        seed: Seed for sampling batches.
 
     Returns:
         The loss of the last step.

@@ -100,7 +100,7 @@ def build_scheduler() -> Any:
 
 
 class Latents:
-    """Cached latents of the training shards and the tokens of their captions, in memory.
+    """In-memory data set of the cached latents and caption tokens of the training shards.
 
     The view changes the loss of a coloured object by only about 1 %, and two thirds of the views are side views, so the
     U-Net does not learn front and back views from uniformly sampled batches. A fraction `config.fronts` of each batch
@@ -167,7 +167,9 @@ def build(config: DiffusionConfig, latent: int, tok: Any) -> torch.nn.ModuleDict
 
 
 def towards_noise(u: Float[np.ndarray, "*shape"], shift: float) -> Float[np.ndarray, "*shape"]:
-    """Shift diffusion times u towards noise by s u / (1 + (s - 1) u) (Esser et al., arXiv 2403.03206, eq. 23).
+    """Shift diffusion times towards noise.
+
+    A time u is shifted to s u / (1 + (s - 1) u) (Esser et al., arXiv 2403.03206, eq. 23).
 
     Args:
         u: Times in [0, 1).
@@ -196,7 +198,7 @@ def train(
         latents: Folder of the cached latents.
         vae: AutoencoderKL that encoded the latents.
         config: Parameters of the models and their training.
-        state: Checkpoint to resume from and to write.
+        state: Path of the checkpoint. Training resumes from it if it exists.
         observe: Callback that receives the step and its metrics: loss and learning rate.
         show: Callback that receives samples (N, 3, 64, 64) in [0, 1], four for each of `PROMPTS`, and the step.
         seed: Seed of the initial weights and of the random numbers of all steps.
@@ -217,7 +219,7 @@ def train(
         z, ids = data.batch(g, config.batch)
         ids[torch.from_numpy(g.random(len(ids)) < config.drop_caption)] = empty
         noise = torch.from_numpy(g.standard_normal(z.shape, dtype=np.float32))
-        # Stratifying the times over the batch reduces the variance of the loss without changing their distribution.
+        # Stratifying the times over the batch reduces the variance of the loss.
         u = towards_noise((np.arange(len(z)) + g.random()) / len(z), config.time_shift)
         t = torch.from_numpy((u * prior.schedule.length).astype(np.int64))
         noisy, target = prior.schedule.add_noise(z, noise, t), prior.schedule.target(z, noise, t)

@@ -1,7 +1,7 @@
-"""Training loop of all Toybox models, which resumes from a checkpoint.
+"""Resumable training loop for all Toybox models.
 
-A step depends only on the state of the training and on the step number, so a training that is interrupted and resumed
-gives the same weights as an uninterrupted one.
+A step depends only on the training state and the step number, so an interrupted and resumed run gives the same weights
+as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from prolific_core import checkpoint
 
 @dataclass
 class Training:
-    """A model with its optimizer, loss and learning rate.
+    """Model with its optimizer, loss and learning rate schedule.
 
     Attributes:
         model: Model to train.
@@ -27,7 +27,7 @@ class Training:
         loss: Function that returns the loss of a step; its random numbers must depend only on the step.
         rate: Function that returns the learning rate of a step.
         clip: Maximum norm of the gradient.
-        average: Copy of the model that holds the exponential moving average of its weights, if any.
+        average: Copy of the model with the exponential moving average of its weights, or None to disable averaging.
         ema: Decay of the moving average.
     """
 
@@ -57,7 +57,7 @@ class Training:
         torch.nn.utils.clip_grad_norm_(trained, self.clip, foreach=True)
         self.optimizer.step()
         if self.average is not None:
-            # The decay is smaller at first, so that the initial weights do not dominate the average in short trainings.
+            # The decay is smaller at first, so that the initial weights do not dominate the average in short runs.
             decay = min(self.ema, (1 + step) / (10 + step))
             averaged: list[Tensor] = list(self.average.parameters())
             weights: list[Tensor] = list(self.model.parameters())
@@ -104,14 +104,14 @@ def run(
     evaluate_every: int = 500,
     checkpoint_every: int = 250,
 ) -> None:
-    """Train a model and resume from its checkpoint if one exists.
+    """Train a model, resuming from its checkpoint if one exists.
 
     Args:
         training: Model to train, with its optimizer and loss.
         steps: Total number of steps.
-        state: Checkpoint to resume from and to write.
-        observe: Callback that receives the number of completed steps and their metrics.
-        evaluate: Function from the number of completed steps to additional metrics.
+        state: Path of the checkpoint. Training resumes from it if it exists.
+        observe: Callback that receives the number of completed steps and the metrics.
+        evaluate: Function that receives the number of completed steps and returns additional metrics.
         observe_every: Number of steps between two reports of the mean loss and the learning rate to `observe`.
         evaluate_every: Number of steps between two calls of `evaluate`, which is also called after the last step.
         checkpoint_every: Number of steps between two checkpoints; one is also written after the last step.
@@ -135,16 +135,16 @@ def run(
 
 
 def warm_up_and_fall(peak: float, steps: int, warmup: int = 100, hold: float = 0.0) -> Callable[[int], float]:
-    """Return a schedule in which the learning rate rises linearly, stays constant and decays linearly to zero.
+    """Return a learning rate schedule with a linear warmup, a constant phase and a linear decay to zero.
 
     Args:
         peak: Learning rate after the warmup.
         steps: Total number of steps.
-        warmup: Number of steps in which the learning rate rises.
-        hold: Fraction of the steps after which the learning rate decays, unless the warmup is longer.
+        warmup: Number of steps over which the learning rate rises.
+        hold: Fraction of the steps after which the learning rate starts to decay, unless the warmup is longer.
 
     Returns:
-        A function from the step to its learning rate.
+        A function that maps a step to its learning rate.
     """
 
     def rate(step: int) -> float:

@@ -70,12 +70,14 @@ def save_half(model: Any, folder: Path) -> None:
 
 
 def write_model_card(folder: Path, name: str, revisions: dict[str, str | None]) -> None:
-    """Write MODEL_CARD.md with the revision of this project at which the training of each part began.
+    """Write MODEL_CARD.md.
+
+    The model card lists the revision of this project at which the training of each part began.
 
     Args:
         folder: Model folder.
         name: Name of the prior.
-        revisions: Revisions by part, or None for an unknown revision.
+        revisions: Revision of each part, or None if it is unknown.
     """
     rows = [f"| {part} | {revision or 'unknown'} |" for part, revision in revisions.items()]
     lines = [

@@ -1,6 +1,6 @@
 """Training of the scorer, a small CLIP model of the Toybox world.
 
-Its input is sRGB images of 64 x 64 pixels, normalised with mean 0.5 and standard deviation 0.5 as specified in
+Its inputs are sRGB images of 64 x 64 pixels, normalised with mean 0.5 and standard deviation 0.5 as specified in
 preprocessor_config.json.
 """
 
@@ -90,7 +90,7 @@ def retrieval(
         tok: Tokenizer of the model.
         images: Images; only those of a single coloured object without stripes are used.
         labels: Labels of the images.
-        seed: Seed of the sampling of the other captions.
+        seed: Seed for sampling the other captions.
 
     Returns:
         The retrieval accuracy, in [0, 1].
@@ -146,7 +146,7 @@ def train(
     Args:
         shards: Folder of the rendered shards.
         config: Parameters of the scorer and its training.
-        state: Checkpoint to resume from and to write.
+        state: Path of the checkpoint. Training resumes from it if it exists.
         observe: Callback that receives the step and its metrics: loss, learning rate and retrieval.
         seed: Seed of the initial weights and of the random numbers of all steps.
 
@@ -185,7 +185,9 @@ def train(
 
 
 def hash_meaning(label: dict) -> int:
-    """Hash the meaning of a caption: kind, objects, colours, relation, and the view if it is named.
+    """Hash the meaning of a caption.
+
+    The meaning consists of the kind, objects, colours and relation, and of the view if the caption names it.
 
     Args:
         label: Label of an image; see `Example.label`.
@@ -202,7 +204,9 @@ def hash_meaning(label: dict) -> int:
 
 
 def publish(model: Any, folder: Path) -> None:
-    """Write the weights in half precision, the tokenizer and the preprocessor settings in the CLIPModel layout.
+    """Write a model folder that a CLIPModel can load.
+
+    The folder contains the weights in half precision, the tokenizer and the preprocessor settings.
 
     Args:
         model: CLIPModel, which is converted to half precision in place.

@@ -79,7 +79,9 @@ class Shards:
         self.labels = [json.loads(stem.with_suffix(".json").read_text()) for stem in stems]
 
     def pick(self, g: np.random.Generator, size: int) -> tuple[int, Int[np.ndarray, " rows"]]:
-        """Sample a shard with a probability proportional to its size, and rows of it without replacement.
+        """Sample a shard and some of its rows.
+
+        The probability of a shard is proportional to its size. Rows are sampled without replacement.
 
         Args:
             g: Random number generator.
@@ -120,7 +122,9 @@ def to_float(images: UInt8[np.ndarray, "batch height width 3"]) -> Float[Tensor,
 def heldout_images(
     count: int = 256, kinds: Sequence[str] = ("colour", "normals")
 ) -> tuple[UInt8[np.ndarray, "count height width 3"], list[dict]]:
-    """Render images with a seed that training never uses, half of them with held-out pairs of family and colour.
+    """Render images with a seed that training never uses.
+
+    Half of the images show held-out pairs of family and colour.
 
     Args:
         count: Number of images.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from prolific_core.files import write_atomically
 
-TOKENS = 20  # Number of tokens that captions are padded or truncated to.
+TOKENS = 20  # Number of tokens to which captions are padded or truncated.
 VOCABULARY = Path(__file__).parents[1] / "vocabulary"
 
 
@@ -24,7 +24,7 @@ def learned() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Load the vocabulary and the merges of the tokenizer.
 
     Returns:
-        The ids of all tokens, and the pairs of tokens that are merged, in order.
+        The id of each token, and the pairs of tokens to merge, in order of priority.
     """
     lines = (VOCABULARY / "merges.txt").read_text().splitlines()[1:]
     merges = [(first, second) for first, second in (line.split(" ") for line in lines)]
@@ -35,7 +35,7 @@ def tokenizer(length: int = TOKENS) -> Any:
     """Build the tokenizer.
 
     Args:
-        length: Number of tokens that captions are padded or truncated to.
+        length: Number of tokens to which captions are padded or truncated.
 
     Returns:
         A `transformers.CLIPTokenizer`.
@@ -47,7 +47,9 @@ def tokenizer(length: int = TOKENS) -> Any:
 
 
 def save(tok: Any, folder: Path) -> None:
-    """Write a tokenizer as vocabulary, merges and settings, which every version of transformers can load.
+    """Write a tokenizer in a format that every version of transformers can load.
+
+    The vocabulary, the merges and the settings are written to separate files.
 
     Args:
         tok: Tokenizer.

@@ -1,4 +1,4 @@
-"""Wording and parsing of captions, and the pairs of family and colour that are held out of training."""
+"""Wording and parsing of captions, and the pairs of family and colour that are held out from training."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ KEEP = {
 
 
 def held_out(family: str, colour: str) -> bool:
-    """Return whether a pair of family and colour is held out of the U-Net's training.
+    """Return whether a pair of family and colour is held out from the U-Net's training.
 
     About one pair in ten is held out, as determined by a fixed hash of the names.
 
@@ -65,7 +65,7 @@ def held_out(family: str, colour: str) -> bool:
 
 
 def view_of(azimuth: float, elevation: float) -> str:
-    """Return the name of the view for the direction of a camera.
+    """Return the name of the view from a given camera direction.
 
     Args:
         azimuth: Angle from the front, in radians.
@@ -99,13 +99,13 @@ def _colour_word(colour: str, g: np.random.Generator) -> str:
 
 
 def caption(family: str, colour: str, g: np.random.Generator, view: str | None = None) -> str:
-    """Return a randomly worded caption of one coloured object.
+    """Return a randomly worded caption for one coloured object.
 
     Args:
         family: Name of the family.
         colour: Name of the colour.
         g: Random number generator.
-        view: View that the caption names, or None.
+        view: View that the caption names, or None to omit the view.
 
     Returns:
         The caption.
@@ -116,14 +116,14 @@ def caption(family: str, colour: str, g: np.random.Generator, view: str | None =
 
 
 def striped_caption(family: str, colour: str, stripes: str, g: np.random.Generator, view: str | None = None) -> str:
-    """Return a randomly worded caption of one object with horizontal stripes.
+    """Return a randomly worded caption for one object with horizontal stripes.
 
     Args:
         family: Name of the family.
         colour: Name of the main colour.
         stripes: Name of the stripes' colour.
         g: Random number generator.
-        view: View that the caption names, or None.
+        view: View that the caption names, or None to omit the view.
 
     Returns:
         The caption.
@@ -137,9 +137,9 @@ def normal_caption(family: str, view: str | None = None, relation: str | None = 
 
     Args:
         family: Name of the family.
-        view: View that the caption names, or None.
+        view: View that the caption names, or None to omit the view.
         relation: Relation of the object to a second one, or None for a single object.
-        second: Family of the second object, if any.
+        second: Family of the second object, or None for a single object.
 
     Returns:
         The caption.
@@ -151,14 +151,14 @@ def normal_caption(family: str, view: str | None = None, relation: str | None = 
 def pair_caption(
     first: tuple[str, str], relation: str, second: tuple[str, str], g: np.random.Generator, view: str | None = None
 ) -> str:
-    """Return a randomly worded caption of two objects.
+    """Return a randomly worded caption for two objects.
 
     Args:
         first: Family and colour of the first object.
         relation: Relation of the first object to the second.
         second: Family and colour of the second object.
         g: Random number generator.
-        view: View that the caption names, or None.
+        view: View that the caption names, or None to omit the view.
 
     Returns:
         The caption.
@@ -217,7 +217,7 @@ def _named(prompt: str) -> tuple[list[str], list[str], list[str]]:
 
 
 def parse(prompt: str) -> tuple[str, str] | None:
-    """Parse a prompt of one object.
+    """Parse a prompt that describes one object.
 
     Args:
         prompt: Any text.
@@ -230,7 +230,7 @@ def parse(prompt: str) -> tuple[str, str] | None:
 
 
 def parse_striped(prompt: str) -> tuple[str, str, str] | None:
-    """Parse a prompt of one striped object.
+    """Parse a prompt that describes one striped object.
 
     Args:
         prompt: Any text.
@@ -245,14 +245,14 @@ def parse_striped(prompt: str) -> tuple[str, str, str] | None:
 
 
 def parse_pair(prompt: str) -> tuple[tuple[str, str], str, tuple[str, str]] | None:
-    """Parse a prompt of two objects.
+    """Parse a prompt that describes two objects.
 
     Args:
         prompt: Any text.
 
     Returns:
-        Family and colour of the first object, their relation, and family and colour of the second object, or None if
-        the text does not describe two objects.
+        Family and colour of the first object, the relation, and family and colour of the second object. The result is
+        None if the text does not describe two objects.
     """
     text = prompt.lower().replace("grey", "gray").replace("on top of", "on").replace("beside", "next to")
     for relation in sorted(RELATIONS, key=len, reverse=True):
@@ -265,14 +265,14 @@ def parse_pair(prompt: str) -> tuple[tuple[str, str], str, tuple[str, str]] | No
 
 
 def suggest(prompt: str) -> tuple[list[str], list[str]]:
-    """Find the unknown words of a prompt and suggest known words to use instead.
+    """Find the unknown words in a prompt and suggest known words to use instead.
 
     Args:
         prompt: Any text.
 
     Returns:
-        The unknown words, and known words of similar spelling, or all families if no known word is similar. Both lists
-        are empty if every word is known.
+        The unknown words and the suggestions. The suggestions are known words with similar spelling, or all families if
+        no known word is similar. Both lists are empty if every word is known.
     """
     known = set(FAMILIES) | set(COLOURS) | set(VIEWS) | set(GLUE) | {"room", "striped", "stripes", "with"}
     unknown = [w for w in dict.fromkeys(_words(prompt)) if w not in known]

@@ -61,7 +61,7 @@ class Example:
 
     Attributes:
         image: sRGB image.
-        caption: Caption, which names the view in about half of the images.
+        caption: Caption; about half of all captions name the view.
         kind: One of `KINDS`.
         family: Family of the object or of the first of two objects; "room" for a room.
         colour: Colour of the object, of the first of two objects, or of the walls of a room.
@@ -90,10 +90,10 @@ class Example:
     stripes: str | None = None
 
     def label(self) -> dict:
-        """Return all attributes except the image, in a form that can be written as JSON.
+        """Return all attributes except the image as values that can be written to a JSON file.
 
         Returns:
-            Values by attribute name, in which floats are rounded to five decimals.
+            Values by attribute name. Floats are rounded to five decimals.
         """
         out = {k: v for k, v in self.__dict__.items() if k != "image"}
         return {k: round(v, 5) if isinstance(v, float) else v for k, v in out.items()}
@@ -173,7 +173,7 @@ def draw(
         samples: Number of rays per pixel along each image axis.
         split: "train" for the pairs of family and colour that the U-Net is trained on, "heldout" for the held-out
             pairs, or "any".
-        kind: One of `KINDS`; sampled from the mix by default.
+        kind: One of `KINDS`; sampled according to `data.mix` by default.
         words: Family and colour; sampled by default.
         view: One of `VIEWS`; sampled by default.
 
@@ -233,10 +233,12 @@ def draw(
 
 
 def sample(prompt: str, n: int, seed: int = 0) -> list[Scene]:
-    """Sample true objects of a prompt, which serve as ground truth for geometry and diversity.
+    """Sample true objects that match a prompt.
+
+    The objects serve as ground truth for geometry and diversity.
 
     Args:
-        prompt: Prompt of one object with or without stripes, of two objects, or of a room.
+        prompt: Prompt that describes one object (with or without stripes), two objects, or a room.
         n: Number of samples.
         seed: Random seed.
 

@@ -1,7 +1,8 @@
-"""Object families, each of which is a function that samples the proportions of an object and returns its parts.
+"""Object families of the Toybox world.
 
-The front faces +x and z is up. The units are arbitrary, because `scene.finish` centres and scales the result. The
-proportions vary, so that many different objects match the same prompt.
+Each family is a function that samples the proportions of an object and returns its parts. The proportions vary, so that
+many different objects match the same prompt. The front faces +x and z is up. The units are arbitrary, because
+`scene.finish` centres and scales the result.
 """
 
 from __future__ import annotations
@@ -20,75 +21,33 @@ from prolific_core.toybox.world.shapes import (
 )
 
 
-def ball(g: np.random.Generator) -> list[Part]:
-    """Return the parts of a slightly flattened or stretched ball.
-
-    Args:
-        g: Random number generator.
-
-    Returns:
-        The parts, in arbitrary units.
-    """
+def _ball(g: np.random.Generator) -> list[Part]:
+    """Return the parts of a slightly flattened or stretched ball."""
     return [sphere(1.0).scale(1, 1, g.uniform(0.92, 1.06))]
 
 
-def cube(g: np.random.Generator) -> list[Part]:
-    """Return the parts of a box with nearly equal sides.
-
-    Args:
-        g: Random number generator.
-
-    Returns:
-        The parts, in arbitrary units.
-    """
+def _cube(g: np.random.Generator) -> list[Part]:
+    """Return the parts of a box with nearly equal sides."""
     return [box(g.uniform(0.9, 1.1), g.uniform(0.9, 1.1), g.uniform(0.9, 1.1))]
 
 
-def cylinder_(g: np.random.Generator) -> list[Part]:
-    """Return the parts of an upright cylinder.
-
-    Args:
-        g: Random number generator.
-
-    Returns:
-        The parts, in arbitrary units.
-    """
+def _cylinder(g: np.random.Generator) -> list[Part]:
+    """Return the parts of an upright cylinder."""
     return [cylinder(1.0, g.uniform(1.7, 3.2))]
 
 
-def cone(g: np.random.Generator) -> list[Part]:
-    """Return the parts of an upright cone.
-
-    Args:
-        g: Random number generator.
-
-    Returns:
-        The parts, in arbitrary units.
-    """
+def _cone(g: np.random.Generator) -> list[Part]:
+    """Return the parts of an upright cone."""
     return [cylinder(1.0, g.uniform(1.6, 2.8), top=0.0, segments=36)]
 
 
-def ring(g: np.random.Generator) -> list[Part]:
-    """Return the parts of an upright torus whose hole faces the front.
-
-    Args:
-        g: Random number generator.
-
-    Returns:
-        The parts, in arbitrary units.
-    """
+def _ring(g: np.random.Generator) -> list[Part]:
+    """Return the parts of an upright torus whose hole faces the front."""
     return [torus(1.0, g.uniform(0.2, 0.42)).rotate("y", 90)]
 
 
-def mug(g: np.random.Generator) -> list[Part]:
-    """Return the parts of a mug with its handle at +y.
-
-    Args:
-        g: Random number generator.
-
-    Returns:
-        The parts, in arbitrary units.
-    """
+def _mug(g: np.random.Generator) -> list[Part]:
+    """Return the parts of a mug with its handle at +y."""
     height, wall, taper = g.uniform(1.9, 2.8), g.uniform(0.1, 0.16), g.uniform(0.85, 1.05)
     body = revolve([(0, 0), (taper, 0), (1, height), (1 - wall, height), (taper - wall, 0.18), (0, 0.18)], 32)
     a = np.linspace(-np.pi / 2, np.pi / 2, 13)
@@ -97,15 +56,8 @@ def mug(g: np.random.Generator) -> list[Part]:
     return [body, tube(path, g.uniform(0.14, 0.2))]
 
 
-def chair(g: np.random.Generator) -> list[Part]:
-    """Return the parts of a chair with four legs and a closed or slatted back.
-
-    Args:
-        g: Random number generator.
-
-    Returns:
-        The parts, in arbitrary units.
-    """
+def _chair(g: np.random.Generator) -> list[Part]:
+    """Return the parts of a chair with four legs and a closed or slatted back."""
     w, d = g.uniform(0.9, 1.15), g.uniform(0.9, 1.1)
     leg, seat, back = g.uniform(0.75, 1.05), g.uniform(0.1, 0.17), g.uniform(0.8, 1.25)
     t = g.uniform(0.09, 0.14)
@@ -124,15 +76,8 @@ def chair(g: np.random.Generator) -> list[Part]:
     return parts
 
 
-def table(g: np.random.Generator) -> list[Part]:
-    """Return the parts of a round table with one leg or of a rectangular table with four legs.
-
-    Args:
-        g: Random number generator.
-
-    Returns:
-        The parts, in arbitrary units.
-    """
+def _table(g: np.random.Generator) -> list[Part]:
+    """Return the parts of a round table with one leg or of a rectangular table with four legs."""
     h, t = g.uniform(0.75, 1.1), g.uniform(0.08, 0.14)
     if g.random() < 0.3:
         top = [cylinder(g.uniform(0.75, 1.0), t).move(z=h)]
@@ -145,15 +90,8 @@ def table(g: np.random.Generator) -> list[Part]:
     return parts
 
 
-def house(g: np.random.Generator) -> list[Part]:
-    """Return the parts of a house with its gable and door at the front.
-
-    Args:
-        g: Random number generator.
-
-    Returns:
-        The parts, in arbitrary units.
-    """
+def _house(g: np.random.Generator) -> list[Part]:
+    """Return the parts of a house with its gable and door at the front."""
     d, w, h = g.uniform(1.0, 1.4), g.uniform(1.1, 1.5), g.uniform(0.75, 1.05)
     roof, eave = g.uniform(0.45, 0.75), 0.1
     body = box(d, w, h)
@@ -172,15 +110,8 @@ def house(g: np.random.Generator) -> list[Part]:
     return parts
 
 
-def tree(g: np.random.Generator) -> list[Part]:
-    """Return the parts of a conifer or of a broad-leaved tree.
-
-    Args:
-        g: Random number generator.
-
-    Returns:
-        The parts, in arbitrary units.
-    """
+def _tree(g: np.random.Generator) -> list[Part]:
+    """Return the parts of a conifer or of a broad-leaved tree."""
     trunk = g.uniform(0.5, 0.9)
     parts = [cylinder(g.uniform(0.13, 0.2), trunk + 0.3).paint("wood")]
     if g.random() < 0.5:
@@ -200,15 +131,8 @@ def tree(g: np.random.Generator) -> list[Part]:
     return parts
 
 
-def snowman(g: np.random.Generator) -> list[Part]:
-    """Return the parts of a snowman of three balls, sometimes with a hat.
-
-    Args:
-        g: Random number generator.
-
-    Returns:
-        The parts, in arbitrary units.
-    """
+def _snowman(g: np.random.Generator) -> list[Part]:
+    """Return the parts of a snowman of three balls, sometimes with a hat."""
     a, b, c = 1.0, g.uniform(0.68, 0.8), g.uniform(0.48, 0.58)
     zb, zc = 0.8 * (a + b), 0.8 * (a + b) + 0.8 * (b + c)
     parts = [sphere(a), sphere(b).move(z=zb), sphere(c).move(z=zc)]
@@ -225,15 +149,8 @@ def snowman(g: np.random.Generator) -> list[Part]:
     return parts
 
 
-def mushroom(g: np.random.Generator) -> list[Part]:
-    """Return the parts of a mushroom, sometimes with dots.
-
-    Args:
-        g: Random number generator.
-
-    Returns:
-        The parts, in arbitrary units.
-    """
+def _mushroom(g: np.random.Generator) -> list[Part]:
+    """Return the parts of a mushroom, sometimes with dots."""
     h, r = g.uniform(0.8, 1.2), g.uniform(0.26, 0.38)
     a = np.linspace(0, np.pi / 2, 9)
     wide, tall = g.uniform(0.85, 1.1), g.uniform(0.55, 0.85)
@@ -252,15 +169,8 @@ def mushroom(g: np.random.Generator) -> list[Part]:
     return parts
 
 
-def rocket(g: np.random.Generator) -> list[Part]:
-    """Return the parts of an upright rocket with four fins.
-
-    Args:
-        g: Random number generator.
-
-    Returns:
-        The parts, in arbitrary units.
-    """
+def _rocket(g: np.random.Generator) -> list[Part]:
+    """Return the parts of an upright rocket with four fins."""
     r, h, n = g.uniform(0.36, 0.46), g.uniform(1.5, 2.0), g.uniform(0.6, 0.85)
     body = revolve([(0, 0), (r * 0.75, 0), (r, 0.4), (r, h), (0, h)])
     a = np.linspace(0, np.pi / 2, 8)
@@ -275,15 +185,8 @@ def rocket(g: np.random.Generator) -> list[Part]:
     return parts
 
 
-def car(g: np.random.Generator) -> list[Part]:
-    """Return the parts of a car with its headlights at the front.
-
-    Args:
-        g: Random number generator.
-
-    Returns:
-        The parts, in arbitrary units.
-    """
+def _car(g: np.random.Generator) -> list[Part]:
+    """Return the parts of a car with its headlights at the front."""
     length, w, h = g.uniform(2.0, 2.4), g.uniform(0.95, 1.1), g.uniform(0.36, 0.46)
     lift, r = 0.2, g.uniform(0.25, 0.3)
     cab = g.uniform(0.4, 0.5)
@@ -304,15 +207,8 @@ def car(g: np.random.Generator) -> list[Part]:
     return parts
 
 
-def lamp(g: np.random.Generator) -> list[Part]:
-    """Return the parts of a table lamp with a shade.
-
-    Args:
-        g: Random number generator.
-
-    Returns:
-        The parts, in arbitrary units.
-    """
+def _lamp(g: np.random.Generator) -> list[Part]:
+    """Return the parts of a table lamp with a shade."""
     h, r = g.uniform(1.0, 1.6), g.uniform(0.55, 0.75)
     shade = g.uniform(0.6, 0.85)
     parts = [cylinder(g.uniform(0.38, 0.5), 0.12).paint("metal"), cylinder(0.075, h + 0.2).paint("metal")]
@@ -322,15 +218,8 @@ def lamp(g: np.random.Generator) -> list[Part]:
     return parts
 
 
-def teapot(g: np.random.Generator) -> list[Part]:
-    """Return the parts of a teapot with its spout at the front.
-
-    Args:
-        g: Random number generator.
-
-    Returns:
-        The parts, in arbitrary units.
-    """
+def _teapot(g: np.random.Generator) -> list[Part]:
+    """Return the parts of a teapot with its spout at the front."""
     flat = g.uniform(0.75, 0.95)
     parts = [sphere(1.0).scale(1, 1, flat), cylinder(0.6, 0.15).move(z=-flat - 0.02)]
     parts.append(sphere(0.62, 8, 24).scale(1, 1, 0.35).move(z=flat * 0.86))
@@ -345,22 +234,15 @@ def teapot(g: np.random.Generator) -> list[Part]:
     return parts
 
 
-def boat(g: np.random.Generator) -> list[Part]:
-    """Return the parts of a sailing boat with its bow at the front.
-
-    Args:
-        g: Random number generator.
-
-    Returns:
-        The parts, in arbitrary units.
-    """
+def _boat(g: np.random.Generator) -> list[Part]:
+    """Return the parts of a sailing boat with its bow at the front."""
     length, w, h = g.uniform(2.0, 2.4), g.uniform(0.75, 0.95), g.uniform(0.4, 0.5)
     half = length / 2
     k = np.linspace(0, 1, 9)[:, None]
     bow = np.hstack([0.2 * half + 0.8 * half * k, w / 2 * (1 - k**1.8)])
     outline = np.vstack([[(-half, -w * 0.4)], bow * [1, -1], (bow[:-1])[::-1], [(-half, w * 0.4)]])
     hull = extrude(outline, h)
-    # Pull the bottom inwards, which narrows the keel.
+    # Pull the bottom inwards to narrow the keel.
     v = hull.vertices.copy()
     low = v[:, 2] < h / 2
     v[low] *= [0.78, 0.55, 1]
@@ -374,15 +256,8 @@ def boat(g: np.random.Generator) -> list[Part]:
     return parts
 
 
-def plane(g: np.random.Generator) -> list[Part]:
-    """Return the parts of an aeroplane with its propeller at the front.
-
-    Args:
-        g: Random number generator.
-
-    Returns:
-        The parts, in arbitrary units.
-    """
+def _plane(g: np.random.Generator) -> list[Part]:
+    """Return the parts of an aeroplane with its propeller at the front."""
     r, length = g.uniform(0.2, 0.26), g.uniform(2.0, 2.4)
     body = revolve(
         [(0, 0), (r * 0.35, 0.03), (r, 0.4 * length), (r, 0.8 * length), (r * 0.8, 0.92 * length), (0, length)], 20
@@ -403,27 +278,27 @@ def plane(g: np.random.Generator) -> list[Part]:
     return parts
 
 
-#: Functions of the families by their names in captions. New families must be appended, because the classifier's classes
-#: have the same order.
+#: Family functions, keyed by the name of the family in captions. New families must be appended, because the
+#: classifier's classes have the same order.
 FAMILIES = {
-    "ball": ball,
-    "cube": cube,
-    "cylinder": cylinder_,
-    "cone": cone,
-    "ring": ring,
-    "mug": mug,
-    "chair": chair,
-    "table": table,
-    "house": house,
-    "tree": tree,
-    "snowman": snowman,
-    "mushroom": mushroom,
-    "rocket": rocket,
-    "car": car,
-    "lamp": lamp,
-    "teapot": teapot,
-    "boat": boat,
-    "plane": plane,
+    "ball": _ball,
+    "cube": _cube,
+    "cylinder": _cylinder,
+    "cone": _cone,
+    "ring": _ring,
+    "mug": _mug,
+    "chair": _chair,
+    "table": _table,
+    "house": _house,
+    "tree": _tree,
+    "snowman": _snowman,
+    "mushroom": _mushroom,
+    "rocket": _rocket,
+    "car": _car,
+    "lamp": _lamp,
+    "teapot": _teapot,
+    "boat": _boat,
+    "plane": _plane,
 }
 
 #: Families with an unmistakable front, for which the Janus count is defined.
@@ -432,7 +307,7 @@ WITH_FRONT = ("mug", "chair", "house", "snowman", "car", "teapot", "boat", "plan
 #: Families that are used in images of two objects, because their shapes are simple enough to be stacked.
 STACKABLE = ("ball", "cube", "cylinder", "cone", "mug", "mushroom", "house", "tree")
 
-#: sRGB values in [0, 1] of the colours by their names in captions.
+#: sRGB values in [0, 1], keyed by the name of the colour in captions.
 COLOURS = {
     "red": (0.85, 0.12, 0.12),
     "orange": (0.95, 0.52, 0.10),
@@ -447,7 +322,8 @@ COLOURS = {
     "gray": (0.52, 0.52, 0.53),
 }
 
-#: Candidate colours by role for parts whose colour the caption does not name; one of them is sampled per object.
+#: Candidate colours for parts whose colour is not named in the caption, keyed by role. One candidate is sampled per
+#: role and object.
 NATURAL = {
     "roof": [(0.50, 0.20, 0.14), (0.32, 0.30, 0.32), (0.42, 0.26, 0.16)],
     "door": [(0.36, 0.20, 0.10), (0.25, 0.14, 0.08)],

@@ -1,7 +1,7 @@
 """Ray tracer for the meshes of the world, written as a Warp kernel with one thread per pixel.
 
-Colour images show the colour of a face times the sum of ambient and diffuse light, without shadows. Normal maps show
-(n + 1) / 2 for the normal n in world axes, on a background of 0.5, as in the rest of the package.
+In colour images, the colour of a face is multiplied by the sum of ambient and diffuse light, without shadows. Normal
+maps show (n + 1) / 2 for the normal n in world axes, on a background of 0.5, as in the rest of the package.
 """
 
 # Warp kernels are annotated with Warp's own types, which type checkers reject.
@@ -72,7 +72,7 @@ def _trace(
 
 
 class Tracer:
-    """Ray tracer for one mesh, which can be rendered from any number of cameras.
+    """Ray tracer that renders one mesh from any number of cameras.
 
     Args:
         scene: Mesh to render.

@@ -82,7 +82,7 @@ def striped(parts: list[Part], bands: int) -> list[Part]:
         bands: Number of bands over the height of the main parts.
 
     Returns:
-        The parts, in which each main part is replaced by two: its bands of the main colour and its stripes.
+        All parts. Each main part is replaced by two parts: the bands that keep the main colour and the stripes.
     """
     z = np.concatenate([p.vertices[:, 2] for p in parts if p.role == "main"])
     heights, out = np.linspace(z.min(), z.max(), bands + 1)[1:-1], []
@@ -177,7 +177,7 @@ RELATIONS = {
 }
 
 
-#: Positions of one object relative to another in an image, which are the classes of the classifier's head "place".
+#: Positions of one object relative to another in an image. They are the classes of the classifier head "place".
 PLACES = ("above", "below", "right", "left", "nearer", "farther")
 
 
@@ -190,8 +190,9 @@ def relative_place(label: dict) -> tuple[tuple[str, str], tuple[str, str], str |
         label: Label of an image of two objects; see `Example.label`.
 
     Returns:
-        Family and colour of the first and of the second object, and one of `PLACES`, or None if the label does not
-        determine the place because the objects are equal or the relation is "next to".
+        Family and colour of the first object, family and colour of the second object, and the place, which is one of
+        `PLACES`. The place is None if the objects are equal or the relation is "next to", because the label does not
+        determine the place in these cases.
     """
     first, second = (label["family"], label["colour"]), tuple(label["second"])
     direction = np.array(RELATIONS[label["relation"]], dtype=float)
@@ -250,14 +251,16 @@ def pair(first: tuple[str, str], relation: str, second: tuple[str, str], g: np.r
 
 
 def room(colour: str, g: np.random.Generator) -> Scene:
-    """Build a mesh of a furnished room with a radius of about 2.5, which is rendered from near the origin.
+    """Build a mesh of a furnished room.
+
+    The room has a radius of about 2.5 and is rendered by cameras near the origin.
 
     Args:
         colour: Name of the colour of the walls.
         g: Random number generator.
 
     Returns:
-        The walls, whose faces point inwards, with floor, ceiling, door, window and furniture in one mesh.
+        One mesh of the walls, floor, ceiling, door, window and furniture. The faces of the walls point inwards.
     """
     x, y, z = g.uniform(2.6, 3.4, 3) * np.array([1, 1, 0.7])
     shell = box(x, y, z)

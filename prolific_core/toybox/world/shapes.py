@@ -103,7 +103,7 @@ class Part:
         count = above.sum(1)
         crossing = (count == 1) | (count == 2)
         faces, above, lone_above = self.faces[crossing], above[crossing], count[crossing] == 1
-        # Corner a is alone on its side of the plane, which cuts the edges ab and ac at p and q.
+        # Corner a is alone on its side of the plane. The plane cuts the edges ab and ac at p and q.
         alone = np.where(lone_above, above.argmax(1), (~above).argmax(1))
         a, b, c = np.take_along_axis(faces, (alone[:, None] + np.arange(3)) % 3, 1).T
         base, k = len(self.vertices), len(a)
@@ -122,7 +122,10 @@ class Part:
 
 
 def _runs(points: np.ndarray, closed: bool) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Split a polyline (P, 2) at its creases into runs of points (K, 2) with normals (K, 2) on the right-hand side."""
+    """Split a polyline (P, 2) into smooth runs at its creases.
+
+    Each run consists of points (K, 2) and their normals (K, 2), which point to the right-hand side.
+    """
     if closed:
         points = np.vstack([points, points[:1]])
     d = np.diff(points, axis=0)
@@ -154,7 +157,7 @@ def _strip(rows: int, cols: int) -> np.ndarray:
 
 
 def _join(chunks: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Part:
-    """Join surfaces, each given as vertices, normals and faces, and drop triangles without area."""
+    """Join surfaces (vertices, normals and faces) and drop triangles without area."""
     v, n, f, offset = [], [], [], 0
     for cv, cn, cf in chunks:
         v.append(cv)
@@ -174,7 +177,7 @@ def revolve(profile: Points, segments: int = 28, closed: bool = False) -> Part:
         profile: Points (P, 2) of radius and z, ordered upwards on the outside. An open profile must start and end at
             radius 0.
         segments: Number of segments around the axis.
-        closed: Whether to connect the last point to the first, which gives a ring.
+        closed: Whether to connect the last point to the first to form a ring.
 
     Returns:
         The solid of revolution.

@@ -147,7 +147,7 @@ def test_table_and_figure():
 
 def test_mistakes_are_named(clone):
     for arguments, message in (
-        (["--prompt", "a red zebra"], "no true renders"),
+        (["--prompt", "a red zebra"], "must name an object and a colour of the Toybox world"),
         (["--method", "magic"], "no method"),
         (["--particles", "1"], "diversity"),
     ):

@@ -152,8 +152,8 @@ def test_interpolated_view_prompts_mix_embeddings_by_azimuth(prior):
     ("options", "said"),
     [
         ({"method": "sds", "combine": "perp_neg", "view_prompts": False}, "guidance.combine = 'perp_neg'"),
-        ({"method": "csd", "combine": "rescale"}, "guidance.combine: 'csd' composes no guided score"),
-        ({"method": "csd", "interval": (0.1, 0.5)}, "guidance.interval: 'csd'"),
+        ({"method": "csd", "combine": "rescale"}, "guidance.combine: must not be set with method 'csd'"),
+        ({"method": "csd", "interval": (0.1, 0.5)}, "guidance.interval: must not be set with method 'csd'"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(prior, options, said):
@@ -166,7 +166,7 @@ def test_options_that_do_not_go_together_are_refused(prior, options, said):
 def test_unknown_names_of_files_are_refused_with_the_known_ones(key, known):
     with pytest.raises(InputError) as caught:
         config.resolve(("params.yaml", {"nerf": {"guidance": {key: "nfsd"}}}))
-    assert str(caught.value) == f"params.yaml: nerf.guidance.{key} = 'nfsd': there is no such file; known: {known}"
+    assert str(caught.value) == f"params.yaml: nerf.guidance.{key} = 'nfsd': must be one of {known}"
     assert {"method": discovery.guidance_methods, "combine": discovery.score_compositions}[key]() == known.split(", ")
 
 

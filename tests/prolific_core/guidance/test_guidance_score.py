@@ -128,7 +128,7 @@ def test_targets_choose_layers_by_the_ends_of_their_names(prior, targets, count)
 
 
 def test_targets_that_are_not_there_are_refused_by_name(prior):
-    with pytest.raises(InputError, match="no layer of the U-Net ends so.*to_q"):
+    with pytest.raises(InputError, match="must contain endings of the U-Net's layer names.*to_q"):
         estimator(prior, score=ScoreConfig(targets=["to_z"]))
 
 
