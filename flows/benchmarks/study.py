@@ -75,7 +75,10 @@ class Study:
         depends_on = [
             asdict(settings),
             values.system.model_dump(),
-            *(digest(code / name) for name in ("experiments/study_2d.py", "guidance", "optimise.py")),
+            *(
+                digest(code / name)
+                for name in ("experiments/study_2d.py", "guidance", "optimise.py", "scenes/image.py")
+            ),
         ]
         depends_on.append(
             [digest(folder / part) for part in ("unet", "vae", "text_encoder", "scheduler")]

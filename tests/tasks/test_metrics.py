@@ -13,9 +13,9 @@ from tests.support import metrics_page
 
 def test_the_metrics_of_the_classifier_and_the_study_are_documented():
     classified = set(quality.Row.__dataclass_fields__) - {"prompt", "method", "runs", "one_front", "saturation_error"}
-    assert classified | {"fronts"} <= metrics_page.documented("### Of a prompt's run")
+    assert classified | {"fronts"} <= metrics_page.documented("### Metrics of a prompt's run")
     studied = {TRACKED.get(name, name) for name in study.Row.__dataclass_fields__} - {"method"}
-    assert studied == metrics_page.documented("### Of a study")
+    assert studied == metrics_page.documented("### Metrics of a study")
 
 
 @pytest.mark.parametrize("name", sorted(metrics_page.documented()))
