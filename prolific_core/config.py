@@ -33,7 +33,7 @@ RENAMED = {
 }
 
 
-def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
+def ordered(pair: tuple[float, float]) -> tuple[float, float]:
     if pair[0] > pair[1]:
         raise ValueError(f"a range must go from low to high, got {pair[0]} to {pair[1]}")
     return pair
@@ -136,7 +136,7 @@ class GuidanceConfig(Section):
     negative_scale: float | None = Field(default=None, ge=0, le=1000)
     # Range of t in which guidance is applied, in fractions of the number of time steps (arXiv 2404.07724). Outside this
     # range, only the conditional prediction is evaluated, which corresponds to scale 1. null applies guidance at all t.
-    interval: Annotated[tuple[Fraction, Fraction], AfterValidator(_ordered)] | None = None
+    interval: Annotated[tuple[Fraction, Fraction], AfterValidator(ordered)] | None = None
     # Weight w(t) of the gradient.
     weighting: Literal["one_minus_alpha_bar", "uniform", "alpha_sigma_squared"] = "one_minus_alpha_bar"
     prompt: str = Field(default="{prompt}", max_length=200)  # template, for example "a normal map of {prompt}"
@@ -152,9 +152,9 @@ class GuidanceConfig(Section):
 class CameraConfig(Section):
     """Distribution of the training cameras around an object in [-1, 1]^3."""
 
-    distance: Annotated[tuple[Distance, Distance], AfterValidator(_ordered)] = (1.0, 1.5)
-    fov: Annotated[tuple[Fov, Fov], AfterValidator(_ordered)] = (40.0, 70.0)
-    elevation: Annotated[tuple[Elevation, Elevation], AfterValidator(_ordered)] = (-30.0, 90.0)
+    distance: Annotated[tuple[Distance, Distance], AfterValidator(ordered)] = (1.0, 1.5)
+    fov: Annotated[tuple[Fov, Fov], AfterValidator(ordered)] = (40.0, 70.0)
+    elevation: Annotated[tuple[Elevation, Elevation], AfterValidator(ordered)] = (-30.0, 90.0)
     uniform_probability: Fraction = 0.5  # probability of a uniform position on the upper hemisphere
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from prolific_core.config import Fraction, Rate, Section, Steps, SystemConfig
+from prolific_core.config import Distance, Fov, Fraction, Rate, Section, Steps, SystemConfig, ordered
 
 WEIGHTS = Path(__file__).parent / "weights"
 SIZE = 64  # Height and width of every image, in pixels.
@@ -56,6 +56,9 @@ class RenderConfig(Section):
         mix: Fractions of the kinds of images.
         striped: Fraction of the single coloured objects that have stripes.
         pairs_of_normals: Fraction of the normal maps that show two objects.
+        distance: Smallest and largest distance of the camera from the origin, except in rooms.
+        fov: Smallest and largest vertical field of view in degrees, except in rooms.
+        samples: Number of rays per pixel along each image axis.
     """
 
     seed: int = Field(default=1, ge=0)
@@ -65,6 +68,9 @@ class RenderConfig(Section):
     mix: MixConfig = MixConfig()
     striped: Fraction = 0.07
     pairs_of_normals: Fraction = 0.12
+    distance: Annotated[tuple[Distance, Distance], AfterValidator(ordered)] = (1.3, 1.5)
+    fov: Annotated[tuple[Fov, Fov], AfterValidator(ordered)] = (43.0, 48.0)
+    samples: int = Field(default=3, ge=1, le=16)
 
 
 class AutoencoderConfig(Section):

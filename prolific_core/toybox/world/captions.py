@@ -25,6 +25,7 @@ silver turquoise
 GLUE = """
 a an the of and that is photo picture image render rendering model 3d normal map view , . on top under in
 front behind left right next to beside seen from above below one some its made grey
+without background low medium high angle profile four leg legs solid slatted pointed chimney dots
 """.split()  # noqa: SIM905
 
 WORDINGS = (
@@ -206,13 +207,18 @@ def known_words() -> list[str]:
     return sorted(words)
 
 
+def _without_background(prompt: str) -> str:
+    """Return a prompt in lower case without its background, whose colour is not that of an object."""
+    return re.sub(r"\bon an? \w+ background\b", "", prompt.lower())
+
+
 def _words(prompt: str) -> list[str]:
     return re.findall(r"[a-z0-9]+", prompt.lower())
 
 
 def _named(prompt: str) -> tuple[list[str], list[str], list[str]]:
     """Return the words of a prompt, and the families and the colours among them."""
-    words = ["gray" if word == "grey" else word for word in _words(prompt)]
+    words = ["gray" if word == "grey" else word for word in _words(_without_background(prompt))]
     return words, [word for word in words if word in FAMILIES], [word for word in words if word in COLOURS]
 
 
@@ -254,7 +260,7 @@ def parse_pair(prompt: str) -> tuple[tuple[str, str], str, tuple[str, str]] | No
         Family and colour of the first object, the relation, and family and colour of the second object. The result is
         None if the text does not describe two objects.
     """
-    text = prompt.lower().replace("grey", "gray").replace("on top of", "on").replace("beside", "next to")
+    text = _without_background(prompt).replace("grey", "gray").replace("on top of", "on").replace("beside", "next to")
     for relation in sorted(RELATIONS, key=len, reverse=True):
         halves = re.split(rf"\b{relation}\b", text)
         if len(halves) == 2:

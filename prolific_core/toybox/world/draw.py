@@ -27,6 +27,7 @@ from prolific_core.toybox.world.captions import (
     suggest,
     view_of,
 )
+from prolific_core.toybox.world.details import nearest_colour
 from prolific_core.toybox.world.families import COLOURS, FAMILIES, STACKABLE, WITH_FRONT
 from prolific_core.toybox.world.scene import DEFAULT_LOOK, RELATIONS, Look, Scene, pair, room, single_object
 
@@ -73,6 +74,8 @@ class Example:
         second: Family and colour of the second object, if any.
         relation: Relation of the first object to the second, if any.
         stripes: Colour of the stripes, if any.
+        trait: Words for the variant of a single object without stripes, such as "with a hat"; may be empty.
+        background: Name of the colour nearest to the background's, or None if the image has no coloured background.
     """
 
     image: UInt8[np.ndarray, "size size 3"]
@@ -88,6 +91,8 @@ class Example:
     second: tuple[str, str] | None = None
     relation: str | None = None
     stripes: str | None = None
+    trait: str = ""
+    background: str | None = None
 
     def label(self) -> dict:
         """Return all attributes except the image as values that can be written to a JSON file.
@@ -157,7 +162,7 @@ def draw(
     index: int,
     data: RenderConfig = DEFAULT,
     size: int = SIZE,
-    samples: int = 2,
+    samples: int | None = None,
     split: str = "train",
     kind: str | None = None,
     words: tuple[str, str] | None = None,
@@ -170,7 +175,7 @@ def draw(
         index: Index of the image in the data set.
         data: Parameters of the data set.
         size: Height and width of the image, in pixels.
-        samples: Number of rays per pixel along each image axis.
+        samples: Number of rays per pixel along each image axis; `data.samples` by default.
         split: "train" for the pairs of family and colour that the U-Net is trained on, "heldout" for the held-out
             pairs, or "any".
         kind: One of `KINDS`; sampled according to `data.mix` by default.
@@ -191,7 +196,7 @@ def draw(
     azimuth, elevation = float(g.uniform(-np.pi, np.pi)), draw_elevation(g)
     while view and view_of(azimuth, elevation) != view:
         azimuth, elevation = float(g.uniform(-np.pi, np.pi)), draw_elevation(g)
-    distance, fov = float(g.uniform(1.4, 1.8)), float(np.radians(g.uniform(40, 50)))
+    distance, fov = float(g.uniform(*data.distance)), float(np.radians(g.uniform(*data.fov)))
     view = view_of(azimuth, elevation)
     named = view if g.random() < 0.5 else None
     if both:
@@ -214,7 +219,8 @@ def draw(
         scene = single_object(*first, g)
         text = normal_caption(first[0], named) if kind == "normals" else caption(*first, g, named)
     pose = orbit(azimuth, elevation, g.uniform(0.1, 0.6) if kind == "room" else distance)
-    image = Tracer(scene).render(pose, fov, draw_look(g, kind == "normals"), size, samples)
+    look = draw_look(g, kind == "normals")
+    image = Tracer(scene).render(pose, fov, look, size, samples or data.samples)
     return Example(
         (image * 255 + 0.5).astype(np.uint8),
         text,
@@ -229,6 +235,8 @@ def draw(
         second,
         relation,
         stripes,
+        "" if stripes else scene.trait,
+        nearest_colour(np.array(look.background)) if kind in ("colour", "pair") else None,
     )
 
 

@@ -67,12 +67,13 @@ def _chair(g: np.random.Generator) -> list[Part]:
             parts.append(box(t, t, leg).move(sx * (d - t) / 2, sy * (w - t) / 2))
     x = -(d - t) / 2
     if g.random() < 0.6:
-        parts.append(box(t, w, back).move(x, 0, leg + seat))
+        parts.append(box(t, w, back).move(x, 0, leg + seat).describe("with a solid back"))
     else:
         for y in (-1, 1):
             parts.append(box(t, t, back).move(x, y * (w - t) / 2, leg + seat))
         for k in range(3):
-            parts.append(box(t * 0.8, w, back * 0.18).move(x, 0, leg + seat + back * (0.2 + 0.31 * k)))
+            slat = box(t * 0.8, w, back * 0.18).describe("with a slatted back")
+            parts.append(slat.move(x, 0, leg + seat + back * (0.2 + 0.31 * k)))
     return parts
 
 
@@ -81,12 +82,12 @@ def _table(g: np.random.Generator) -> list[Part]:
     h, t = g.uniform(0.75, 1.1), g.uniform(0.08, 0.14)
     if g.random() < 0.3:
         top = [cylinder(g.uniform(0.75, 1.0), t).move(z=h)]
-        return top + [cylinder(0.1, h), cylinder(g.uniform(0.35, 0.5), 0.09)]
+        return top + [cylinder(0.1, h).describe("with one leg"), cylinder(g.uniform(0.35, 0.5), 0.09)]
     w, d, leg = g.uniform(1.3, 2.0), g.uniform(0.9, 1.2), g.uniform(0.1, 0.15)
     parts = [box(d, w, t).move(z=h)]
     for sx in (-1, 1):
         for sy in (-1, 1):
-            parts.append(box(leg, leg, h).move(sx * (d / 2 - leg), sy * (w / 2 - leg)))
+            parts.append(box(leg, leg, h).move(sx * (d / 2 - leg), sy * (w / 2 - leg)).describe("with four legs"))
     return parts
 
 
@@ -106,8 +107,9 @@ def _house(g: np.random.Generator) -> list[Part]:
         for x in (-0.24, 0.24):
             parts.append(box(0.22 * d, 0.05, 0.3 * h).move(x * d, side * w / 2, 0.42 * h).paint("window"))
     if g.random() < 0.5:
-        parts.append(box(0.16, 0.16, 0.5).move(-0.2 * d, 0.25 * w, h + roof * 0.35).paint("roof"))
-    return parts
+        chimney = box(0.16, 0.16, 0.5).move(-0.2 * d, 0.25 * w, h + roof * 0.35)
+        return [*parts, chimney.paint("roof").describe("with a chimney")]
+    return [body.describe("without a chimney"), *parts[1:]]
 
 
 def _tree(g: np.random.Generator) -> list[Part]:
@@ -118,11 +120,12 @@ def _tree(g: np.random.Generator) -> list[Part]:
         n, r, z = int(g.integers(2, 4)), g.uniform(0.65, 0.85), trunk
         for _ in range(n):
             step = g.uniform(0.65, 0.85)
-            parts.append(cylinder(r, step, top=0.0).move(z=z))
+            parts.append(cylinder(r, step, top=0.0).move(z=z).describe("with a pointed crown"))
             z, r = z + 0.55 * step, r * 0.8
     else:
         r = g.uniform(0.55, 0.75)
-        parts.append(sphere(r).scale(1, 1, g.uniform(0.85, 1.15)).move(z=trunk + r * 0.85))
+        crown = sphere(r).scale(1, 1, g.uniform(0.85, 1.15)).move(z=trunk + r * 0.85)
+        parts.append(crown.describe("with a round crown"))
         for k in range(3):
             a = k * 2.1 + g.uniform(0, 1)
             parts.append(
@@ -144,9 +147,10 @@ def _snowman(g: np.random.Generator) -> list[Part]:
     for z in (0.15, 0.6):
         parts.append(sphere(0.1, 6, 12).move(b * 0.94, 0, zb + (z - 0.35) * b).paint("dark"))
     if g.random() < 0.6:
-        parts.append(cylinder(c * 1.05, 0.1).move(z=zc + 0.72 * c).paint("dark"))
-        parts.append(cylinder(c * 0.68, g.uniform(0.45, 0.7)).move(z=zc + 0.75 * c).paint("dark"))
-    return parts
+        brim = cylinder(c * 1.05, 0.1).move(z=zc + 0.72 * c).paint("dark")
+        top = cylinder(c * 0.68, g.uniform(0.45, 0.7)).move(z=zc + 0.75 * c).paint("dark")
+        return [*parts, brim.describe("with a hat"), top]
+    return [parts[0].describe("without a hat"), *parts[1:]]
 
 
 def _mushroom(g: np.random.Generator) -> list[Part]:
@@ -161,12 +165,11 @@ def _mushroom(g: np.random.Generator) -> list[Part]:
     if g.random() < 0.35:
         for k in range(6):
             t, e = k * 1.05 + g.uniform(-0.2, 0.2), g.uniform(0.4, 0.9)
-            parts.append(
-                sphere(0.13, 6, 12)
-                .move(wide * np.cos(e) * np.cos(t), wide * np.cos(e) * np.sin(t), h + tall * np.sin(e) * 0.97)
-                .paint("stem")
-            )
-    return parts
+            dot = sphere(0.13, 6, 12).paint("stem").describe("with dots")
+            x, y = wide * np.cos(e) * np.cos(t), wide * np.cos(e) * np.sin(t)
+            parts.append(dot.move(x, y, h + tall * np.sin(e) * 0.97))
+        return parts
+    return [parts[0].describe("without dots"), *parts[1:]]
 
 
 def _rocket(g: np.random.Generator) -> list[Part]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Float32, Int32
@@ -21,12 +21,14 @@ class Scene:
         normals: Unit normals of the vertices.
         faces: Vertex indices, counter-clockwise as seen from outside.
         colours: sRGB colours of the faces, in [0, 1].
+        trait: Words for the variant of a single object, such as "with a hat"; empty if the family has no variants.
     """
 
     vertices: Float32[np.ndarray, "vertices 3"]
     normals: Float32[np.ndarray, "vertices 3"]
     faces: Int32[np.ndarray, "faces 3"]
     colours: Float32[np.ndarray, "faces 3"]
+    trait: str = ""
 
     def trimesh(self):
         """Return the mesh as a `trimesh.Trimesh` with face colours and merged vertices."""
@@ -150,7 +152,7 @@ def finish(v, n, f, c, radius: float) -> Scene:
 
 
 def single_object(family: str, colour: str, g: np.random.Generator, stripes: str | None = None) -> Scene:
-    """Build a mesh of one object with a radius between 0.42 and 0.5.
+    """Build a mesh of one object with a radius between 0.46 and 0.5.
 
     Args:
         family: Key of `FAMILIES`.
@@ -161,7 +163,9 @@ def single_object(family: str, colour: str, g: np.random.Generator, stripes: str
     Returns:
         The object, centred at the origin.
     """
-    return finish(*assemble(FAMILIES[family](g), colour, g, stripes), g.uniform(0.42, 0.5))
+    parts = FAMILIES[family](g)
+    trait = next((part.trait for part in parts if part.trait), "")
+    return replace(finish(*assemble(parts, colour, g, stripes), g.uniform(0.46, 0.5)), trait=trait)
 
 
 #: Unit directions from the second object to the first, by relation. Left and right are relative to a camera at +x that

@@ -7,7 +7,7 @@ are duplicated, so that interpolated normals make curved surfaces look smooth an
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -26,12 +26,14 @@ class Part:
         faces: Vertex indices, counter-clockwise as seen from outside.
         role: Role that determines the colour: "main" for the main colour in the caption, "stripe" for the stripes'
             colour, or a key of `NATURAL`.
+        trait: Words for a variant of the object that this part shows, such as "with a hat", or an empty string.
     """
 
     vertices: Float[np.ndarray, "vertices 3"]
     normals: Float[np.ndarray, "vertices 3"]
     faces: Int[np.ndarray, "faces 3"]
     role: str = "main"
+    trait: str = ""
 
     def move(self, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Part:
         """Return a copy of the solid that is translated by a vector.
@@ -44,7 +46,7 @@ class Part:
         Returns:
             The translated solid.
         """
-        return Part(self.vertices + np.array([x, y, z]), self.normals, self.faces, self.role)
+        return replace(self, vertices=self.vertices + np.array([x, y, z]))
 
     def scale(self, x: float, y: float | None = None, z: float | None = None) -> Part:
         """Return a copy of the solid that is scaled about the origin.
@@ -59,7 +61,7 @@ class Part:
         """
         s = np.array([x, x if y is None else y, x if z is None else z], dtype=float)
         n = self.normals / s
-        return Part(self.vertices * s, n / np.linalg.norm(n, axis=1, keepdims=True), self.faces, self.role)
+        return replace(self, vertices=self.vertices * s, normals=n / np.linalg.norm(n, axis=1, keepdims=True))
 
     def rotate(self, axis: str, degrees: float) -> Part:
         """Return a copy of the solid that is rotated about a coordinate axis.
@@ -76,7 +78,7 @@ class Part:
         r = np.eye(3)
         r[i, i] = r[j, j] = c
         r[i, j], r[j, i] = -s, s
-        return Part(self.vertices @ r.T, self.normals @ r.T, self.faces, self.role)
+        return replace(self, vertices=self.vertices @ r.T, normals=self.normals @ r.T)
 
     def paint(self, role: str) -> Part:
         """Return a copy of the solid with another role.
@@ -87,7 +89,18 @@ class Part:
         Returns:
             The same surface with the new role.
         """
-        return Part(self.vertices, self.normals, self.faces, role)
+        return replace(self, role=role)
+
+    def describe(self, trait: str) -> Part:
+        """Return a copy of the solid with another trait.
+
+        Args:
+            trait: New trait; see `Part`.
+
+        Returns:
+            The same surface with the new trait.
+        """
+        return replace(self, trait=trait)
 
     def cut(self, height: float) -> Part:
         """Split the triangles that cross a horizontal plane.
@@ -116,9 +129,8 @@ class Part:
         v = np.concatenate([self.vertices, between(self.vertices, a, b), between(self.vertices, a, c)])
         n = np.concatenate([self.normals, between(self.normals, a, b), between(self.normals, a, c)])
         new = np.concatenate([np.stack(t, 1) for t in ((a, p, q), (p, b, c), (p, c, q))])
-        return Part(
-            v, n / np.linalg.norm(n, axis=1, keepdims=True), np.concatenate([self.faces[~crossing], new]), self.role
-        )
+        faces = np.concatenate([self.faces[~crossing], new])
+        return replace(self, vertices=v, normals=n / np.linalg.norm(n, axis=1, keepdims=True), faces=faces)
 
 
 def _runs(points: np.ndarray, closed: bool) -> list[tuple[np.ndarray, np.ndarray]]:
