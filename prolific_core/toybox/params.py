@@ -6,7 +6,7 @@ The schema defines the default and the bounds of each parameter and documents it
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -16,6 +16,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 SIZE = 64  # Height and width of every image, in pixels.
 HELD_OUT_SEED = 90001  # Seed of the renders on which metrics are computed; training never uses it.
 
+Precision = Literal["float32", "bfloat16"]
 Batch = Annotated[int, Field(ge=2, le=4096)]
 # Folder of a published model whose training is continued with a new optimizer.
 Folder = Annotated[str | None, Field(max_length=1000)]
@@ -83,37 +84,67 @@ class AutoencoderConfig(Section):
         steps: Number of training steps.
         batch: Images per step.
         learning_rate: Peak learning rate.
-        kl: Weight of the KL term.
+        equivariance: Weight of the loss on downscaled latents (`training.autoencoder.loss_of`).
+        noise: Largest standard deviation of the noise on the latents, relative to their root mean square.
     """
 
     initial: Folder = None
     latent: int = Field(default=6, ge=1, le=12)
     linear_steps: Steps = 160
-    steps: Steps = 20_000
+    steps: Steps = 8_000
     batch: Batch = 8
     learning_rate: Rate = 1.2e-3
-    kl: Fraction = 1e-6
+    equivariance: Fraction = 0.5
+    noise: Fraction = 0.2
+
+
+class TextConfig(Section):
+    """Parameters of the text encoder, which the U-Net and the scorer share.
+
+    Attributes:
+        initial: Folder of a published model whose text encoder is used unchanged.
+        width: Width of the text encoder.
+        layers: Number of layers.
+        heads: Number of attention heads.
+        steps: Number of training steps.
+        batch: Captions per step.
+        learning_rate: Peak learning rate.
+    """
+
+    initial: Folder = None
+    width: int = Field(default=128, ge=8, le=4096)
+    layers: int = Field(default=3, ge=1, le=48)
+    heads: int = Field(default=4, ge=1, le=64)
+    steps: Steps = 3000
+    batch: Batch = 128
+    learning_rate: Rate = 1e-3
+
+    @field_validator("heads")
+    @classmethod
+    def _heads_fit(cls, heads: int, info: Any) -> int:
+        return _divide(heads, "width", info.data)
 
 
 class DiffusionConfig(Section):
-    """Parameters of the U-Net on 16 x 16 latents and of its text encoder.
+    """Parameters of the U-Net on 16 x 16 latents.
 
     Attributes:
-        initial: Folder of a published model to continue from.
+        initial: Folder of a published model whose U-Net is trained further.
         channels: Channels of the three levels; multiples of 16, because each group norm has 16 groups.
-        text_width: Width of the text encoder.
-        text_layers: Number of layers of the text encoder.
-        text_heads: Number of attention heads of the text encoder.
         steps: Number of training steps.
-        batch: Images per step. In short runs, more steps with 16 images work better than fewer steps with 32.
+        fall: Number of steps at the end of the training over which the learning rate falls linearly to zero. `steps`
+            can be raised later: the training then continues from the step at which the rate began to fall.
+        batch: Images per step.
         learning_rate: Peak learning rate.
         warmup: Number of steps over which the learning rate rises.
-        hold: Fraction of the steps after which the learning rate starts to decay linearly to zero.
-        ema: Decay of the exponential moving average of the weights.
+        average_power: Exponent of the average of the weights (`training.loop.Training`).
+        precision: Precision of the U-Net's matrix products and convolutions in training. Not all processors are
+            faster with bfloat16.
         drop_caption: Fraction of the captions that are replaced by the empty caption, for classifier-free guidance.
         fronts: Fraction of each batch that is reserved for front and back views of coloured objects that have a front.
         named_views: Fraction of the captions that name the view, for objects that have a front. For all other
             images, the fraction is 0.5.
+        details: Fraction of the captions that name each of the other details (`world.details`).
         time_shift: Factor that shifts the timesteps towards high noise levels, at which the view is determined. A
             factor of 1 samples the timesteps uniformly.
         sample_every: Number of steps between two previews.
@@ -121,38 +152,31 @@ class DiffusionConfig(Section):
 
     initial: Folder = None
     channels: list[Annotated[int, Field(ge=16, le=2048, multiple_of=16)]] = Field(
-        default=[48, 80, 128], min_length=3, max_length=3
+        default=[64, 96, 160], min_length=3, max_length=3
     )
-    text_width: int = Field(default=128, ge=8, le=4096)
-    text_layers: int = Field(default=3, ge=1, le=48)
-    text_heads: int = Field(default=4, ge=1, le=64)
     steps: Steps = 60_000
-    batch: Batch = 16
-    learning_rate: Rate = 6e-4
+    fall: Steps = 6_000
+    batch: Batch = 32
+    learning_rate: Rate = 1e-3
     warmup: int = Field(default=300, ge=1)
-    hold: Fraction = 0.1
-    ema: Fraction = 0.999
+    average_power: float = Field(default=7.0, ge=0, le=1000)
+    precision: Precision = "bfloat16"
     drop_caption: Fraction = 0.1
     fronts: Fraction = 0.25
     named_views: Fraction = 0.9
-    time_shift: float = Field(default=1.3, ge=1, le=10)
+    details: Fraction = 0.4
+    time_shift: float = Field(default=1.0, ge=1, le=10)
     sample_every: Steps = 2000
-
-    @field_validator("text_heads")
-    @classmethod
-    def _heads_fit(cls, heads: int, info: Any) -> int:
-        return _divide(heads, "text_width", info.data)
 
 
 class ScorerConfig(Section):
-    """Parameters of the scorer, a small CLIP model.
+    """Parameters of the scorer, a small CLIP model with the frozen text encoder of the prior.
 
     Attributes:
         initial: Folder of a published model to continue from.
-        width: Width of both encoders.
-        vision_layers: Number of layers of the image encoder.
-        text_layers: Number of layers of the text encoder.
-        heads: Number of attention heads of both encoders.
+        width: Width of the image encoder.
+        layers: Number of layers of the image encoder.
+        heads: Number of attention heads of the image encoder.
         patch: Height and width of an image patch, in pixels.
         projection: Dimension of the shared embedding.
         steps: Number of training steps.
@@ -162,8 +186,7 @@ class ScorerConfig(Section):
 
     initial: Folder = None
     width: int = Field(default=128, ge=8, le=4096)
-    vision_layers: int = Field(default=4, ge=1, le=48)
-    text_layers: int = Field(default=2, ge=1, le=48)
+    layers: int = Field(default=4, ge=1, le=48)
     heads: int = Field(default=4, ge=1, le=64)
     patch: int = Field(default=8, ge=1, le=SIZE)
     projection: int = Field(default=64, ge=4, le=4096)
@@ -183,14 +206,20 @@ class ClassifierConfig(Section):
     Attributes:
         channels: Channels of the four levels, each with half the resolution of the previous one.
         features: Dimension of the features.
+        pair_features: Dimension of the features of two objects.
         steps: Number of training steps.
         batch: Images per step.
         learning_rate: Peak learning rate.
+        pairs: Fraction of each batch that shows two objects.
+        precision: Precision of the matrix products and convolutions in training.
     """
 
     channels: list[Annotated[int, Field(ge=4, le=2048)]] = Field(default=[40, 80, 128, 160], min_length=4, max_length=4)
     features: int = Field(default=64, ge=4, le=4096)
-    steps: Steps = 6000
+    pair_features: int = Field(default=256, ge=4, le=4096)
+    pairs: Fraction = 0.4
+    precision: Precision = "bfloat16"
+    steps: Steps = 12_000
     batch: Batch = 64
     learning_rate: Rate = 2e-3
 
@@ -201,6 +230,7 @@ class TrainingConfig(Section):
     system: SystemConfig = SystemConfig()
     render: RenderConfig = RenderConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()
+    text: TextConfig = TextConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     scorer: ScorerConfig = ScorerConfig()
     classifier: ClassifierConfig = ClassifierConfig()

@@ -1,5 +1,6 @@
 """Job that runs one stage of a prior's training."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,20 @@ class PriorStage(Job):
         """Parameter sections that the result depends on."""
         values = self.config.model_dump(mode="json")
         return {section: values[section] for section in STAGES[self.name].sections}
+
+    @property
+    def resumable(self) -> dict:
+        """Parameters that a checkpoint depends on: all but those that only say when the training ends."""
+        sections = self.parameters
+        if self.name == "diffusion":
+            sections["diffusion"] = {k: v for k, v in sections["diffusion"].items() if k not in ("steps", "fall")}
+        return sections
+
+    def discard_checkpoint(self) -> None:
+        """Delete the checkpoint except for the one from which a training with more steps continues."""
+        for path in self.checkpoint.iterdir():
+            if not path.name.startswith("held-"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def input(self, name: str) -> Path:
         """Return the output folder of an earlier stage, after checking that it is complete."""

@@ -46,7 +46,7 @@ class PriorRuns:
             known = ", ".join(sorted(path.parent.name for path in self.project.root.glob("priors/*/params.yaml")))
             raise InputError(f"no prior '{self.name}' ({shown} does not exist); the priors are: {known or 'none'}")
         checked = config.check(shown, self._read(), TrainingConfig)
-        for section in ("autoencoder", "diffusion", "scorer"):  # Fail now rather than after hours of training.
+        for section in ("autoencoder", "text", "diffusion", "scorer"):  # Fail now rather than after hours of training.
             initial = getattr(checked, section).initial
             if initial and not (self.project.root / initial / "model_index.json").is_file():
                 raise InputError(

@@ -69,8 +69,11 @@ STAGES: dict[str, PriorStageSpec] = {
         "autoencoder",
         cached=False,
     ),
+    "text": PriorStageSpec(
+        ("render",), (*_TRAINING, _TEXT, "prolific_core/toybox/training/text_encoder.py"), "text", _VOCABULARY
+    ),
     "diffusion": PriorStageSpec(
-        ("render", "autoencoder"),
+        ("render", "autoencoder", "text"),
         (
             *_TRAINING,
             _TEXT,
@@ -83,7 +86,7 @@ STAGES: dict[str, PriorStageSpec] = {
         _VOCABULARY,
     ),
     "scorer": PriorStageSpec(
-        ("render",),
+        ("render", "text"),
         (*_TRAINING, *_PUBLISH, "prolific_core/toybox/training/scorer.py"),
         "scorer",
         _VOCABULARY,
@@ -97,5 +100,7 @@ STAGES: dict[str, PriorStageSpec] = {
         ),
         "classifier",
     ),
-    "model": PriorStageSpec(("autoencoder", "diffusion", "scorer", "classifier"), _PUBLISH, None, _VOCABULARY),
+    "model": PriorStageSpec(
+        ("autoencoder", "text", "diffusion", "scorer", "classifier"), _PUBLISH, None, _VOCABULARY
+    ),
 }

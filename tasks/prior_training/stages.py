@@ -1,4 +1,4 @@
-"""Stages that train a prior: render, autoencoder, diffusion, scorer, classifier and model.
+"""Stages that train a prior: render, autoencoder, text, diffusion, scorer, classifier and model.
 
 Each stage is a function that writes its files to `job.output` and returns the metrics of the result.
 """
@@ -35,9 +35,19 @@ def autoencoder(job: PriorStage) -> dict:
     return {"psnr_db": training.evaluate(vae, heldout_images(count=256)[0])}
 
 
+def text(job: PriorStage) -> dict:
+    """Train the text encoder on the captions."""
+    from prolific_core.toybox.training import text_encoder as training
+
+    model = training.train(job.input("render"), job.section, job.checkpoint / "state.safetensors", job.observe)
+    model.save_pretrained(job.output)
+    return {"steps": job.section.steps}
+
+
 def diffusion(job: PriorStage) -> dict:
-    """Train the U-Net and its text encoder on the latents."""
+    """Train the U-Net on the latents and the captions."""
     from diffusers import AutoencoderKL  # pyright: ignore[reportPrivateImportUsage]
+    from transformers import CLIPTextModel
 
     from prolific_core.toybox.training import diffusion as training
 
@@ -46,21 +56,26 @@ def diffusion(job: PriorStage) -> dict:
         job.input("render"),
         encoded / "latents",
         AutoencoderKL.from_pretrained(encoded / "vae"),
+        CLIPTextModel.from_pretrained(job.input("text")).eval(),
         job.section,
         job.checkpoint / "state.safetensors",
         job.observe,
         job.show_samples,
     )
-    for part in ("unet", "text_encoder", "scheduler"):
+    for part in ("unet", "scheduler"):
         getattr(prior, part).save_pretrained(job.output / part)
     return {"steps": job.section.steps}
 
 
 def scorer(job: PriorStage) -> dict:
     """Train the scorer on the renders and their captions."""
+    from transformers import CLIPTextModel
+
     from prolific_core.toybox.training import scorer as training
 
-    model = training.train(job.input("render"), job.section, job.checkpoint / "state.safetensors", job.observe)
+    text_encoder = CLIPTextModel.from_pretrained(job.input("text")).eval()
+    state = job.checkpoint / "state.safetensors"
+    model = training.train(job.input("render"), text_encoder, job.section, state, job.observe)
     training.publish(model, job.output)
     return {"steps": job.section.steps}
 
@@ -90,7 +105,7 @@ def model(job: PriorStage) -> dict:
         job.output,
         vae=AutoencoderKL.from_pretrained(job.input("autoencoder") / "vae"),
         unet=UNet2DConditionModel.from_pretrained(diffusion / "unet"),
-        text_encoder=CLIPTextModel.from_pretrained(diffusion / "text_encoder"),
+        text_encoder=CLIPTextModel.from_pretrained(job.input("text")),
         scheduler=DDIMScheduler.from_pretrained(diffusion / "scheduler"),
     )
     for part in ("scorer", "classifier"):

@@ -65,13 +65,18 @@ class Job:
         """Values that determine the result in addition to parameters, inputs and code."""
         return {}
 
+    @property
+    def resumable(self) -> dict:
+        """Parameters that a checkpoint depends on. All parameters by default."""
+        return self.parameters
+
     @cached_property
     def key(self) -> str:
-        """Hash of everything that determines the result: parameters, identity, inputs and code."""
+        """Hash of everything that a checkpoint depends on: parameters, identity, inputs and code."""
         for name in self.inputs:
             self.input(name)
         parts = {
-            "parameters": self.parameters,
+            "parameters": self.resumable,
             **self.identity,
             "inputs": self._inputs,
             "code": [digest(self.root / path) for path in self.code],
@@ -171,6 +176,10 @@ class Job:
 
     # Execution
 
+    def discard_checkpoint(self) -> None:
+        """Delete the checkpoint of a finished run."""
+        shutil.rmtree(self.checkpoint, ignore_errors=True)
+
     def run(self, body: Callable[["Job"], dict | None], console: Console | None = None) -> dict:
         """Run the function `body`, move its output to the final folder and return the metrics."""
         began = time.monotonic()
@@ -193,7 +202,7 @@ class Job:
                 if console:
                     console.close()
             self._report(time.monotonic() - began)
-            shutil.rmtree(self.checkpoint, ignore_errors=True)
+            self.discard_checkpoint()
             self._records.close()
         return self._metrics
 

@@ -17,7 +17,9 @@ from torch.nn import functional as F
 
 from prolific_core.toybox.params import WEIGHTS
 
-HEADS = ("family", "colour", "view", "first_family", "first_colour", "second_family", "second_colour", "place")
+SINGLE = ("family", "colour", "view", "sector")  # heads for one object
+PAIR = ("first_family", "first_colour", "second_family", "second_colour", "place")  # heads for two objects
+HEADS = (*SINGLE, *PAIR)
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,20 @@ class ClassifierNetwork(nn.Module):
     """Convolutional network with one linear head per entry of `HEADS`.
 
     Args:
-        names: Names of the classes of each kind: "family", "colour", "view" and "place".
+        names: Names of the classes of each kind: "family", "colour", "view", "sector" and "place".
         channels: Channels of the four levels, each with half the resolution of the previous one.
-        features: Dimension of the features.
+        features: Dimension of the features, from which the heads for one object are computed.
+        pair_features: Dimension of the features for two objects.
     """
 
-    def __init__(self, names: dict[str, list[str]], channels: list[int], features: int):
+    def __init__(self, names: dict[str, list[str]], channels: list[int], features: int, pair_features: int):
         super().__init__()
         widths = (3, *channels)
-        self.body = nn.Sequential(*[_block(a, b) for a, b in zip(widths, widths[1:])])
+        self.body = nn.Sequential(*[_Block(a, b) for a, b in zip(widths, widths[1:])])
         self.project = nn.Linear(channels[-1] * 16, features)
-        self.heads = nn.ModuleDict({head: nn.Linear(features, len(names[_kind(head)])) for head in HEADS})
+        self.project_pair = nn.Linear(channels[-1] * 16, pair_features)
+        sizes = dict.fromkeys(SINGLE, features) | dict.fromkeys(PAIR, pair_features)
+        self.heads = nn.ModuleDict({head: nn.Linear(size, len(names[_kind(head)])) for head, size in sizes.items()})
 
     def forward(
         self, images: Float[Tensor, "batch 3 64 64"]
@@ -71,21 +76,31 @@ class ClassifierNetwork(nn.Module):
         Returns:
             Logits (batch, classes) by head, and the features.
         """
-        x = self.project(self.body(images * 2 - 1).flatten(1))
-        h = F.silu(x)
-        return {name: head(h) for name, head in self.heads.items()}, x
+        body = self.body(images * 2 - 1).flatten(1)
+        x = self.project(body)
+        single, pair = F.silu(x), F.silu(self.project_pair(body))
+        return {name: head(single if name in SINGLE else pair) for name, head in self.heads.items()}, x
 
 
-def _block(inputs: int, outputs: int) -> nn.Sequential:
-    """Return a block of two convolutions, the first of which halves the resolution."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.SiLU(),
-        nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.SiLU(),
-    )
+class _Block(nn.Module):
+    """Convolution that halves the resolution, followed by a residual block of two convolutions."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.down = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.SiLU(inplace=True)
+        )
+        self.residual = nn.Sequential(
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.SiLU(inplace=True),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.down(x)
+        return F.silu(x + self.residual(x))
 
 
 def _kind(head: str) -> str:
@@ -148,7 +163,7 @@ def load_classifier(path: Path | str | None = None) -> Classifier:
 
     folder = Path(path) if path else WEIGHTS / "classifier"
     config = json.loads((folder / "config.json").read_text())
-    network = ClassifierNetwork(config["names"], config["channels"], config["features"])
+    network = ClassifierNetwork(config["names"], config["channels"], config["features"], config["pair_features"])
     state = load_file(folder / "model.safetensors")
     network.load_state_dict({name: v.float() if v.is_floating_point() else v for name, v in state.items()})
     return Classifier(network, config["names"])

@@ -1,9 +1,12 @@
 """Training of the autoencoder.
 
-The autoencoder encodes 64 x 64 pixels as 16 x 16 latents with mean 0 and standard deviation 1. Training starts from a
-linear codec (`codec_init`). The decoder receives the mean of the posterior, because reconstructions from samples of the
-posterior do not exceed 18 dB. After training, the normalisation of the latents is folded into the 1 x 1 convolutions,
-and every training image is encoded once.
+The autoencoder encodes 64 x 64 pixels as 16 x 16 latents. Training starts from a linear codec (`codec_init`). The decoder
+receives the mean of the posterior, because reconstructions from samples of the posterior do not exceed 18 dB.
+
+The latents are made for diffusion. Decoding downscaled latents must give the downscaled image, which removes content
+that only the decoder understands (EQ-VAE, Kouzelis et al., arXiv 2502.09509). The latents also bear some noise, so that
+what matters in the image has a large amplitude in the latents. After training, the normalisation of the latents is folded
+into the 1 x 1 convolutions, and every training image is encoded once.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.nn import functional as F
 
 from prolific_core.toybox.files import save_array
 from prolific_core.toybox.params import SIZE, AutoencoderConfig
@@ -24,6 +28,8 @@ from prolific_core.toybox.training.loop import Training, run, warm_up_and_fall
 from prolific_core.toybox.training.shards import Shards, heldout_images, to_unit
 
 CHANNELS = (16, 32, 32)  # `codec_init` requires these channels.
+SIDES = (8, 10, 12)  # Sides of the downscaled latents; those of an image are 16.
+RMS = 0.7  # Root mean square of the latents during training, which is otherwise free.
 
 
 def build(latent: int, channels: tuple[int, ...]) -> Any:
@@ -79,21 +85,59 @@ def psnr(a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"]) -> float:
     return float(10 * np.log10(4.0 / float((a - b).square().mean())))
 
 
-def loss_of(vae: Any, images: Float[Tensor, "batch 3 height width"], kl: float) -> Float[Tensor, ""]:
+def difference(a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
+    """Compute the mean absolute difference plus twice the mean squared difference.
+
+    Args:
+        a: Images in [-1, 1].
+        b: Images to compare with, in [-1, 1].
+
+    Returns:
+        The weighted sum of both means.
+    """
+    d = a - b
+    return d.abs().mean() + 2.0 * d.square().mean()
+
+
+def downscale(x: Float[Tensor, "batch channels height width"], side: int) -> Float[Tensor, "batch channels {side} {side}"]:
+    """Downscale images or latents.
+
+    Args:
+        x: Images or latents.
+        side: Height and width of the result.
+
+    Returns:
+        The result of antialiased bilinear interpolation.
+    """
+    return F.interpolate(x, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+
+
+def loss_of(
+    vae: Any, images: Float[Tensor, "batch 3 64 64"], config: AutoencoderConfig, g: np.random.Generator
+) -> Float[Tensor, ""]:
     """Compute the loss of the autoencoder.
 
     Args:
         vae: AutoencoderKL.
         images: sRGB in [-1, 1].
-        kl: Weight of the squared mean of the posterior, which limits the scale of the latents.
+        config: Weights of the loss.
+        g: Random number generator.
 
     Returns:
-        The mean absolute error plus twice the mean squared error of the reconstructions, plus the weighted squared mean
-        of the posterior.
+        The `difference` between the images and their reconstructions from noisy latents, plus the weighted difference
+        between the downscaled images and the decoded downscaled latents, plus a term that keeps the latents' root mean
+        square near `RMS`.
     """
-    posterior = vae.encode(images).latent_dist
-    d = vae.decode(posterior.mode()).sample - images
-    return d.abs().mean() + 2.0 * d.square().mean() + kl * posterior.mean.square().sum(dim=(1, 2, 3)).mean()
+    z = encode_mean(vae, images)
+    rms = z.square().mean().sqrt()
+    level = torch.from_numpy(g.uniform(0, config.noise, (len(z), 1, 1, 1)).astype(np.float32))
+    noise = torch.from_numpy(g.standard_normal(z.shape, dtype=np.float32))
+    loss = difference(vae.decode(z + level * rms * noise).sample, images)
+    if config.equivariance:
+        side = int(g.choice(SIDES))
+        small = downscale(images, side * SIZE // z.shape[-1])
+        loss = loss + config.equivariance * difference(vae.decode(downscale(z, side)).sample, small)
+    return loss + 1e-3 * (rms - RMS).square()
 
 
 def evaluate(
@@ -147,7 +191,7 @@ def train(
 
         return AutoencoderKL.from_pretrained(Path(config.initial) / "vae").float().eval()
     torch.manual_seed(seed)  # This affects only the initial weights, because each step seeds its own generator.
-    vae, data = build(config.latent, CHANNELS), Shards(shards, ("train",))
+    vae, average, data = build(config.latent, CHANNELS), build(config.latent, CHANNELS), Shards(shards, ("train",))
     if not state.exists():
         first = np.asarray(data.images[0][:1024])
         codec_init.start_encoder(vae, first)
@@ -156,26 +200,30 @@ def train(
     test, _ = heldout_images(count=128)
 
     def loss(step: int) -> Tensor:
-        k, rows = data.pick(np.random.default_rng((seed, step)), config.batch)
+        g = np.random.default_rng((seed, step))
+        k, rows = data.pick(g, config.batch)
         x = to_unit(np.asarray(data.images[k][rows])).contiguous(memory_format=torch.channels_last)
-        return loss_of(vae, x, config.kl)
+        return loss_of(vae, x, config, g)
 
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        vae.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True
+    )
     run(
-        Training(vae, optimizer, loss, warm_up_and_fall(config.learning_rate, config.steps)),
+        Training(vae, optimizer, loss, warm_up_and_fall(config.learning_rate, config.steps), average=average),
         steps=config.steps,
         state=state,
         observe=observe,
-        evaluate=lambda step: {"psnr_db": evaluate(vae, test, lambda images: show(images, step))},
+        evaluate=lambda step: {"psnr_db": evaluate(average, test, lambda images: show(images, step))},
     )
-    normalise(vae, to_unit(np.asarray(data.images[0][:1024])))
-    return vae.eval()
+    normalise(average, to_unit(np.asarray(data.images[0][:1024])))
+    return average.eval()
 
 
 def normalise(vae: Any, images: Float[Tensor, "batch 3 height width"]) -> None:
     """Fold the normalisation of the latents into the two 1 x 1 convolutions.
 
-    Every latent channel of the images then has mean 0 and standard deviation 1, so the scaling factor is 1. The decoded
+    Every latent channel of the images then has mean 0, and the largest standard deviation of a channel is 1, so the
+    scaling factor is 1. The ratios between the channels stay, because they reflect how much each matters. The decoded
     images do not change.
 
     Args:
@@ -185,16 +233,16 @@ def normalise(vae: Any, images: Float[Tensor, "batch 3 height width"]) -> None:
     with torch.no_grad():
         z = torch.cat([encode_mean(vae, b) for b in images.split(64)])
         before = vae.decode(z[:8]).sample
-        mean, std = z.mean((0, 2, 3)), z.std((0, 2, 3)).clamp(min=1e-6)
+        mean, std = z.mean((0, 2, 3)), z.std((0, 2, 3)).max()
         k = vae.config.latent_channels
         q, p = vae.quant_conv, vae.post_quant_conv
-        q.weight[:k] /= std[:, None, None, None]
+        q.weight[:k] /= std
         q.bias[:k] = (q.bias[:k] - mean) / std
         # The log variance is not trained, so it is set to a constant that makes the variance negligible.
         q.weight[k:] = 0
         q.bias[k:] = -12.0
         p.bias += (p.weight[:, :, 0, 0] * mean).sum(1)
-        p.weight *= std[None, :, None, None]
+        p.weight *= std
         after = vae.decode(encode_mean(vae, images[:8])).sample
     assert (before - after).abs().max() < 1e-3, "normalising the latents must not change the decoded images"
 

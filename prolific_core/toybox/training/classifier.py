@@ -17,11 +17,18 @@ from prolific_core.toybox.evaluation.classifier import HEADS, ClassifierNetwork
 from prolific_core.toybox.params import ClassifierConfig
 from prolific_core.toybox.training.loop import Training, run, warm_up_and_fall
 from prolific_core.toybox.training.shards import Shards, heldout_images, to_float
-from prolific_core.toybox.world.captions import VIEWS
+from prolific_core.toybox.world.details import view_names
 from prolific_core.toybox.world.families import COLOURS, FAMILIES, WITH_FRONT
 from prolific_core.toybox.world.scene import PLACES, relative_place
 
-NAMES = {"family": list(FAMILIES), "colour": list(COLOURS), "view": list(VIEWS), "place": list(PLACES)}
+SECTORS = 12  # Sectors of the azimuth, which make the network tell apart views on both sides of a border.
+NAMES = {
+    "family": list(FAMILIES),
+    "colour": list(COLOURS),
+    "view": ["front", "left side", "right side", "back", "overhead"],
+    "sector": [str(30 * k - 180) for k in range(SECTORS)],
+    "place": list(PLACES),
+}
 
 
 def augment(x: Float[Tensor, "batch 3 height width"], g: np.random.Generator) -> Float[Tensor, "batch 3 height width"]:
@@ -72,7 +79,10 @@ def targets(labels: list[dict]) -> Int[np.ndarray, "batch heads"]:
                 "second_colour": index["colour"][second_colour],
             }
         elif label["kind"] in ("colour", "normals") and not label["second"]:
-            row |= {"family": index["family"][label["family"]], "view": index["view"][label["view"]]}
+            row["family"] = index["family"][label["family"]]
+            if label["family"] in WITH_FRONT:
+                row["view"] = index["view"][view_names(label["view"], label["azimuth"])[:2][-1]]
+                row["sector"] = int((label["azimuth"] + np.pi) / (2 * np.pi) * SECTORS) % SECTORS
             if label["kind"] == "colour" and not label["stripes"]:
                 row["colour"] = index["colour"][label["colour"]]
         rows.append(list(row.values()))
@@ -99,7 +109,6 @@ def accuracy(
     truth = targets(labels)
     answers = np.stack([torch.cat([logits[head] for logits in outputs]).argmax(1).numpy() for head in HEADS], 1)
     normals = np.array([label["kind"] == "normals" for label in labels])
-    front = np.array([label["family"] in WITH_FRONT for label in labels])
 
     def fraction(head: str, chosen: np.ndarray) -> float:
         column = HEADS.index(head)
@@ -109,7 +118,7 @@ def accuracy(
     heads = ("family", "colour", "first_family", "second_family", "place")
     return {head: fraction(head, ~normals) for head in heads} | {
         "normals_family": fraction("family", normals),
-        "view_with_front": fraction("view", front & ~normals),
+        "view": fraction("view", ~normals),
     }
 
 
@@ -135,6 +144,23 @@ def loss_of(logits: dict[str, Tensor], truth: Int[Tensor, "batch heads"]) -> Flo
     return total
 
 
+def kind_weights(labels: list[dict], pairs: float) -> Float[np.ndarray, " images"]:
+    """Return probabilities of drawing images, so that a given fraction of the draws are images of two objects.
+
+    Args:
+        labels: Labels of the images.
+        pairs: Fraction of the images of two objects.
+
+    Returns:
+        Probabilities, which sum to 1. Images without any target have a probability of 0.
+    """
+    told = (targets(labels) >= 0).any(1)
+    both = np.array([label["kind"] == "pair" for label in labels])
+    groups = [(told & both, pairs), (told & ~both, 1 - pairs)]
+    weights = sum((np.where(chosen, fraction / max(chosen.sum(), 1), 0.0) for chosen, fraction in groups), np.zeros(1))
+    return weights / weights.sum()
+
+
 def train(
     shards: Path,
     config: ClassifierConfig,
@@ -155,19 +181,23 @@ def train(
         The trained network.
     """
     torch.manual_seed(seed)  # This affects only the initial weights, because each step seeds its own generator.
-    network = ClassifierNetwork(NAMES, config.channels, config.features).train()
+    network = ClassifierNetwork(NAMES, config.channels, config.features, config.pair_features).train()
     network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     data = Shards(shards)
     answers = [targets(labels) for labels in data.labels]
+    weights = [kind_weights(labels, config.pairs) for labels in data.labels]
     test_images, test_labels = heldout_images(count=512, kinds=("colour", "normals", "pair"))
 
     def loss(step: int) -> Tensor:
         g = np.random.default_rng((seed, step))
-        k, rows = data.pick(g, config.batch)
+        k = int(g.integers(len(data.images)))
+        rows = np.sort(g.choice(len(weights[k]), min(config.batch, np.count_nonzero(weights[k])), False, weights[k]))
         images = augment(to_float(data.images[k][rows]), g).contiguous(memory_format=torch.channels_last)
-        return loss_of(network(images)[0], torch.from_numpy(answers[k][rows]))
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
+            logits = network(images)[0]
+        return loss_of({head: x.float() for head, x in logits.items()}, torch.from_numpy(answers[k][rows]))
 
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=0.02)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=0.02, fused=True)
     run(
         Training(network, optimizer, loss, warm_up_and_fall(config.learning_rate, config.steps), clip=2.0),
         steps=config.steps,
@@ -192,6 +222,7 @@ def publish(network: ClassifierNetwork, config: ClassifierConfig, folder: Path) 
             "names": NAMES,
             "channels": config.channels,
             "features": config.features,
+            "pair_features": config.pair_features,
             "image_size": 64,
             "input": "sRGB in [0, 1]",
         },

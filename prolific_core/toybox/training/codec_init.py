@@ -44,13 +44,17 @@ def patch_pca(
 
 
 def start_encoder(vae: Any, images: UInt8[np.ndarray, "batch height width 3"]) -> None:
-    """Initialise the encoder as a patch PCA whose latents have unit standard deviation.
+    """Initialise the encoder as a patch PCA.
+
+    The standard deviation of a latent channel is the square root of that of its component, relative to the first one.
+    Equal deviations would give details, which hardly change the image, the same weight in diffusion as the luminance.
 
     Args:
         vae: AutoencoderKL with channels (16, 32, 32) and group norms of 4 groups.
         images: Images on which the PCA is computed.
     """
     mean, components, std = patch_pca(images, vae.config.latent_channels)
+    scale = np.sqrt(std * std[0])
     e, k = vae.encoder, vae.config.latent_channels
     with torch.no_grad():
         silence(e)
@@ -71,16 +75,17 @@ def start_encoder(vae: Any, images: UInt8[np.ndarray, "batch height width 3"]) -
         e.conv_norm_out.weight[:] = 1
         e.conv_out.weight[:] = 0
         e.conv_out.bias[:] = 0
-        gain = np.sqrt((6 + 2 * CONSTANT**2) / 8)
         for m in range(k):
             group, slot = divmod(m, 3)
+            variance = (std / scale)[3 * group : 3 * group + 3] ** 2
+            gain = float(np.sqrt((2 * variance.sum() + 2 * CONSTANT**2) / 8))
             # The axes are the channel, block row, row within the block, block column and column within the block.
-            w = (components[m] / std[m]).reshape(3, 2, 2, 2, 2)
+            w = (components[m] / scale[m]).reshape(3, 2, 2, 2, 2)
             w = torch.tensor(w.transpose(0, 2, 4, 1, 3).reshape(12, 2, 2))
             for sign, ch in ((1, 8 * group + slot), (-1, 8 * group + 3 + slot)):
                 down2.weight[ch] = 0
                 down2.weight[ch, :12, :2, :2] = sign * w
-                down2.bias[ch] = -sign * float(components[m] @ mean / std[m])
+                down2.bias[ch] = -sign * float(components[m] @ mean / scale[m])
                 e.conv_norm_out.weight[ch] = gain
                 e.conv_out.weight[m, ch, 1, 1] = sign
             for sign, ch in ((1, 8 * group + 6), (-1, 8 * group + 7)):

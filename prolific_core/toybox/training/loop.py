@@ -27,8 +27,10 @@ class Training:
         loss: Function that returns the loss of a step; its random numbers must depend only on the step.
         rate: Function that returns the learning rate of a step.
         clip: Maximum norm of the gradient.
-        average: Copy of the model with the exponential moving average of its weights, or None to disable averaging.
-        ema: Decay of the moving average.
+        average: Copy of the model with the average of its weights over the steps so far, or None to disable averaging.
+        power: Exponent of the average, in which step t has a weight proportional to t^power. The larger the exponent,
+            the shorter the average: it covers about the last 1 / (power + 1) of the steps (Karras et al., arXiv
+            2312.02696, section 3.1). Unlike an average of fixed length, it suits a run of any length.
     """
 
     model: nn.Module
@@ -37,7 +39,7 @@ class Training:
     rate: Callable[[int], float]
     clip: float = 1.0
     average: nn.Module | None = None
-    ema: float = 0.999
+    power: float = 7.0
 
     def step(self, step: int) -> Float[Tensor, ""]:
         """Take one optimizer step.
@@ -57,11 +59,11 @@ class Training:
         torch.nn.utils.clip_grad_norm_(trained, self.clip, foreach=True)
         self.optimizer.step()
         if self.average is not None:
-            # The decay is smaller at first, so that the initial weights do not dominate the average in short runs.
-            decay = min(self.ema, (1 + step) / (10 + step))
+            decay = (step / (step + 1)) ** (self.power + 1)
             averaged: list[Tensor] = list(self.average.parameters())
             weights: list[Tensor] = list(self.model.parameters())
-            torch._foreach_lerp_(averaged, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+            with torch.no_grad():
+                torch._foreach_lerp_(averaged, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         return loss.detach()
 
     def save(self, path: Path, step: int) -> None:
@@ -103,8 +105,12 @@ def run(
     observe_every: int = 50,
     evaluate_every: int = 500,
     checkpoint_every: int = 250,
+    fall: int | None = None,
 ) -> None:
     """Train a model, resuming from its checkpoint if one exists.
+
+    If `fall` is given, a second checkpoint (`held_checkpoint`) is kept from the step at which the learning rate begins to
+    fall. A training with more steps continues from it, with the same result as if it had had these steps from the start.
 
     Args:
         training: Model to train, with its optimizer and loss.
@@ -115,8 +121,16 @@ def run(
         observe_every: Number of steps between two reports of the mean loss and the learning rate to `observe`.
         evaluate_every: Number of steps between two calls of `evaluate`, which is also called after the last step.
         checkpoint_every: Number of steps between two checkpoints; one is also written after the last step.
+        fall: Number of steps at the end of the training over which the learning rate falls, if it is constant before.
     """
-    done = training.load(state) if state.exists() else 0
+    held, hold = held_checkpoint(state), None if fall is None else max(0, steps - fall)
+    done = 0
+    if hold is not None and held.exists() and checkpoint.load(held)["step"] not in (hold, None):
+        done = training.load(held)  # The rate fell too early for this number of steps.
+        held.unlink()
+        training.save(state, done)
+    elif state.exists():
+        done = training.load(state)
     losses: list[Tensor] = []
     while done < steps:
         losses.append(training.step(done))
@@ -130,8 +144,39 @@ def run(
             values |= evaluate(done)
         if values:
             observe(done, values)
+        if done == hold:
+            training.save(held, done)
         if done % checkpoint_every == 0 or last:
             training.save(state, done)
+
+
+def held_checkpoint(state: Path) -> Path:
+    """Return the path of the checkpoint from the step at which the learning rate begins to fall.
+
+    Args:
+        state: Path of the latest checkpoint.
+
+    Returns:
+        A path in the same folder.
+    """
+    return state.with_name(f"held-{state.name}")
+
+
+def hold_and_fall(peak: float, steps: int, warmup: int, fall: int) -> Callable[[int], float]:
+    """Return a learning rate schedule with a linear warmup, a constant phase and a linear decay to zero.
+
+    Unlike in `warm_up_and_fall`, the rate before the decay does not depend on the number of steps.
+
+    Args:
+        peak: Learning rate after the warmup.
+        steps: Total number of steps.
+        warmup: Number of steps over which the learning rate rises.
+        fall: Number of steps over which the learning rate falls.
+
+    Returns:
+        A function that maps a step to its learning rate.
+    """
+    return lambda step: peak * min(1.0, (step + 1) / warmup, max(0.0, (steps - step) / fall))
 
 
 def warm_up_and_fall(peak: float, steps: int, warmup: int = 100, hold: float = 0.0) -> Callable[[int], float]:

@@ -26,15 +26,17 @@ from prolific_core.toybox.world.captions import article
 from prolific_core.toybox.world.families import COLOURS, FAMILIES
 
 
-def build(tok: Any, config: ScorerConfig) -> Any:
-    """Build a small CLIP model.
+def build(text_encoder: Any, config: ScorerConfig) -> Any:
+    """Build a small CLIP model with a frozen text encoder, which only the projection of its output adapts to the images.
+
+    The recipe is that of LiT (Zhai et al., arXiv 2111.07991) with the roles of image and text exchanged.
 
     Args:
-        tok: Tokenizer.
+        text_encoder: Trained CLIPTextModel, whose weights are copied.
         config: Parameters of the model.
 
     Returns:
-        A `transformers.CLIPModel` with random weights.
+        A `transformers.CLIPModel` whose other weights are random.
     """
     from transformers import CLIPConfig, CLIPModel
 
@@ -46,8 +48,11 @@ def build(tok: Any, config: ScorerConfig) -> Any:
         "image_size": SIZE,
         "patch_size": config.patch,
     }
-    words = text.text_config(tok, config.width, config.text_layers, config.heads)
-    return CLIPModel(CLIPConfig(text_config=words, vision_config=vision, projection_dim=config.projection))
+    words = text_encoder.config.to_dict()
+    model = CLIPModel(CLIPConfig(text_config=words, vision_config=vision, projection_dim=config.projection))
+    model.text_model.load_state_dict(text_encoder.text_model.state_dict())
+    model.text_model.requires_grad_(False)
+    return model
 
 
 def embed_images(model: Any, pixels: Float[Tensor, "batch 3 64 64"]) -> Float[Tensor, "batch projection"]:
@@ -136,6 +141,7 @@ def contrast(
 
 def train(
     shards: Path,
+    text_encoder: Any,
     config: ScorerConfig,
     state: Path,
     observe: Callable[[int, dict], None] = lambda step, values: None,
@@ -145,6 +151,7 @@ def train(
 
     Args:
         shards: Folder of the rendered shards.
+        text_encoder: Trained CLIPTextModel, which is not changed.
         config: Parameters of the scorer and its training.
         state: Path of the checkpoint. Training resumes from it if it exists.
         observe: Callback that receives the step and its metrics: loss, learning rate and retrieval.
@@ -155,7 +162,7 @@ def train(
     """
     torch.manual_seed(seed)  # This affects only the initial weights, because each step seeds its own generator.
     tok = text.tokenizer()
-    model = build(tok, config).train()
+    model = build(text_encoder, config).train()
     if config.initial:
         from transformers import CLIPModel
 
@@ -173,7 +180,8 @@ def train(
         t = embed_texts(model, tokens[k][rows].long())
         return contrast(model, v, t, torch.from_numpy(m[:, None] == m[None]))
 
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
     run(
         Training(model, optimizer, loss, warm_up_and_fall(config.learning_rate, config.steps)),
         steps=config.steps,

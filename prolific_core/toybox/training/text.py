@@ -16,7 +16,7 @@ from torch import Tensor
 
 from prolific_core.files import write_atomically
 
-TOKENS = 20  # Number of tokens to which captions are padded or truncated.
+TOKENS = 32  # Number of tokens to which captions are padded or truncated.
 VOCABULARY = Path(__file__).parents[1] / "vocabulary"
 
 

@@ -8,6 +8,7 @@ dropped at random, so that short prompts still work.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,6 +16,17 @@ from prolific_core.toybox.world.captions import with_view, without_view
 from prolific_core.toybox.world.families import COLOURS
 
 HEIGHTS = ("low", "medium", "high")
+
+#: Names of side views that are more precise than "side".
+SIDES = tuple(f"{side} {name}" for side in ("left", "right") for name in ("side", "profile")) + tuple(
+    f"{end} {side}" for side in ("left", "right") for end in ("front", "back")
+)
+
+#: Variants of the families, as the parts in families.py name them.
+TRAITS = tuple(
+    """with a solid back;with a slatted back;with one leg;with four legs;with a chimney;without a chimney;
+    with a pointed crown;with a round crown;with a hat;without a hat;with dots;without dots""".replace("\n    ", "").split(";")
+)
 LOW, HIGH = math.radians(10), math.radians(35)  # elevations that separate the heights
 PROFILE = math.radians(20)  # largest distance of a profile view from the exact side
 
@@ -64,66 +76,62 @@ def nearest_colour(rgb: np.ndarray) -> str:
     return min(COLOURS, key=lambda name: float(np.square(rgb - np.array(COLOURS[name])).sum()))
 
 
-def with_trait(text: str, trait: str) -> str:
-    """Add the variant of the object to a caption that does not name a view.
+@dataclass(frozen=True)
+class Details:
+    """Details that a caption names; None or an empty string for those that it does not name.
 
-    Args:
-        text: Caption.
-        trait: Words such as "with a hat"; may be empty.
-
-    Returns:
-        The caption, such as "a white snowman with a hat".
-    """
-    return f"{text} {trait}" if trait else text
-
-
-def with_height(text: str, height: str) -> str:
-    """Append the camera's height to a caption.
-
-    Args:
-        text: Caption.
+    Attributes:
+        trait: Words for the variant of the object.
+        view: One of `view_names`.
         height: One of `HEIGHTS`.
-
-    Returns:
-        The caption, such as "a red mug, front view, seen from a low angle".
+        background: Name of the background's colour.
     """
-    return f"{text}, seen from a {height} angle"
+
+    trait: str = ""
+    view: str | None = None
+    height: str | None = None
+    background: str | None = None
 
 
-def with_background(text: str, colour: str) -> str:
-    """Append the colour of the background to a caption.
-
-    Args:
-        text: Caption.
-        colour: Key of `COLOURS`.
-
-    Returns:
-        The caption, such as "a red mug, on an orange background".
-    """
-    return f"{text}, on {'an' if colour[0] in 'aeiou' else 'a'} {colour} background"
-
-
-def detailed(label: dict, g: np.random.Generator, named_views: float = 0.5, details: float = 0.5) -> str:
-    """Return the caption of an image with a random selection of its details.
+def choose(label: dict, g: np.random.Generator, named_views: float = 0.5, others: float = 0.5) -> Details:
+    """Choose the details of an image that its caption names.
 
     Args:
         label: Label of the image; see `draw.Example.label`.
         g: Random number generator.
         named_views: Probability of naming the view. The name is drawn uniformly from `view_names`.
-        details: Probability of each of the other details.
+        others: Probability of naming each of the other details.
 
     Returns:
-        The caption.
+        The details.
+    """
+    trait = label["trait"] if g.random() < others else ""
+    if label["kind"] == "room":
+        return Details()
+    return Details(
+        trait,
+        str(g.choice(view_names(label["view"], label["azimuth"]))) if g.random() < named_views else None,
+        height_of(label["elevation"]) if g.random() < others else None,
+        label["background"] if g.random() < others else None,
+    )
+
+
+def describe(label: dict, details: Details) -> str:
+    """Return the caption of an image with the given details.
+
+    Args:
+        label: Label of the image; see `draw.Example.label`.
+        details: Details to name.
+
+    Returns:
+        The caption, such as "a white snowman with a hat, front left view, seen from a low angle, on a red background".
     """
     text = without_view(label["caption"])
-    if label["trait"] and g.random() < details:
-        text = with_trait(text, label["trait"])
-    if label["kind"] == "room":
-        return text
-    if g.random() < named_views:
-        text = with_view(text, str(g.choice(view_names(label["view"], label["azimuth"]))))
-    if g.random() < details:
-        text = with_height(text, height_of(label["elevation"]))
-    if label["background"] and g.random() < details:
-        text = with_background(text, label["background"])
+    if details.trait:
+        text = f"{text} {details.trait}"
+    text = with_view(text, details.view)
+    if details.height:
+        text += f", seen from a {details.height} angle"
+    if details.background:
+        text += f", on {'an' if details.background[0] in 'aeiou' else 'a'} {details.background} background"
     return text
