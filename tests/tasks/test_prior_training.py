@@ -21,13 +21,13 @@ TINY = {
     "diffusion": {
         "steps": 30,
         "batch": 4,
+        "fall": 10,
         "channels": [16, 16, 32],
-        "text_width": 16,
-        "text_layers": 1,
         "warmup": 2,
         "sample_every": 20,
     },
-    "scorer": {"steps": 4, "batch": 8, "width": 16, "vision_layers": 1, "text_layers": 1},
+    "text": {"steps": 4, "batch": 4, "width": 16, "layers": 1},
+    "scorer": {"steps": 4, "batch": 8, "width": 16, "layers": 1},
     "classifier": {"steps": 40, "batch": 8, "channels": [4, 8, 8, 8]},
 }
 
@@ -46,7 +46,7 @@ def clone(tmp_path_factory) -> Clone:
 
 @pytest.fixture(scope="module")
 def trained(clone) -> Clone:
-    """All six stages, by DVC alone."""
+    """All seven stages, by DVC alone."""
     done = clone.run("tasks.dvc_pipeline.cli", "repro", "priors/tiny/dvc.yaml", PROLIFIC_TRACKER="off")
     assert done.returncode == 0, done.stdout + done.stderr
     return clone
@@ -83,7 +83,7 @@ NO_RESULT = {
 }
 
 
-@pytest.mark.parametrize("stage", ["render", "autoencoder", "diffusion", "scorer", "classifier", "model"])
+@pytest.mark.parametrize("stage", ["render", "autoencoder", "text", "diffusion", "scorer", "classifier", "model"])
 def test_the_code_of_a_stage_is_what_it_imports(stage):
     from tasks.prior_training.specs import STAGES
 
@@ -113,7 +113,7 @@ def test_the_committed_numbers_are_known():
     from tasks.runtime.project import Project
 
     config = PriorRuns(Project(ROOT), "toybox").config
-    assert config.diffusion.channels == [48, 80, 128] and config.render.mix.normals == 0.2
+    assert config.diffusion.channels == [64, 96, 160] and config.render.mix.normals == 0.2
 
 
 def test_the_model_loads_and_samples(trained):
@@ -200,7 +200,7 @@ def test_a_checkpoint_outlives_changes_of_code_but_not_of_what_is_learned(traine
 
     vocabulary = root / "prolific_core/toybox/vocabulary/vocab.json"
     vocabulary.write_text(vocabulary.read_text() + "\n")
-    assert {stage for stage in keys if key(stage) != keys[stage]} == {"diffusion", "scorer", "model"}
+    assert {stage for stage in keys if key(stage) != keys[stage]} == {"text", "diffusion", "scorer", "model"}
     params = root / "priors/tiny/params.yaml"
     params.write_text(yaml.safe_dump({**TINY, "system": {}, "classifier": {**TINY["classifier"], "steps": 41}}))
     assert key("classifier") != keys["classifier"] and key("autoencoder") == keys["autoencoder"]
@@ -223,17 +223,17 @@ def test_dvc_commit_accepts_a_change_of_code_that_changes_no_result(trained, tmp
         path = root / module
         path.write_text(path.read_text() + "\n# A comment.\n")
     changed = json.loads(dvc("status", "--json", "priors/tiny/dvc.yaml"))
-    assert len(changed) == 6
+    assert len(changed) == 7
     dvc("commit", "--force", "priors/tiny/dvc.yaml")
     assert json.loads(dvc("status", "--json", "priors/tiny/dvc.yaml")) == {}
     written = {path: path.stat().st_mtime_ns for path in (root / "priors/tiny").glob("*/manifest.json")}
     dvc("repro", "priors/tiny/dvc.yaml")
     assert {path: path.stat().st_mtime_ns for path in (root / "priors/tiny").glob("*/manifest.json")} == written
-    assert len(written) == 6
+    assert len(written) == 7
 
 
 def test_the_model_card_names_the_revision_that_trained_each_part(trained, tmp_path):
-    parts = ("autoencoder", "diffusion", "scorer", "classifier")
+    parts = ("autoencoder", "text", "diffusion", "scorer", "classifier")
     card = (trained.root / "priors/tiny/model/MODEL_CARD.md").read_text()
     assert all(f"| {part} | unknown |" in card for part in parts)  # the copy of the project has no history
     root = tmp_path / "clone"

@@ -17,7 +17,7 @@ from prolific_core.toybox.evaluation.classifier import HEADS, ClassifierNetwork
 from prolific_core.toybox.params import ClassifierConfig
 from prolific_core.toybox.training.loop import Training, run, warm_up_and_fall
 from prolific_core.toybox.training.shards import Shards, heldout_images, to_float
-from prolific_core.toybox.world.details import view_names
+from prolific_core.toybox.world.details import side_of
 from prolific_core.toybox.world.families import COLOURS, FAMILIES, WITH_FRONT
 from prolific_core.toybox.world.scene import PLACES, relative_place
 
@@ -81,7 +81,7 @@ def targets(labels: list[dict]) -> Int[np.ndarray, "batch heads"]:
         elif label["kind"] in ("colour", "normals") and not label["second"]:
             row["family"] = index["family"][label["family"]]
             if label["family"] in WITH_FRONT:
-                row["view"] = index["view"][view_names(label["view"], label["azimuth"])[:2][-1]]
+                row["view"] = index["view"][side_of(label["view"], label["azimuth"])]
                 row["sector"] = int((label["azimuth"] + np.pi) / (2 * np.pi) * SECTORS) % SECTORS
             if label["kind"] == "colour" and not label["stripes"]:
                 row["colour"] = index["colour"][label["colour"]]

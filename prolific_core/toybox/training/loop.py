@@ -6,6 +6,7 @@ as an uninterrupted run.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from prolific_core import checkpoint
+from prolific_core.errors import InputError
 
 
 @dataclass
@@ -123,14 +125,8 @@ def run(
         checkpoint_every: Number of steps between two checkpoints; one is also written after the last step.
         fall: Number of steps at the end of the training over which the learning rate falls, if it is constant before.
     """
-    held, hold = held_checkpoint(state), None if fall is None else max(0, steps - fall)
-    done = 0
-    if hold is not None and held.exists() and checkpoint.load(held)["step"] not in (hold, None):
-        done = training.load(held)  # The rate fell too early for this number of steps.
-        held.unlink()
-        training.save(state, done)
-    elif state.exists():
-        done = training.load(state)
+    hold, held = steps if fall is None else max(0, steps - fall), held_checkpoint(state)
+    done = _resume(training, state, hold)
     losses: list[Tensor] = []
     while done < steps:
         losses.append(training.step(done))
@@ -144,10 +140,31 @@ def run(
             values |= evaluate(done)
         if values:
             observe(done, values)
-        if done == hold:
+        if fall is not None and done == hold:
             training.save(held, done)
         if done % checkpoint_every == 0 or last:
             training.save(state, done)
+
+
+def _resume(training: Training, state: Path, hold: int) -> int:
+    """Restore the latest checkpoint that a training has which is at the full rate until step `hold`.
+
+    Returns:
+        The number of completed steps.
+
+    Raises:
+        InputError: If more steps than `hold` were done at the full rate.
+    """
+    held = held_checkpoint(state)
+    at_full_rate = checkpoint.load(held)["step"] if held.exists() else None
+    if at_full_rate is not None and at_full_rate != hold:
+        if at_full_rate > hold:
+            raise InputError(
+                f"{at_full_rate} steps at the full learning rate are done, and the rate would now fall from step {hold}; "
+                "raise `steps`, or delete the checkpoint to begin again"
+            )
+        shutil.move(held, state)  # The rate has fallen too early for this number of steps.
+    return training.load(state) if state.exists() else 0
 
 
 def held_checkpoint(state: Path) -> Path:

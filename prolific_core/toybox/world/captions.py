@@ -25,7 +25,7 @@ silver turquoise
 GLUE = """
 a an the of and that is photo picture image render rendering model 3d normal map view , . on top under in
 front behind left right next to beside seen from above below one some its made grey
-without background low medium high angle profile four leg legs solid slatted pointed chimney dots
+without background low medium high angle profile four leg legs solid slatted pointed round crown chimney hat dots
 """.split()  # noqa: SIM905
 
 WORDINGS = (

@@ -52,6 +52,19 @@ def view_names(view: str, azimuth: float) -> list[str]:
     return [view, f"{side} side", precise]
 
 
+def side_of(view: str, azimuth: float) -> str:
+    """Return the name of a view that tells the left side from the right one.
+
+    Args:
+        view: One of `captions.VIEWS`.
+        azimuth: Angle from the front, in radians.
+
+    Returns:
+        "left side", "right side", or `view` itself if it is not a side view.
+    """
+    return view_names(view, azimuth)[:2][-1]
+
+
 def height_of(elevation: float) -> str:
     """Return the name of the camera's height.
 

@@ -24,7 +24,7 @@ def prior(root, numbers: dict):
         ({"autoencoder": {"channels": [32, 64, 64]}}, "unknown key 'autoencoder.channels'"),
         ({"diffusion": {"channels": [20, 40, 60]}}, "diffusion.channels"),
         ({"diffusion": {"channels": [32, 64]}}, "diffusion.channels"),
-        ({"diffusion": {"text_width": 100, "text_heads": 3}}, "text_width"),
+        ({"text": {"width": 100, "heads": 3}}, "width"),
         ({"scorer": {"width": 100, "heads": 3}}, "width"),
         ({"classifier": {"channels": [8, 8, 8]}}, "classifier.channels"),
         ({"render": {"mix": {"colour": 0, "normals": 0, "pair": 0, "room": 0}}}, "mix"),

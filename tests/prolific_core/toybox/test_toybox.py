@@ -22,7 +22,7 @@ def test_family_fits_and_faces_outwards(family):
     for seed in range(4):
         s = scene.single_object(family, "red", np.random.default_rng(seed))
         radius = np.linalg.norm(s.vertices, axis=1).max()
-        assert 0.42 - 1e-5 <= radius <= 0.5 + 1e-5
+        assert 0.46 - 1e-5 <= radius <= 0.5 + 1e-5
         assert np.abs(s.vertices.max(0) + s.vertices.min(0)).max() < 1e-5
         assert volume(s) > 0.005
         assert np.allclose(np.linalg.norm(s.normals, axis=1), 1, atol=1e-4)
@@ -268,7 +268,7 @@ def test_tokens_are_whole_words():
     ids = text.encode(
         tok, ["a normal map of an orange teapot on top of a grey house, overhead view", "🙂 naïve \n <x>"]
     )
-    assert ids.shape == (2, 20) and int(ids.max()) < len(tok)
+    assert ids.shape == (2, 32) and int(ids.max()) < len(tok)
     assert tok.decode(tok("a red mug, front view").input_ids[1:-1]).replace(" ,", ",") == "a red mug, front view"
 
 
@@ -288,7 +288,8 @@ def test_words_keep_their_numbers():
     assert json.loads(other) == text.encode(text.tokenizer(), [sentence])[0].tolist()
     for part in ("tokenizer", "scorer"):
         if (WEIGHTS / part).is_dir():
-            assert json.loads((WEIGHTS / part / "vocab.json").read_text()) == text.learned()[0], part
+            packaged = json.loads((WEIGHTS / part / "vocab.json").read_text())
+            assert packaged.items() <= text.learned()[0].items(), part  # a later vocabulary only adds words
 
 
 def test_patch_pca_start_reproduces_the_codec():
@@ -307,5 +308,5 @@ def test_patch_pca_start_reproduces_the_codec():
         z = autoencoder.encode_mean(vae, to_unit(images))
     x = images.astype(np.float32) / 127.5 - 1
     x = x.reshape(24, 16, 4, 16, 4, 3).transpose(0, 1, 3, 5, 2, 4).reshape(24, 16, 16, 48)
-    expected = ((x - mean) @ components.T / std).transpose(0, 3, 1, 2)
+    expected = ((x - mean) @ components.T / np.sqrt(std * std[0])).transpose(0, 3, 1, 2)
     assert ((z.numpy() - expected) ** 2).mean() < 0.01

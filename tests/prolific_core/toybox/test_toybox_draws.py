@@ -1,4 +1,4 @@
-"""Draws that the U-Net of the Toybox is trained on: their views, the views named in captions, and their times."""
+"""Draws that the U-Net of the Toybox is trained on: their views, the details named in captions, and their times."""
 
 import numpy as np
 import pytest
@@ -20,14 +20,18 @@ def shards(tmp_path_factory):
     folder, g = tmp_path_factory.mktemp("shards"), np.random.default_rng(0)
     labels = []
     for _ in range(600):
-        view, family = str(g.choice(captions.VIEWS)), str(g.choice(list(world.FAMILIES)))
-        named = view if g.random() < 0.5 else None
+        azimuth, family = g.uniform(-np.pi, np.pi), str(g.choice(list(world.FAMILIES)))
+        view = captions.view_of(azimuth, 0.3)
         labels.append(
             {
                 "kind": str(g.choice(KINDS)),
                 "family": family,
                 "view": view,
-                "caption": captions.with_view(f"a red {family}", named),
+                "azimuth": azimuth,
+                "elevation": 0.3,
+                "trait": "",
+                "background": "gray",
+                "caption": captions.with_view(f"a red {family}", view if g.random() < 0.5 else None),
             }
         )
     save_array(folder / "train-0000.npy", np.zeros((600, 1, 1, 3), np.uint8))
@@ -39,19 +43,16 @@ def shards(tmp_path_factory):
 
 
 def draw(shards, batches=200, **config):
-    """Return the rows of many batches of ten, and whether their captions name the view."""
+    """Return the rows of many batches of ten, and their captions."""
     folder, labels = shards
     tok = text.tokenizer()
     data = Latents(folder, folder / "latents", tok, DiffusionConfig(**config))
-    rows, named = [], []
+    rows, texts = [], []
     for k in range(batches):
         z, ids = data.batch(np.random.default_rng(k), 10)
-        for row, tokens in zip(z[:, 0, 0, 0].int().tolist(), ids.tolist(), strict=True):
-            words = [word for word in tok.decode(tokens, skip_special_tokens=True).split() if word in captions.VIEWS]
-            assert words in ([], [labels[row]["view"]])
-            rows.append(row)
-            named.append(bool(words))
-    return rows, np.array(named), labels
+        rows += z[:, 0, 0, 0].int().tolist()
+        texts += [tok.decode(tokens, skip_special_tokens=True).strip() for tokens in ids]
+    return rows, texts, labels
 
 
 def faced(label) -> bool:
@@ -69,10 +70,15 @@ def test_a_fraction_of_a_batch_is_fronts_and_backs(shards):
     assert len(set(even)) > 550
 
 
-def test_the_views_of_what_has_a_front_are_named(shards):
-    rows, named, labels = draw(shards, fronts=0.3, named_views=0.9)
-    has = np.array([faced(labels[row]) for row in rows])
-    assert abs(named[has].mean() - 0.9) < 0.04 and abs(named[~has].mean() - 0.5) < 0.05
+def test_captions_name_views_details_or_nothing(shards):
+    rows, texts, labels = draw(shards, fronts=0.3, named_views=0.9, details=0.2, drop_caption=0.1)
+    assert abs(np.mean([text == "" for text in texts]) - 0.1) < 0.03
+    told = [(labels[row], text) for row, text in zip(rows, texts, strict=True) if text and labels[row]["kind"] != "room"]
+    has = np.array([faced(label) for label, _ in told])
+    named = np.array([" view" in text for _, text in told])
+    assert abs(named[has].mean() - 0.9) < 0.04 and abs(named[~has].mean() - 0.5) < 0.07
+    assert abs(np.mean(["medium angle" in text for _, text in told]) - 0.2) < 0.04
+    assert all(label["family"] in text for label, text in told)
 
 
 def test_times_lean_towards_noise():
@@ -80,6 +86,36 @@ def test_times_lean_towards_noise():
     assert np.allclose(towards_noise(u, 1.0), u)
     shifted = towards_noise(u, 3.0)
     assert shifted.min() >= 0 and shifted.max() < 1 and abs(np.median(shifted) - 0.75) < 1e-3
+
+
+def test_every_row_of_a_batch_sees_every_noise_level(shards, monkeypatch, tmp_path):
+    """Fronts are the first rows of a batch: with sorted times they would only be seen at low noise."""
+    import torch
+
+    from prolific_core.toybox.params import AutoencoderConfig, TextConfig
+    from prolific_core.toybox.training import autoencoder, diffusion, text_encoder
+
+    folder, _ = shards
+    seen: list[torch.Tensor] = []
+    original = diffusion.build_unet
+
+    def build(*arguments):
+        unet = original(*arguments)
+        forward = unet.forward
+        monkeypatch.setattr(unet, "forward", lambda x, t, text: (seen.append(t), forward(x, t, text))[1])
+        return unet
+
+    monkeypatch.setattr(diffusion, "build_unet", build)
+    latents = tmp_path / "latents"
+    latents.mkdir()
+    save_array(latents / "train-0000.npy", np.zeros((600, 6, 16, 16), np.float16))
+    config = DiffusionConfig(channels=[16, 16, 16], steps=60, fall=10, batch=8, warmup=2)
+    encoder = text_encoder.build(TextConfig(width=16, layers=1), text.tokenizer())
+    vae = autoencoder.build(AutoencoderConfig().latent, autoencoder.CHANNELS)
+    diffusion.train(folder, latents, vae, encoder, config, tmp_path / "state.safetensors")
+    times = torch.stack([t for t in seen if t.ndim == 1 and len(t) == 8])[:60].float() / 1000
+    assert (times.mean(0) - 0.5).abs().max() < 0.2  # in every row
+    assert torch.allclose(times.sort(1).values.diff(dim=1), torch.tensor(1 / 8), atol=2e-3)  # stratified
 
 
 def test_a_view_can_be_taken_from_a_caption():
