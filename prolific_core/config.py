@@ -34,6 +34,7 @@ RENAMED = {
 
 
 def ordered(pair: tuple[float, float]) -> tuple[float, float]:
+    """Return a range unchanged, or raise ValueError if its first bound is above the second."""
     if pair[0] > pair[1]:
         raise ValueError(f"a range must go from low to high, got {pair[0]} to {pair[1]}")
     return pair

@@ -10,17 +10,19 @@ from tabulate import tabulate
 
 @dataclass(frozen=True)
 class Goal:
-    """Lower or upper bound that a metric should satisfy."""
+    """Smallest and largest value that a metric should have; None for no bound."""
 
-    value: float
-    at_least: bool
+    low: float | None = None
+    high: float | None = None
     description: str = ""
 
     def __str__(self) -> str:
-        return f"{'>=' if self.at_least else '<='} {self.value:g}"
+        if self.low is not None and self.high is not None:
+            return f"{self.low:g} to {self.high:g}"
+        return f"<= {self.high:g}" if self.low is None else f">= {self.low:g}"
 
     def reached(self, value: float) -> bool:
-        return value >= self.value if self.at_least else value <= self.value
+        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], float_format: str = ".3g") -> str:

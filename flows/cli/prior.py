@@ -55,9 +55,12 @@ def check(
         typer.Option(metavar="FOLDER", help="A model of the Toybox world. By default, the packaged model is checked."),
     ] = None,
     samples: Annotated[int, typer.Option(metavar="N", min=40, help="The number of images to sample.")] = 1000,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", metavar="FILE", help="Write samples beside true renders as a PNG file.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Compare the metrics of a prior of the Toybox world with their goals. This takes about seven minutes.
+    """Compare the metrics of a prior of the Toybox world with their goals. This takes about twenty minutes.
 
     Examples:
     $ prolific prior check
@@ -65,17 +68,31 @@ def check(
     """
     from prolific_core.prior.location import locate
     from prolific_core.toybox.evaluation.check import measure
+    from prolific_core.visualisation import contact_sheet
     from tasks.runtime.console import Console
+    from tasks.runtime.job import save_png
     from tasks.runtime.machine import set_up_torch
     from tasks.runtime.records import EtaEstimator
 
+    picture = picture and picture.resolve()  # Reading the parameters changes the working directory.
+    if picture and not picture.parent.is_dir():
+        raise InputError(f"--picture: the folder {picture.parent} does not exist")
     shared = _shared_config()
     folder = Path(locate(prior or "toybox"))
     if not folder.is_dir():
         raise InputError(f"--prior must be the folder of a model of the Toybox world, got {prior}")
+
+    def show(images) -> None:
+        if picture:
+            save_png(picture, contact_sheet(images, columns=16))
+
     set_up_torch(shared.system.threads, "cpu")
     console, eta = Console("check"), EtaEstimator()
-    numbers = measure(folder, samples, progress=lambda done, total: console.step(done, total, eta.left(done, total)))
+
+    def progress(done: int, total: int) -> None:
+        console.step(done, total, eta.left(done, total))
+
+    numbers = measure(folder, samples, progress=progress, show=show)
     console.close()
     print(table(numbers))
     if json:
@@ -112,7 +129,9 @@ def table(numbers: dict) -> str:
     lines = [
         goal_table(numbers, {name: Goal(*goal) for name, goal in GOALS.items()}),
         "",
-        f"The autoencoder alone has a Frechet ratio of {numbers['frechet_ratio_of_autoencoder']:.3f}.",
+        f"The autoencoder alone has a Frechet ratio of {numbers['frechet_ratio_of_autoencoder']:.3f} and a sharpness",
+        f"ratio of {numbers['sharpness_ratio_of_autoencoder']:.2f}; against raw renders, the two-sample accuracy is "
+        f"{numbers['two_sample_accuracy_raw']:.3f}.",
         f"Accuracy of the classifier on true renders and on {numbers['samples']} samples at CFG {numbers['cfg']:g}:",
     ]
     for group, accuracy in numbers["shares"].items():

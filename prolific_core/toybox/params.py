@@ -115,7 +115,7 @@ class TextConfig(Section):
     width: int = Field(default=128, ge=8, le=4096)
     layers: int = Field(default=3, ge=1, le=48)
     heads: int = Field(default=4, ge=1, le=64)
-    steps: Steps = 3000
+    steps: Steps = 1500
     batch: Batch = 128
     learning_rate: Rate = 1e-3
 

@@ -100,7 +100,5 @@ STAGES: dict[str, PriorStageSpec] = {
         ),
         "classifier",
     ),
-    "model": PriorStageSpec(
-        ("autoencoder", "text", "diffusion", "scorer", "classifier"), _PUBLISH, None, _VOCABULARY
-    ),
+    "model": PriorStageSpec(("autoencoder", "text", "diffusion", "scorer", "classifier"), _PUBLISH, None, _VOCABULARY),
 }

@@ -27,9 +27,11 @@ def test_goals_that_are_missed_are_marked(monkeypatch):
 
 
 def test_a_goal_is_a_bound_from_above_or_from_below():
-    assert Goal(2, True).reached(2) and not Goal(2, True).reached(1.9) and str(Goal(2, True)) == ">= 2"
-    assert Goal(2, False).reached(2) and not Goal(2, False).reached(2.1) and str(Goal(0.5, False)) == "<= 0.5"
-    lines = goal_table({"speed": None, "other": 1.0}, {"speed": Goal(2, True, "how fast"), "unknown": Goal(1, True)})
+    assert Goal(2).reached(2) and not Goal(2).reached(1.9) and str(Goal(2)) == ">= 2"
+    assert Goal(None, 2).reached(2) and not Goal(None, 2).reached(2.1) and str(Goal(None, 0.5)) == "<= 0.5"
+    between = Goal(0.9, 1.1)
+    assert between.reached(1) and not between.reached(0.8) and not between.reached(1.2) and str(between) == "0.9 to 1.1"
+    lines = goal_table({"speed": None, "other": 1.0}, {"speed": Goal(2, None, "how fast"), "unknown": Goal(1)})
     assert len(lines.splitlines()) == 3 and "| how fast | not measured | >= 2   |" in lines
     assert "not reached" not in lines
     assert table(["a"], [[0.123456], [None], [7]]).splitlines()[2:] == ["| 0.123 |", "|       |", "| 7     |"]

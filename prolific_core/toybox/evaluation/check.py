@@ -8,7 +8,6 @@ renders only and is never used for optimisation or selection.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,246 +15,99 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prolific_core.metrics.fidelity import frechet_distance, nearest_distances
 from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.seeding import generator
+from prolific_core.toybox.evaluation import two_sample
+from prolific_core.toybox.evaluation.answers import right_answers, right_relations
 from prolific_core.toybox.evaluation.classifier import Classifier, load_classifier
+from prolific_core.toybox.evaluation.distances import frechet_ratio, nearest_neighbour_ratio, sharpness_ratio
+from prolific_core.toybox.evaluation.groups import GROUPS, Group, as_tensor, group
 from prolific_core.toybox.params import HELD_OUT_SEED, WEIGHTS, RenderConfig
 from prolific_core.toybox.training.scorer import retrieval
-from prolific_core.toybox.training.shards import heldout_images, to_float
+from prolific_core.toybox.training.shards import heldout_images
 from prolific_core.toybox.world import draw as world
-from prolific_core.toybox.world.captions import article, normal_caption, pair_caption, with_view
-from prolific_core.toybox.world.details import side_of
-from prolific_core.toybox.world.draw import WITH_FRONT, Example
-from prolific_core.toybox.world.scene import relative_place
 
-#: Kind, split, view (None for any) and fraction of the samples for each group of captions.
-GROUPS = {
-    "trained": ("colour", "train", None, 0.35),
-    "heldout": ("colour", "heldout", None, 0.25),
-    "normals": ("normals", "any", None, 0.20),
-    "pairs": ("pair", "any", "front", 0.20),
-}
-
-#: Goal of each metric and whether higher is better, as stated in the model card.
-GOALS = {
-    "psnr_db": (34, True),
-    "family_agreement": (0.98, True),
-    "colour_agreement": (0.99, True),
-    "view_agreement": (0.95, True),
-    "side_agreement": (0.95, True),
-    "relation_agreement": (0.8, True),
-    "normals_family_agreement": (0.97, True),
-    "heldout_gap": (0.03, False),
-    "nearest_neighbour_ratio": (0.8, True),
-    "frechet_ratio": (0.05, False),
-    "scorer_retrieval": (0.98, True),
-    "unet_gflop": (0.6, False),
-    "vae_encode_gflop": (0.3, False),
-    "size_mb": (32, False),
+#: Smallest and largest value that each metric should have, as stated in the model card.
+GOALS: dict[str, tuple[float | None, float | None]] = {
+    "psnr_db": (34, None),
+    "family_agreement": (0.98, None),
+    "colour_agreement": (0.99, None),
+    "view_agreement": (0.95, None),
+    "side_agreement": (0.95, None),
+    "relation_agreement": (0.8, None),
+    "normals_family_agreement": (0.97, None),
+    "heldout_gap": (None, 0.03),
+    "nearest_neighbour_ratio": (0.8, None),
+    "frechet_ratio": (None, 0.05),
+    "frechet_ratio_cfg1": (None, 0.08),
+    "two_sample_accuracy": (None, 0.75),
+    "two_sample_accuracy_of_truth": (0.45, 0.55),
+    "sharpness_ratio": (0.9, 1.1),
+    "scorer_retrieval": (0.98, None),
+    "unet_gflop": (None, 0.6),
+    "vae_encode_gflop": (None, 0.3),
+    "size_mb": (None, 32),
 }
 
 REFERENCES = 16384  # Number of training renders that samples are compared with to detect copies.
 
 
-@dataclass(frozen=True)
-class Group:
-    """Captions with their true renders and labels.
+class _Progress:
+    """Progress in units of about a sample of guided sampling."""
 
-    Attributes:
-        captions: Captions in their simplest wording; see `plain_caption`.
-        truth: True renders of the captions, in [0, 1].
-        labels: Labels of the renders; see `Example.label`.
-    """
+    def __init__(self, total: float, report: Callable[[int, int], None]):
+        self.done, self.total, self.report = 0.0, total, report
 
-    captions: list[str]
-    truth: Float[Tensor, "images 3 64 64"]
-    labels: list[dict]
+    def add(self, work: float) -> None:
+        self.done += work
+        self.report(min(round(self.done), round(self.total)), round(self.total))
 
 
-def as_tensor(examples: list[Example]) -> Float[Tensor, "images 3 size size"]:
-    """Stack the images of examples into a tensor.
-
-    Args:
-        examples: Examples whose images have the same size.
-
-    Returns:
-        Images in [0, 1].
-    """
-    return to_float(np.stack([e.image for e in examples]))
-
-
-def plain_caption(e: Example) -> str:
-    """Return the simplest caption of an example.
-
-    The caption always names the view, and the side of a single object with a front.
-
-    Args:
-        e: Example to describe.
-
-    Returns:
-        The caption.
-    """
-    view = side_of(e.view, e.azimuth) if e.family in WITH_FRONT and not e.second else e.view
-    if e.kind == "normals":
-        return normal_caption(e.family, view)
-    if e.second and e.relation:
-        return pair_caption((e.family, e.colour), e.relation, e.second, np.random.default_rng(0), view)
-    return with_view(article(f"a {e.colour} {e.family}"), view)
-
-
-def classifiable(e: Example) -> bool:
-    """Return whether the classifier can predict everything that the caption of an example describes.
-
-    Args:
-        e: Example to test.
-
-    Returns:
-        True for a single object without stripes and for a pair of different objects.
-    """
-    if e.kind == "pair" and e.second:
-        return (e.family, e.colour) != tuple(e.second)
-    return not e.second and not e.stripes
-
-
-def group(name: str, count: int, seed: int = HELD_OUT_SEED + 5) -> Group:
-    """Sample captions together with their true renders and labels.
-
-    Args:
-        name: Key of `GROUPS`.
-        count: Number of captions.
-        seed: Random seed.
-
-    Returns:
-        The group of `count` captions.
-    """
-    kind, split, view, _ = GROUPS[name]
-    found, k = [], 0
-    while len(found) < count:
-        e = world.draw(seed, k, kind=kind, split=split, view=view)
-        k += 1
-        if classifiable(e):
-            found.append(e)
-    return Group([plain_caption(e) for e in found], as_tensor(found), [e.label() for e in found])
-
-
-def right_answers(
-    classifier: Classifier, images: Float[Tensor, "images 3 64 64"], labels: list[dict]
-) -> dict[str, float]:
-    """Compute the classifier's accuracies on images of single objects.
-
-    Args:
-        classifier: Trained classifier.
-        images: Images in [0, 1].
-        labels: True labels of the images.
-
-    Returns:
-        Accuracies under the keys "family" (all images), "colour" (coloured images), "view" (images of families with a
-        front, where left and right sides count as one view) and "side" (images from the side of families with a front,
-        where the side must be the right one). An accuracy is omitted if it applies to none of the images.
-    """
-    right: dict[str, list[bool]] = {"family": [], "colour": [], "view": [], "side": []}
-    for answer, label in zip(classifier.answers(images), labels, strict=True):
-        right["family"].append(answer["family"] == label["family"])
-        if label["kind"] == "colour":
-            right["colour"].append(answer["colour"] == label["colour"])
-        if label["family"] in WITH_FRONT:
-            right["view"].append(answer["view"].split()[-1] == label["view"])
-            if label["view"] == "side":
-                right["side"].append(answer["view"] == side_of("side", label["azimuth"]))
-    return {head: float(np.mean(values)) for head, values in right.items() if values}
-
-
-def right_relations(
-    classifier: Classifier, images: Float[Tensor, "images 3 64 64"], labels: list[dict]
-) -> dict[str, float]:
-    """Compute the classifier's accuracies on images of two objects.
-
-    Args:
-        classifier: Trained classifier.
-        images: Images in [0, 1].
-        labels: True labels of the images.
-
-    Returns:
-        Accuracies under the keys "relation", "families" and "colours". Families and colours count as correct only if
-        they are correct for both objects.
-    """
-    right: dict[str, list[bool]] = {"relation": [], "families": [], "colours": []}
-    for answer, label in zip(classifier.answers(images), labels, strict=True):
-        first, second, place = relative_place(label)
-        right["relation"].append(answer["place"] in ({"left", "right"} if place is None else {place}))
-        right["families"].append((answer["first_family"], answer["second_family"]) == (first[0], second[0]))
-        right["colours"].append((answer["first_colour"], answer["second_colour"]) == (first[1], second[1]))
-    return {name: float(np.mean(values)) for name, values in right.items()}
-
-
-def frechet_ratio(
-    classifier: Classifier,
-    made: Float[Tensor, "images 3 64 64"],
-    truth: Float[Tensor, "images 3 64 64"],
-    labels: list[dict],
-) -> float:
-    """Compute the Frechet distance between images and true renders, relative to a reference distance.
-
-    The families are divided into two halves. The reference is the distance between the true renders of the two halves.
-    All distances are computed on the classifier's features.
-
-    Args:
-        classifier: Classifier whose features are used.
-        made: Generated images in [0, 1].
-        truth: True renders of the same captions, in the same order.
-        labels: Labels of the renders.
-
-    Returns:
-        The mean ratio over both halves, which is 0 for the true renders themselves and about 1 for unrelated images.
-    """
-    made, truth = classifier.classify(made).features, classifier.classify(truth).features
-    half = torch.tensor([list(world.FAMILIES).index(label["family"]) % 2 == 0 for label in labels])
-    mismatch = frechet_distance(truth[half], truth[~half])
-    return float(np.mean([frechet_distance(made[h], truth[h]) for h in (half, ~half)])) / mismatch
-
-
-def nearest_neighbour_ratio(
-    made: Float[Tensor, "made 3 64 64"],
-    truth: Float[Tensor, "truth 3 64 64"],
-    references: Float[Tensor, "references 3 64 64"],
-) -> float:
-    """Compute the nearest-neighbour distance of samples, divided by that of unseen renders.
-
-    The nearest-neighbour distance is the mean distance from an image to its nearest training render, computed on the
-    pixels at a resolution of 32 x 32.
-
-    Args:
-        made: Generated images in [0, 1].
-        truth: True renders that are not among the training renders.
-        references: Training renders.
-
-    Returns:
-        The ratio, which is well below 1 if the samples are copies of training renders.
-    """
-
-    def small(x: Tensor) -> Tensor:
-        return torch.nn.functional.avg_pool2d(x, 2).flatten(1)
-
-    references = small(references)
-    return float(nearest_distances(small(made), references).mean() / nearest_distances(small(truth), references).mean())
-
-
-def training_renders(count: int, progress: Callable[[int], None]) -> Float[Tensor, "{count} 3 64 64"]:
+def training_renders(
+    count: int, data: RenderConfig, progress: Callable[[int], None]
+) -> Float[Tensor, "{count} 3 64 64"]:
     """Render the first images of the training set again.
 
     Args:
         count: Number of images.
-        progress: Callback that receives the number of rendered images.
+        data: Parameters of the data set.
+        progress: Callback that receives the number of images that were rendered since its last call.
 
     Returns:
         Images in [0, 1].
     """
     found = []
     for start in range(0, count, 512):
-        found.append(as_tensor([world.draw(RenderConfig().seed, k) for k in range(start, min(start + 512, count))]))
-        progress(min(start + 512, count))
+        rows = range(start, min(start + 512, count))
+        found.append(as_tensor([world.draw(data.seed, k, data) for k in rows]))
+        progress(len(rows))
     return torch.cat(found)
+
+
+def sample(
+    prior: LatentDiffusion, groups: dict[str, Group], cfg: float, steps: int, progress: Callable[[int], None]
+) -> dict[str, Float[Tensor, "images 3 64 64"]]:
+    """Sample one image for each caption.
+
+    Args:
+        prior: Prior to sample from.
+        groups: Captions by the name of their group.
+        cfg: Scale of classifier-free guidance.
+        steps: Number of DDIM steps.
+        progress: Callback that receives the number of images that were sampled since its last call.
+
+    Returns:
+        Images in [0, 1] by the name of the group.
+    """
+    made = {}
+    for name, g in groups.items():
+        parts = []
+        for k in range(0, len(g.captions), 25):
+            some, random = g.captions[k : k + 25], generator(1, "check", name, k)
+            parts.append(prior.sample(some, scale=cfg, steps=steps, generator=random))
+            progress(len(some))
+        made[name] = torch.cat(parts)
+    return made
 
 
 def measure(
@@ -264,7 +116,10 @@ def measure(
     cfg: float = 3.0,
     steps: int = 20,
     references: int = REFERENCES,
+    seeds: int = two_sample.SEEDS,
+    data: RenderConfig | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    show: Callable[[Float[Tensor, "images 3 height width"]], None] = lambda images: None,
 ) -> dict:
     """Compute all metrics of the model card.
 
@@ -274,38 +129,85 @@ def measure(
         cfg: Scale of classifier-free guidance.
         steps: Number of DDIM steps.
         references: Number of training renders for the nearest-neighbour ratio.
-        progress: Callback that receives the finished work and the total work, both measured in samples.
+        seeds: Number of repetitions of the two-sample test.
+        data: Parameters of the renders with which the model was trained; those of the shipped prior by default.
+        progress: Callback that receives the finished work and the total work.
+        show: Callback that receives the images of `grid`.
 
     Returns:
         Metrics by name, starting with those of `GOALS` in the same order.
     """
+    data = data or RenderConfig()
     prior = LatentDiffusion.load(str(folder))
     classifier = load_classifier(folder / "classifier" if (folder / "classifier").is_dir() else None)
-    groups = {name: group(name, round(count * fraction)) for name, (*_, fraction) in GROUPS.items()}
-    made: dict[str, Tensor] = {}
-    done = 0
-    total = sum(len(g.labels) for g in groups.values()) + references // 50  # 50 renders count as one sample.
-    for name, g in groups.items():
-        some = []
-        for k in range(0, len(g.captions), 25):
-            some.append(
-                prior.sample(g.captions[k : k + 25], scale=cfg, steps=steps, generator=generator(1, "check", name, k))
-            )
-            done += len(some[-1])
-            progress(done, total)
-        made[name] = torch.cat(some)
-    out = dict.fromkeys(GOALS, float("nan")) | _agreements(classifier, groups, made)
-    truth, samples = torch.cat([groups[name].truth for name in GROUPS]), torch.cat([made[name] for name in GROUPS])
+    networks = two_sample.FOLDS * (seeds + 2)
+    advance = _Progress(1.5 * count + references / 50 + networks * count / 25, progress)
+    groups = {name: group(name, round(count * fraction), data) for name, (*_, fraction) in GROUPS.items()}
     labels = [label for g in groups.values() for label in g.labels]
-    coded = torch.cat([prior.decode(prior.encode(x)) for x in truth.split(64)])
+    truth = torch.cat([g.truth for g in groups.values()])
+    guided = sample(prior, groups, cfg, steps, advance.add)
+    samples = torch.cat(list(guided.values()))
+    show(grid(samples, truth, labels))
+    plain = torch.cat(list(sample(prior, groups, 1.0, steps, lambda made: advance.add(made / 2)).values()))
+    coded = recode(prior, truth)
+    out = dict.fromkeys(GOALS, float("nan")) | _agreements(classifier, groups, guided)
     out["psnr_db"] = float(-10 * torch.log10((coded - truth).square().mean()))
-    out["frechet_ratio"] = frechet_ratio(classifier, samples, truth, labels)
-    out["frechet_ratio_of_autoencoder"] = frechet_ratio(classifier, coded, truth, labels)
-    seen = training_renders(references, lambda rendered: progress(done + rendered // 50, total))
+    for name, images in (("", samples), ("_cfg1", plain), ("_of_autoencoder", coded)):
+        out[f"frechet_ratio{name}"] = frechet_ratio(classifier, images, truth, labels)
+        out[f"sharpness_ratio{name}"] = sharpness_ratio(images, truth)
+    seen = training_renders(references, data, lambda rendered: advance.add(rendered / 50))
     out["nearest_neighbour_ratio"] = nearest_neighbour_ratio(samples, truth, seen)
+    others = [group(name, len(g.labels), data, HELD_OUT_SEED + 6).truth for name, g in groups.items()]
+    for name, made, true, repetitions in (
+        ("", samples, coded, seeds),
+        ("_raw", samples, truth, 1),
+        ("_of_truth", recode(prior, torch.cat(others)), coded, 1),
+    ):
+        tell = two_sample.accuracy(made, true, repetitions, lambda: advance.add(count / 25))
+        out[f"two_sample_accuracy{name}"] = tell
     out |= _scorer(folder) | _costs(prior)
     out["size_mb"] = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6
     return out | {"samples": len(samples), "cfg": cfg, "steps": steps}
+
+
+def recode(prior: LatentDiffusion, images: Float[Tensor, "images 3 64 64"]) -> Float[Tensor, "images 3 64 64"]:
+    """Pass images through the prior's autoencoder.
+
+    Args:
+        prior: Prior whose autoencoder is used.
+        images: Images in [0, 1].
+
+    Returns:
+        The reconstructions, in [0, 1].
+    """
+    return torch.cat([prior.decode(prior.encode(part)) for part in images.split(64)])
+
+
+def grid(
+    samples: Float[Tensor, "images 3 64 64"],
+    truth: Float[Tensor, "images 3 64 64"],
+    labels: list[dict],
+    columns: int = 8,
+) -> Float[Tensor, "cells 3 64 64"]:
+    """Select samples of every family, each row followed by the true renders of the same captions.
+
+    Args:
+        samples: Samples in [0, 1].
+        truth: True renders of the same captions.
+        labels: Labels of the renders.
+        columns: Number of images per row. Families with fewer samples leave grey cells.
+
+    Returns:
+        For each family, `columns` samples and `columns` renders.
+    """
+    cells = []
+    for family in world.FAMILIES:
+        rows = [k for k, label in enumerate(labels) if label["family"] == family and label["kind"] == "colour"]
+        for images in (samples, truth):
+            row = torch.full((columns, *images.shape[1:]), 0.5)
+            row[: len(rows[:columns])] = images[rows[:columns]]
+            cells.append(row)
+    return torch.cat(cells)
 
 
 def _agreements(classifier: Classifier, groups: dict[str, Group], made: dict[str, Tensor]) -> dict:

@@ -1,12 +1,12 @@
 """Training of the autoencoder.
 
-The autoencoder encodes 64 x 64 pixels as 16 x 16 latents. Training starts from a linear codec (`codec_init`). The decoder
-receives the mean of the posterior, because reconstructions from samples of the posterior do not exceed 18 dB.
+The autoencoder encodes 64 x 64 pixels as 16 x 16 latents. Training starts from a linear codec (`codec_init`). The
+decoder receives the mean of the posterior, because reconstructions from samples of the posterior do not exceed 18 dB.
 
 The latents are made for diffusion. Decoding downscaled latents must give the downscaled image, which removes content
 that only the decoder understands (EQ-VAE, Kouzelis et al., arXiv 2502.09509). The latents also bear some noise, so that
-what matters in the image has a large amplitude in the latents. After training, the normalisation of the latents is folded
-into the 1 x 1 convolutions, and every training image is encoded once.
+what matters in the image has a large amplitude in the latents. After training, the normalisation of the latents is
+folded into the 1 x 1 convolutions, and every training image is encoded once.
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ def difference(a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"]) -> Float[
     return d.abs().mean() + 2.0 * d.square().mean()
 
 
-def downscale(x: Float[Tensor, "batch channels height width"], side: int) -> Float[Tensor, "batch channels {side} {side}"]:
+def downscale(
+    x: Float[Tensor, "batch channels height width"], side: int
+) -> Float[Tensor, "batch channels {side} {side}"]:
     """Downscale images or latents.
 
     Args:

@@ -111,8 +111,9 @@ def run(
 ) -> None:
     """Train a model, resuming from its checkpoint if one exists.
 
-    If `fall` is given, a second checkpoint (`held_checkpoint`) is kept from the step at which the learning rate begins to
-    fall. A training with more steps continues from it, with the same result as if it had had these steps from the start.
+    If `fall` is given, a second checkpoint (`held_checkpoint`) is kept from the step at which the learning rate begins
+    to fall. A training with more steps continues from it, with the same result as if it had had these steps from the
+    start.
 
     Args:
         training: Model to train, with its optimizer and loss.
@@ -160,7 +161,7 @@ def _resume(training: Training, state: Path, hold: int) -> int:
     if at_full_rate is not None and at_full_rate != hold:
         if at_full_rate > hold:
             raise InputError(
-                f"{at_full_rate} steps at the full learning rate are done, and the rate would now fall from step {hold}; "
+                f"{at_full_rate} steps at the full learning rate are done, so the rate cannot fall from step {hold}; "
                 "raise `steps`, or delete the checkpoint to begin again"
             )
         shutil.move(held, state)  # The rate has fallen too early for this number of steps.

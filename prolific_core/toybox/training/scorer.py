@@ -27,7 +27,7 @@ from prolific_core.toybox.world.families import COLOURS, FAMILIES
 
 
 def build(text_encoder: Any, config: ScorerConfig) -> Any:
-    """Build a small CLIP model with a frozen text encoder, which only the projection of its output adapts to the images.
+    """Build a small CLIP model with a frozen text encoder.
 
     The recipe is that of LiT (Zhai et al., arXiv 2111.07991) with the roles of image and text exchanged.
 
@@ -43,7 +43,7 @@ def build(text_encoder: Any, config: ScorerConfig) -> Any:
     vision = {
         "hidden_size": config.width,
         "intermediate_size": 4 * config.width,
-        "num_hidden_layers": config.vision_layers,
+        "num_hidden_layers": config.layers,
         "num_attention_heads": config.heads,
         "image_size": SIZE,
         "patch_size": config.patch,

@@ -1,8 +1,8 @@
 """Training of the text encoder on captions alone.
 
-A U-Net that is trained together with its text encoder spends its first hours on the words. The text encoder is therefore
-trained first, as in Stable Diffusion: linear heads predict from its output what a caption says. The U-Net and the scorer
-are then trained with the frozen text encoder.
+A U-Net that is trained together with its text encoder spends its first hours on the words. The text encoder is
+therefore trained first, as in Stable Diffusion: linear heads predict from its output what a caption says. The U-Net and
+the scorer are then trained with the frozen text encoder.
 """
 
 from __future__ import annotations

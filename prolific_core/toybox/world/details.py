@@ -23,10 +23,21 @@ SIDES = tuple(f"{side} {name}" for side in ("left", "right") for name in ("side"
 )
 
 #: Variants of the families, as the parts in families.py name them.
-TRAITS = tuple(
-    """with a solid back;with a slatted back;with one leg;with four legs;with a chimney;without a chimney;
-    with a pointed crown;with a round crown;with a hat;without a hat;with dots;without dots""".replace("\n    ", "").split(";")
+TRAITS = (
+    "with a solid back",
+    "with a slatted back",
+    "with one leg",
+    "with four legs",
+    "with a chimney",
+    "without a chimney",
+    "with a pointed crown",
+    "with a round crown",
+    "with a hat",
+    "without a hat",
+    "with dots",
+    "without dots",
 )
+
 LOW, HIGH = math.radians(10), math.radians(35)  # elevations that separate the heights
 PROFILE = math.radians(20)  # largest distance of a profile view from the exact side
 

@@ -47,7 +47,9 @@ def test_heights_and_colours():
 def test_every_variant_of_a_family_has_words():
     from prolific_core.toybox.world.scene import single_object
 
-    found = {single_object(family, "red", np.random.default_rng(seed)).trait for family in FAMILIES for seed in range(12)}
+    found = {
+        single_object(family, "red", np.random.default_rng(seed)).trait for family in FAMILIES for seed in range(12)
+    }
     assert found == {*details.TRAITS, ""}
     hats = [single_object("snowman", "red", np.random.default_rng(seed)) for seed in range(12)]
     tall = {trait: np.mean([np.ptp(s.vertices[:, 2]) / np.ptp(s.vertices[:, 1]) for s in hats if s.trait == trait])
@@ -81,10 +83,20 @@ def test_a_caption_says_what_its_facts_say():
     label = {"kind": "pair", "family": "ball", "colour": "red", "second": ["cube", "blue"], "relation": "on",
              "stripes": None}  # fmt: skip
     chosen = details.Details(view="left profile", background="gray")
-    said = {fact: names[k - 1] if k else None for (fact, names), k in zip(FACTS.items(), facts(label, chosen), strict=True)}
+    said = {
+        fact: names[k - 1] if k else None for (fact, names), k in zip(FACTS.items(), facts(label, chosen), strict=True)
+    }
     assert said == {
-        **{"kind": "pair", "family": "ball", "colour": "red", "stripes": None, "relation": "on", "trait": None},
-        **{"second_family": "cube", "second_colour": "blue", "view": "left profile", "height": None},
+        "kind": "pair",
+        "family": "ball",
+        "colour": "red",
+        "stripes": None,
+        "relation": "on",
+        "trait": None,
+        "second_family": "cube",
+        "second_colour": "blue",
+        "view": "left profile",
+        "height": None,
         "background": "gray",
     }
     normals = dict(zip(FACTS, facts(label | {"kind": "normals"}, details.Details()), strict=True))

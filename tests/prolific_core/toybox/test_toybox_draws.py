@@ -73,7 +73,9 @@ def test_a_fraction_of_a_batch_is_fronts_and_backs(shards):
 def test_captions_name_views_details_or_nothing(shards):
     rows, texts, labels = draw(shards, fronts=0.3, named_views=0.9, details=0.2, drop_caption=0.1)
     assert abs(np.mean([text == "" for text in texts]) - 0.1) < 0.03
-    told = [(labels[row], text) for row, text in zip(rows, texts, strict=True) if text and labels[row]["kind"] != "room"]
+    told = [
+        (labels[row], text) for row, text in zip(rows, texts, strict=True) if text and labels[row]["kind"] != "room"
+    ]
     has = np.array([faced(label) for label, _ in told])
     named = np.array([" view" in text for _, text in told])
     assert abs(named[has].mean() - 0.9) < 0.04 and abs(named[~has].mean() - 0.5) < 0.07
@@ -101,8 +103,7 @@ def test_every_row_of_a_batch_sees_every_noise_level(shards, monkeypatch, tmp_pa
 
     def build(*arguments):
         unet = original(*arguments)
-        forward = unet.forward
-        monkeypatch.setattr(unet, "forward", lambda x, t, text: (seen.append(t), forward(x, t, text))[1])
+        unet.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]) if module.training else None)
         return unet
 
     monkeypatch.setattr(diffusion, "build_unet", build)
@@ -113,7 +114,7 @@ def test_every_row_of_a_batch_sees_every_noise_level(shards, monkeypatch, tmp_pa
     encoder = text_encoder.build(TextConfig(width=16, layers=1), text.tokenizer())
     vae = autoencoder.build(AutoencoderConfig().latent, autoencoder.CHANNELS)
     diffusion.train(folder, latents, vae, encoder, config, tmp_path / "state.safetensors")
-    times = torch.stack([t for t in seen if t.ndim == 1 and len(t) == 8])[:60].float() / 1000
+    times = torch.stack(seen).float() / 1000
     assert (times.mean(0) - 0.5).abs().max() < 0.2  # in every row
     assert torch.allclose(times.sort(1).values.diff(dim=1), torch.tensor(1 / 8), atol=2e-3)  # stratified
 

@@ -28,7 +28,7 @@ def test_layout_and_size(pipeline):
     assert pipeline.unet.config.sample_size == 16 and pipeline.vae.config.latent_channels == 6
     for model in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert sum(p.stat().st_size for p in WEIGHTS.rglob("*") if p.is_file()) <= 24e6
+    assert sum(p.stat().st_size for p in WEIGHTS.rglob("*") if p.is_file()) <= 32e6
     assert pipeline.tokenizer.model_max_length == 20
 
 
@@ -74,12 +74,9 @@ def test_autoencoder_reconstructs():
 
 
 def test_the_classifier_is_right_on_true_renders():
-    from prolific_core.toybox.evaluation.check import (
-        group,
-        right_answers,
-        right_relations,
-    )
+    from prolific_core.toybox.evaluation.answers import right_answers, right_relations
     from prolific_core.toybox.evaluation.classifier import load_classifier
+    from prolific_core.toybox.evaluation.groups import group
 
     classifier, single, pairs = load_classifier(), group("heldout", 128, seed=3), group("pairs", 128, seed=3)
     right = right_answers(classifier, single.truth, single.labels)
@@ -93,10 +90,12 @@ def test_the_check_has_every_number():
     from flows.cli.prior import table
     from prolific_core.toybox.evaluation.check import GOALS, measure
 
-    numbers = measure(count=40, steps=4, references=256)
+    shown = []
+    numbers = measure(count=40, steps=4, references=256, seeds=1, show=shown.append)
+    assert shown[0].shape == (18 * 2 * 8, 3, 64, 64)
     assert all(math.isfinite(numbers[name]) for name in GOALS)
     assert numbers["samples"] == 40 and 0.5 < numbers["nearest_neighbour_ratio"] < 3
-    assert numbers["unet_gflop"] < 0.6 and numbers["vae_encode_gflop"] < 0.3 and numbers["size_mb"] < 24
+    assert numbers["unet_gflop"] < 0.6 and numbers["vae_encode_gflop"] < 0.3 and numbers["size_mb"] < 32
     assert numbers["frechet_ratio_of_autoencoder"] < numbers["frechet_ratio"]
     lines = table(numbers).splitlines()
     assert (
