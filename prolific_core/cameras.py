@@ -13,8 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prolific_core.config import CameraConfig
-
-OVERHEAD = math.radians(60)  # elevation above which a view counts as an overhead view
+from prolific_core.view_names import height_of, view_names, view_of
 
 
 @dataclass(frozen=True)
@@ -223,15 +222,20 @@ def view_prompts(cameras: Cameras) -> list[str]:
     Returns:
         One of "front view", "side view", "back view" and "overhead view" per camera.
     """
+    return [f"{view_of(*angles)} view" for angles in cameras.angles()]
+
+
+def precise_view_prompts(cameras: Cameras) -> list[str]:
+    """Return words for each view that name the side, also between the front and the side, and the camera's height.
+
+    Args:
+        cameras: The cameras.
+
+    Returns:
+        Words such as "front left view, seen from a low angle", one per camera.
+    """
     words = []
     for azimuth, elevation in cameras.angles():
-        off_front = abs(math.remainder(azimuth, 2 * math.pi))
-        if elevation > OVERHEAD:
-            words.append("overhead view")
-        elif off_front <= math.radians(30):
-            words.append("front view")
-        elif off_front >= math.radians(150):
-            words.append("back view")
-        else:
-            words.append("side view")
+        view = view_names(view_of(azimuth, elevation), azimuth)[-1]
+        words.append(f"{view} view, seen from a {height_of(elevation)} angle")
     return words

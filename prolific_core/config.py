@@ -143,9 +143,9 @@ class GuidanceConfig(Section):
     prompt: str = Field(default="{prompt}", max_length=200)  # template, for example "a normal map of {prompt}"
     negative_prompt: str = Field(default="", max_length=500)
     # View-dependent prompting. `true` appends the paper's words, chosen by azimuth and elevation. `interpolated`
-    # interpolates their embeddings by azimuth (DreamFusion). It is always disabled in 360-degree scenes, whose cameras
-    # are inside the scene.
-    view_prompts: bool | Literal["interpolated"] = True
+    # interpolates their embeddings by azimuth (DreamFusion). `precise` also tells left from right and names the height.
+    # It is always disabled in 360-degree scenes, whose cameras are inside the scene.
+    view_prompts: bool | Literal["interpolated", "precise"] = True
     time: TimeConfig = TimeConfig()
     score: ScoreConfig = ScoreConfig()
 
@@ -286,7 +286,7 @@ class EvaluateConfig(Section):
     scorer: str | None = Field(default=None, max_length=1000)  # CLIP folder or model id; null uses the prior's scorer
     views: int = Field(default=8, ge=1, le=64)
     elevation: Elevation = 15.0
-    distance: Positive = 1.6  # world units
+    distance: Positive = 1.4  # world units
     fov: Fov = 45.0
     resolution: int = Field(default=256, ge=16, le=2048)  # pixels
     turntable_frames: int = Field(default=48, ge=2, le=1000)

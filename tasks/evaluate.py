@@ -14,6 +14,7 @@ from prolific_core.toybox.evaluation.ground_truth import (
     Views,
     against_truth,
     fronts,
+    own_distance,
     true_views,
 )
 from prolific_core.visualisation import contact_sheet, write_video
@@ -29,13 +30,14 @@ def run(stage: Stage) -> dict:
     place = {"elevation": config.elevation, "distance": config.distance, "fov": config.fov}
     orbit, turntable = (cameras.orbit(count, **place) for count in (config.views, config.turntable_frames))
     truth = true_views(text, orbit)
+    own = None if truth is None else own_distance(text, orbit, truth)
     paths = sorted(stage.input("export").glob("mesh*.glb"), key=lambda path: (len(path.stem), path.stem))
     results = []
     for index, path in enumerate(paths):
         mesh = load_glb(path, device=stage.device, backend=stage.config.system.backend)
         made = _render(stage, mesh, orbit)
         fit = {} if scorer is None else {"alignment": alignment(scorer, made.rgb, text)}
-        compared = {} if truth is None else against_truth(made, truth)
+        compared = {} if truth is None else against_truth(made, truth, own)
         results.append(fit | agreement(made.rgb, text) | fronts(text, made.rgb) | compared)
         suffix = "" if index == 0 else f"_{index}"
         sheet = contact_sheet(made.rgb)

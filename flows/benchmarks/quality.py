@@ -36,6 +36,7 @@ class Row:
     saturation_ratio: float | None = None
     saturation_error: float | None = None
     kernel_distance: float | None = None
+    kernel_distance_excess: float | None = None
     one_front: float | None = None
     alignment: float | None = None
 
@@ -47,6 +48,7 @@ COLUMNS = {
     "saturation_ratio": "saturation",
     "saturation_error": "saturation error",
     "kernel_distance": "kernel distance",
+    "kernel_distance_excess": "excess",
     "one_front": "Janus-free rate",
 }
 
@@ -121,6 +123,7 @@ def _initial(project: Project, prompt) -> dict:
         Views,
         against_truth,
         fronts,
+        own_distance,
         true_views,
     )
 
@@ -133,4 +136,6 @@ def _initial(project: Project, prompt) -> dict:
         image = field.render(views, look.resolution, background="white")
     made, truth = Views(image.rgb, image.opacity), true_views(prompt.text, views)
     found = agreement(made.rgb, prompt.text) | fronts(prompt.text, made.rgb)
-    return found | ({} if truth is None else against_truth(made, truth))
+    if truth is None:
+        return found
+    return found | against_truth(made, truth, own_distance(prompt.text, views, truth))

@@ -211,6 +211,8 @@ class Guidance:
         """
         if self.config.view_prompts == "interpolated":
             return view_prompts.interpolated(self.prior, self.prompt, cameras)
+        if self.config.view_prompts == "precise":
+            return view_prompts.precise(self.prior, self.prompt, cameras)
         if self.config.view_prompts:
             return view_prompts.stepped(self.prior, self.prompt, cameras)
         return self.prior.embed([self.prompt] * len(cameras))

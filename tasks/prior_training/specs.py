@@ -51,6 +51,7 @@ _RENDERS = (
     "prolific_core/toybox/files.py",
     "prolific_core/toybox/training/shards.py",
     "prolific_core/toybox/world",
+    "prolific_core/view_names.py",
 )
 _TRAINING = (*_RENDERS, "prolific_core/checkpoint.py", "prolific_core/toybox/training/loop.py")
 _TEXT = "prolific_core/toybox/training/text.py"

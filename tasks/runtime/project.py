@@ -33,6 +33,7 @@ _COMMON = (
     "prolific_core/config.py",
     "prolific_core/files.py",
     "prolific_core/seeding.py",
+    "prolific_core/view_names.py",
     "tasks/runtime/job.py",
     "tasks/runtime/machine.py",
     "tasks/runtime/stage.py",

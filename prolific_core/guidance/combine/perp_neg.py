@@ -15,12 +15,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prolific_core.cameras import OVERHEAD, Cameras
+from prolific_core.cameras import Cameras
 from prolific_core.config import GuidanceConfig
 from prolific_core.errors import InputError
 from prolific_core.guidance import view_prompts
 from prolific_core.guidance.base import Guidance
 from prolific_core.prior.noise_schedule import Latents, Times
+from prolific_core.view_names import OVERHEAD
 
 # Parameters (a, b, c) of the weights in the authors' code, which stable-dreamfusion and threestudio also use.
 SIDE_BACK_SIDE, SIDE_BACK_FRONT = (1, 0.5, -0.606), (1, 0.5, 0.967)

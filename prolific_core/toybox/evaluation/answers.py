@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prolific_core.toybox.evaluation.classifier import Classifier
-from prolific_core.toybox.world.details import side_of
 from prolific_core.toybox.world.draw import WITH_FRONT
 from prolific_core.toybox.world.scene import relative_place
+from prolific_core.view_names import side_of
 
 
 def right_answers(

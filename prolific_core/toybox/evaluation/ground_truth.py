@@ -7,6 +7,7 @@ world, and use the features of the Toybox classifier.
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -32,13 +33,14 @@ class Views:
     opacity: Float[Tensor, "views 1 height width"]
 
 
-def true_views(text: str, cameras: Cameras, count: int = 8) -> Views | None:
+def true_views(text: str, cameras: Cameras, count: int = 8, seed: int = 0) -> Views | None:
     """Render true objects that match a prompt.
 
     Args:
         text: Prompt.
         cameras: Cameras with the same field of view.
         count: Number of objects.
+        seed: Seed of the objects.
 
     Returns:
         One image per object and camera, or None if the prompt cannot be parsed.
@@ -52,7 +54,7 @@ def true_views(text: str, cameras: Cameras, count: int = 8) -> Views | None:
     over = {
         shade: [
             world.render(scene, cameras.c2w.numpy(), fov, Look(background=(shade, shade, shade)), SIZE)
-            for scene in world.sample(text, count)
+            for scene in world.sample(text, count, seed)
         ]
         for shade in (0.0, 1.0)
     }
@@ -60,17 +62,40 @@ def true_views(text: str, cameras: Cameras, count: int = 8) -> Views | None:
     return Views(white, (1 - (white - black).mean(1, keepdim=True)).clamp(0, 1))
 
 
-def against_truth(made: Views, truth: Views) -> dict[str, float]:
+def own_distance(text: str, cameras: Cameras, truth: Views, count: int = 64) -> float:
+    """Compute the kernel distance that a single true object has from the true objects of its prompt.
+
+    A single object cannot be as diverse as a set of them, so even a perfect object has a kernel distance above 0. For
+    prompts whose objects vary a lot, it is large.
+
+    Args:
+        text: Prompt that `true_views` can parse.
+        cameras: Cameras of `truth`.
+        truth: Views of true objects.
+        count: Number of single objects, none of which is among those of `truth`.
+
+    Returns:
+        The median of the kernel distances of the single objects.
+    """
+    singles = true_views(text, cameras, count, seed=1)
+    assert singles is not None
+    target = features(truth.rgb)
+    distances = [kernel_distance(one, target) for one in features(singles.rgb).split(len(cameras))]
+    return float(np.median(distances))
+
+
+def against_truth(made: Views, truth: Views, own: float | None = None) -> dict[str, float]:
     """Compare views of a generated object with views of true objects.
 
     Args:
         made: Views of the generated object.
         truth: Views of true objects of the same prompt.
+        own: The `own_distance` of the prompt.
 
     Returns:
         `occupied_ratio` and `saturation_ratio`, each the value of the generated object divided by that of the true
-        objects, and the `kernel_distance` between the features. The kernel distance is omitted if the classifier's
-        weights are not installed.
+        objects, the `kernel_distance` between the features and, if `own` is given, `kernel_distance_excess`, which is
+        the kernel distance minus `own`. The distances are omitted if the classifier's weights are not installed.
     """
     metrics = {
         "occupied_ratio": float(made.opacity.mean() / truth.opacity.mean()),
@@ -78,7 +103,9 @@ def against_truth(made: Views, truth: Views) -> dict[str, float]:
     }
     if not (TOYBOX / "classifier").is_dir():
         return metrics
-    return metrics | {"kernel_distance": kernel_distance(features(made.rgb), features(truth.rgb))}
+    distance = kernel_distance(features(made.rgb), features(truth.rgb))
+    excess = {} if own is None else {"kernel_distance_excess": distance - own}
+    return metrics | {"kernel_distance": distance} | excess
 
 
 def features(rgb: Float[Tensor, "views 3 height width"]) -> Float[Tensor, "views features"]:

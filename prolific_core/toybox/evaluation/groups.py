@@ -12,8 +12,8 @@ from prolific_core.toybox.params import HELD_OUT_SEED, RenderConfig
 from prolific_core.toybox.training.shards import to_float
 from prolific_core.toybox.world import draw as world
 from prolific_core.toybox.world.captions import article, normal_caption, pair_caption, with_view
-from prolific_core.toybox.world.details import side_of
 from prolific_core.toybox.world.draw import WITH_FRONT, Example
+from prolific_core.view_names import side_of
 
 RENDERS = RenderConfig()
 

@@ -17,9 +17,9 @@ from prolific_core.toybox.evaluation.classifier import HEADS, ClassifierNetwork
 from prolific_core.toybox.params import ClassifierConfig
 from prolific_core.toybox.training.loop import Training, run, warm_up_and_fall
 from prolific_core.toybox.training.shards import Shards, heldout_images, to_float
-from prolific_core.toybox.world.details import side_of
 from prolific_core.toybox.world.families import COLOURS, FAMILIES, WITH_FRONT
 from prolific_core.toybox.world.scene import PLACES, relative_place
+from prolific_core.view_names import side_of
 
 SECTORS = 12  # Sectors of the azimuth, which make the network tell apart views on both sides of a border.
 NAMES = {

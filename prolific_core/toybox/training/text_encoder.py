@@ -21,8 +21,9 @@ from prolific_core.toybox.params import TextConfig
 from prolific_core.toybox.training import text
 from prolific_core.toybox.training.loop import Training, run, warm_up_and_fall
 from prolific_core.toybox.training.shards import Shards
-from prolific_core.toybox.world.details import HEIGHTS, SIDES, TRAITS, Details, choose, describe
+from prolific_core.toybox.world.details import TRAITS, Details, choose, describe
 from prolific_core.toybox.world.draw import COLOURS, FAMILIES, KINDS, RELATIONS, VIEWS
+from prolific_core.view_names import HEIGHTS, SIDES
 
 #: What a caption can say, by fact. Index 0 stands for a caption that says nothing about the fact.
 FACTS: dict[str, tuple[str, ...]] = {

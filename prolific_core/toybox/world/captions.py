@@ -10,8 +10,7 @@ import numpy as np
 
 from prolific_core.toybox.world.families import COLOURS, FAMILIES
 from prolific_core.toybox.world.scene import RELATIONS
-
-VIEWS = ("front", "side", "back", "overhead")
+from prolific_core.view_names import VIEWS
 
 #: Words that later versions of the world may use. They are already in the vocabulary, so that the tokenizer does not
 #: have to change and existing weights can be trained further.
@@ -63,24 +62,6 @@ def held_out(family: str, colour: str) -> bool:
     if (family, colour) in KEEP:
         return False
     return hashlib.sha256(f"{family}/{colour}".encode()).digest()[0] % 10 == 0
-
-
-def view_of(azimuth: float, elevation: float) -> str:
-    """Return the name of the view from a given camera direction.
-
-    Args:
-        azimuth: Angle from the front, in radians.
-        elevation: Angle above the horizontal plane, in radians.
-
-    Returns:
-        One of `VIEWS`.
-    """
-    if elevation > np.radians(60):
-        return "overhead"
-    front = np.cos(azimuth)
-    if front >= np.cos(np.radians(30)):
-        return "front"
-    return "back" if front <= -np.cos(np.radians(30)) else "side"
 
 
 def article(text: str) -> str:

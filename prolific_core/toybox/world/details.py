@@ -7,20 +7,13 @@ dropped at random, so that short prompts still work.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from prolific_core.toybox.world.captions import with_view, without_view
 from prolific_core.toybox.world.families import COLOURS
-
-HEIGHTS = ("low", "medium", "high")
-
-#: Names of side views that are more precise than "side".
-SIDES = tuple(f"{side} {name}" for side in ("left", "right") for name in ("side", "profile")) + tuple(
-    f"{end} {side}" for side in ("left", "right") for end in ("front", "back")
-)
+from prolific_core.view_names import height_of, view_names
 
 #: Variants of the families, as the parts in families.py name them.
 TRAITS = (
@@ -37,55 +30,6 @@ TRAITS = (
     "with dots",
     "without dots",
 )
-
-LOW, HIGH = math.radians(10), math.radians(35)  # elevations that separate the heights
-PROFILE = math.radians(20)  # largest distance of a profile view from the exact side
-
-
-def view_names(view: str, azimuth: float) -> list[str]:
-    """Return the names of a view, from the general to the precise.
-
-    Left and right are the object's own sides. Its front faces +x, so its left side faces +y.
-
-    Args:
-        view: One of `captions.VIEWS`.
-        azimuth: Angle from the front, in radians.
-
-    Returns:
-        `view` itself and, for a side view, such names as "left side" and "front left" or "left profile".
-    """
-    if view != "side":
-        return [view]
-    azimuth = math.remainder(azimuth, 2 * math.pi)
-    side = "left" if azimuth > 0 else "right"
-    off_side = math.pi / 2 - abs(azimuth)
-    precise = f"{side} profile" if abs(off_side) <= PROFILE else f"{'front' if off_side > 0 else 'back'} {side}"
-    return [view, f"{side} side", precise]
-
-
-def side_of(view: str, azimuth: float) -> str:
-    """Return the name of a view that tells the left side from the right one.
-
-    Args:
-        view: One of `captions.VIEWS`.
-        azimuth: Angle from the front, in radians.
-
-    Returns:
-        "left side", "right side", or `view` itself if it is not a side view.
-    """
-    return view_names(view, azimuth)[:2][-1]
-
-
-def height_of(elevation: float) -> str:
-    """Return the name of the camera's height.
-
-    Args:
-        elevation: Angle above the horizontal plane, in radians.
-
-    Returns:
-        One of `HEIGHTS`.
-    """
-    return HEIGHTS[int(elevation >= LOW) + int(elevation > HIGH)]
 
 
 def nearest_colour(rgb: np.ndarray) -> str:

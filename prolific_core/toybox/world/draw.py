@@ -14,7 +14,6 @@ from jaxtyping import Float32, UInt8
 
 from prolific_core.toybox.params import SIZE, RenderConfig
 from prolific_core.toybox.world.captions import (
-    VIEWS,
     caption,
     held_out,
     known_words,
@@ -25,11 +24,11 @@ from prolific_core.toybox.world.captions import (
     parse_striped,
     striped_caption,
     suggest,
-    view_of,
 )
 from prolific_core.toybox.world.details import nearest_colour
 from prolific_core.toybox.world.families import COLOURS, FAMILIES, STACKABLE, WITH_FRONT
 from prolific_core.toybox.world.scene import DEFAULT_LOOK, RELATIONS, Look, Scene, pair, room, single_object
+from prolific_core.view_names import VIEWS, view_of
 
 __all__ = [
     "Example",

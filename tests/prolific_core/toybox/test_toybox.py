@@ -6,9 +6,10 @@ import pytest
 from prolific_core.toybox.params import RenderConfig
 from prolific_core.toybox.world import draw as world
 from prolific_core.toybox.world import scene, shapes
-from prolific_core.toybox.world.captions import KEEP, view_of
+from prolific_core.toybox.world.captions import KEEP
 from prolific_core.toybox.world.renderer import Tracer, orbit
 from prolific_core.toybox.world.scene import Look, relative_place
+from prolific_core.view_names import view_of
 
 
 def volume(s):

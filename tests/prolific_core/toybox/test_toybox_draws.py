@@ -10,6 +10,7 @@ from prolific_core.toybox.training import text
 from prolific_core.toybox.training.diffusion import Latents, towards_noise
 from prolific_core.toybox.world import captions
 from prolific_core.toybox.world import draw as world
+from prolific_core.view_names import VIEWS, view_of
 
 KINDS = ("colour", "normals", "pair", "room")
 
@@ -21,7 +22,7 @@ def shards(tmp_path_factory):
     labels = []
     for _ in range(600):
         azimuth, family = g.uniform(-np.pi, np.pi), str(g.choice(list(world.FAMILIES)))
-        view = captions.view_of(azimuth, 0.3)
+        view = view_of(azimuth, 0.3)
         labels.append(
             {
                 "kind": str(g.choice(KINDS)),
@@ -120,6 +121,6 @@ def test_every_row_of_a_batch_sees_every_noise_level(shards, monkeypatch, tmp_pa
 
 
 def test_a_view_can_be_taken_from_a_caption():
-    for view in captions.VIEWS:
+    for view in VIEWS:
         assert captions.without_view(captions.with_view("a red mug", view)) == "a red mug"
     assert captions.without_view("a front view") == "a front view"

@@ -6,7 +6,7 @@ import torch
 from prolific_core import cameras
 from prolific_core.toybox.evaluation import ground_truth as truth
 
-ORBIT = cameras.orbit(8, elevation=15, distance=1.6, fov=45)
+ORBIT = cameras.orbit(8, elevation=15, distance=1.4, fov=45)
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +29,19 @@ def test_the_truth_is_near_itself_and_other_objects_are_not(mugs):
     assert abs(same["occupied_ratio"] - 1) < 0.15 and abs(same["saturation_ratio"] - 1) < 0.05
     cubes = truth.true_views("a blue cube", ORBIT, count=3)
     assert truth.against_truth(cubes, mugs)["kernel_distance"] > 5 * abs(same["kernel_distance"])
+
+
+def test_a_true_object_has_no_excess(mugs):
+    own = truth.own_distance("a red mug", ORBIT, mugs, count=9)
+    singles = truth.true_views("a red mug", ORBIT, 9, seed=1)
+    excess = [
+        truth.against_truth(truth.Views(rgb, opacity), mugs, own)["kernel_distance_excess"]
+        for rgb, opacity in zip(singles.rgb.split(8), singles.opacity.split(8), strict=True)
+    ]
+    assert sorted(excess)[4] == pytest.approx(0, abs=1e-9) and own > 0
+    assert not torch.equal(singles.rgb[:8], mugs.rgb[:8])  # a true object is not compared with itself
+    cubes = truth.true_views("a blue cube", ORBIT, count=1)
+    assert truth.against_truth(cubes, mugs, own)["kernel_distance_excess"] > 3 * max(excess)
 
 
 def test_what_is_wrong_shows(mugs):
