@@ -219,7 +219,7 @@ class ClassifierConfig(Section):
     pair_features: int = Field(default=256, ge=4, le=4096)
     pairs: Fraction = 0.4
     precision: Precision = "bfloat16"
-    steps: Steps = 12_000
+    steps: Steps = 10_000
     batch: Batch = 64
     learning_rate: Rate = 2e-3
 
