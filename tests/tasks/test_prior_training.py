@@ -175,6 +175,28 @@ def test_a_killed_training_ends_in_the_same_bytes(trained, stage, file, tmp_path
     assert sha(root / "priors/tiny" / stage / file) == whole
 
 
+def test_a_finished_training_is_extended(trained, tmp_path):
+    """With more steps, it continues where the rate began to fall, and ends in the bytes of a single longer run."""
+    weights = []
+    for name, continues in (("extended", True), ("whole", False)):
+        root = tmp_path / name
+        shutil.copytree(trained.root, root, symlinks=True)
+        if not continues:
+            shutil.rmtree(root / ".state/priors/tiny/diffusion/checkpoints")
+        params = root / "priors/tiny/params.yaml"
+        params.write_text(yaml.safe_dump({**TINY, "system": {}, "diffusion": {**TINY["diffusion"], "steps": 36}}))
+        done = Clone(root).run("tasks.prior_training", "diffusion", "tiny", PROLIFIC_TRACKER="off")
+        assert done.returncode == 0, done.stderr
+        weights.append(sha(root / "priors/tiny/diffusion/unet/diffusion_pytorch_model.safetensors"))
+    assert weights[0] == weights[1]
+    assert weights[0] != sha(trained.root / "priors/tiny/diffusion/unet/diffusion_pytorch_model.safetensors")
+
+
+def test_nothing_of_this_machine_is_published(trained):
+    for path in (trained.root / "priors/tiny/model").rglob("*.json"):
+        assert str(trained.root) not in path.read_text() and "_name_or_path" not in path.read_text(), path
+
+
 def test_a_checkpoint_outlives_changes_of_code_but_not_of_what_is_learned(trained, tmp_path, monkeypatch):
     from tasks.prior_training import specs
     from tasks.prior_training.job import PriorStage

@@ -35,8 +35,11 @@ def publish(folder: Path, *, vae: Any, unet: Any, text_encoder: Any, scheduler: 
     """
     import diffusers
 
-    vae.half().save_pretrained(folder / "vae")
-    unet.half().save_pretrained(folder / "unet")
+    for name, model in (("vae", vae), ("unet", unet)):
+        model.half().save_pretrained(folder / name)
+        config = json.loads((folder / name / "config.json").read_text())
+        config.pop("_name_or_path", None)  # the folder that the model was loaded from, on this machine
+        write_json(folder / name / "config.json", config, indent=1)
     save_half(text_encoder, folder / "text_encoder")
     text.save(text.tokenizer(), folder / "tokenizer")
     scheduler.save_pretrained(folder / "scheduler")
