@@ -148,6 +148,13 @@ def test_interpolated_view_prompts_mix_embeddings_by_azimuth(prior):
     assert torch.equal(estimator(prior, view_prompts="interpolated", method="sds").embed_views(eyes), mixed)
 
 
+def test_precise_view_prompts_name_side_and_height(prior):
+    eyes = cameras.orbit(8, elevation=20, distance=1.4, fov=45)
+    embedded = estimator(prior, view_prompts="precise", method="sds").embed_views(eyes)
+    words = cameras.precise_view_prompts(eyes)
+    assert torch.equal(embedded, prior.embed([f"{PROMPT}, {word}" for word in words])) and len(set(words)) == 8
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

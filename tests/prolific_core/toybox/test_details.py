@@ -2,45 +2,12 @@
 
 import numpy as np
 
-from prolific_core import view_names
 from prolific_core.toybox.world import captions, details
 from prolific_core.toybox.world import draw as world
 from prolific_core.toybox.world.families import FAMILIES
 
 
-def degrees(*angles):
-    return [np.radians(angle) for angle in angles]
-
-
-def test_views_become_more_precise():
-    names = {angle: view_names.view_names("side", np.radians(angle)) for angle in (40, 90, 140, -40, -90, 220, 270)}
-    assert names[40] == ["side", "left side", "front left"]
-    assert names[90] == ["side", "left side", "left profile"]
-    assert names[140] == ["side", "left side", "back left"]
-    assert names[-40] == ["side", "right side", "front right"]
-    assert names[-90] == names[270] == ["side", "right side", "right profile"]
-    assert names[220] == ["side", "right side", "back right"]
-    assert view_names.view_names("front", 0.1) == ["front"] and view_names.side_of("front", 0.1) == "front"
-    assert {name for found in names.values() for name in found[1:]} == set(view_names.SIDES)
-
-
-def test_the_left_side_is_the_objects_own():
-    """From the left of a plane, which faces +x, its nose points to the left of the image."""
-    import trimesh  # noqa: F401 (a mesh of the world is one of trimesh's)
-
-    from prolific_core.toybox.world.renderer import orbit
-
-    azimuth = np.radians(90)
-    assert view_names.side_of("side", azimuth) == "left side"
-    pose = orbit(azimuth, 0.0, 1.4)
-    nose = np.linalg.inv(pose) @ [0.4, 0.0, 0.0, 1.0]
-    assert nose[0] < 0 and nose[2] < 0  # to the left, before the camera
-
-
-def test_heights_and_colours():
-    assert [view_names.height_of(angle) for angle in degrees(-5, 9, 11, 34, 36, 79)] == [
-        *("low", "low", "medium", "medium", "high", "high")
-    ]
+def test_colours_have_their_own_names():
     for name, rgb in world.COLOURS.items():
         assert details.nearest_colour(np.array(rgb)) == name
 

@@ -68,15 +68,6 @@ def test_fronts_face_x():
         assert mug[:, 1].max() > 1.2 * mug[:, 0].max()  # the handle is at +y: right, seen from the front
 
 
-def test_views():
-    assert view_of(0.0, 0.0) == "front"
-    assert view_of(np.radians(29), 0.2) == "front"
-    assert view_of(np.radians(31), 0.2) == "side"
-    assert view_of(np.radians(-90), 0.2) == "side"
-    assert view_of(np.radians(181), 0.2) == "back"
-    assert view_of(0.0, np.radians(61)) == "overhead"
-
-
 def test_captions_tell_the_truth():
     named = 0
     for k in range(60):
