@@ -6,7 +6,6 @@ as an uninterrupted run.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +147,7 @@ def run(
 
 
 def _resume(training: Training, state: Path, hold: int) -> int:
-    """Restore the latest checkpoint that a training has which is at the full rate until step `hold`.
+    """Restore the latest checkpoint whose steps are part of a training that is at the full rate until step `hold`.
 
     Returns:
         The number of completed steps.
@@ -156,16 +155,17 @@ def _resume(training: Training, state: Path, hold: int) -> int:
     Raises:
         InputError: If more steps than `hold` were done at the full rate.
     """
-    held = held_checkpoint(state)
-    at_full_rate = checkpoint.load(held)["step"] if held.exists() else None
-    if at_full_rate is not None and at_full_rate != hold:
-        if at_full_rate > hold:
-            raise InputError(
-                f"{at_full_rate} steps at the full learning rate are done, so the rate cannot fall from step {hold}; "
-                "raise `steps`, or delete the checkpoint to begin again"
-            )
-        shutil.move(held, state)  # The rate has fallen too early for this number of steps.
-    return training.load(state) if state.exists() else 0
+    held, done = held_checkpoint(state), training.load(state) if state.exists() else 0
+    at_full_rate = checkpoint.load(held)["step"] if held.exists() else done
+    if at_full_rate > hold:
+        raise InputError(
+            f"{at_full_rate} steps at the full learning rate are done, so the rate cannot fall from step {hold}; "
+            "raise `steps`, or delete the checkpoint to begin again"
+        )
+    if held.exists() and at_full_rate < hold:  # The rate fell too early for this number of steps.
+        held.replace(state)
+        done = training.load(state)
+    return done
 
 
 def held_checkpoint(state: Path) -> Path:

@@ -44,6 +44,15 @@ def test_a_training_cannot_end_before_what_is_done(tmp_path):
         trained(10, 4, tmp_path / "state.safetensors")
 
 
+def test_steps_can_be_lowered_while_the_rate_is_held(tmp_path):
+    state = tmp_path / "state.safetensors"
+    run = training(20, 5)
+    loop.run(run, steps=9, state=state, checkpoint_every=3)  # as if it had been killed after nine steps
+    with pytest.raises(InputError, match="9 steps at the full learning rate"):
+        trained(10, 4, state)
+    assert same(trained(15, 5, state), trained(15, 5, tmp_path / "whole.safetensors"))
+
+
 def test_the_rate_is_held_and_falls():
     rate = loop.hold_and_fall(1.0, 100, 10, 20)
     assert rate(0) == 0.1 and rate(50) == rate(80) == 1.0 and rate(90) == 0.5 and rate(100) == 0.0
