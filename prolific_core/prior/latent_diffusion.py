@@ -224,10 +224,6 @@ class LatentDiffusion(nn.Module):
             self._embeddings[text] = self.text_encoder(tokens.input_ids.to(self.device))[0]
         return torch.cat([self._embeddings[text] for text in texts])
 
-    def forget(self) -> None:
-        """Clear the cache of embeddings. Call this method after changing the text encoder's weights."""
-        self._embeddings.clear()
-
     def predict_noise(
         self,
         noisy: Latents,

@@ -112,7 +112,7 @@ class TextConfig(Section):
     """
 
     initial: Folder = None
-    width: int = Field(default=128, ge=8, le=4096)
+    width: int = Field(default=128, ge=8, le=4096, multiple_of=8)
     layers: int = Field(default=3, ge=1, le=48)
     heads: int = Field(default=4, ge=1, le=64)
     steps: Steps = 1500
@@ -132,14 +132,14 @@ class DiffusionConfig(Section):
         initial: Folder of a published model whose U-Net is trained further.
         channels: Channels of the three levels; multiples of 16, because each group norm has 16 groups.
         steps: Number of training steps.
-        fall: Number of steps at the end of the training over which the learning rate falls linearly to zero. `steps`
-            can be raised later: the training then continues from the step at which the rate began to fall.
+        decay: Number of steps at the end of the training over which the learning rate decays linearly to zero. `steps`
+            can be raised later: the training then continues from the step at which the decay began.
         batch: Images per step.
         learning_rate: Peak learning rate.
         warmup: Number of steps over which the learning rate rises.
         average_power: Exponent of the average of the weights (`training.loop.Training`).
-        precision: Precision of the U-Net's matrix products and convolutions in training. Not all processors are
-            faster with bfloat16.
+        precision: Precision of the U-Net's matrix products and convolutions in training. bfloat16 is faster only on
+            processors that support it.
         drop_caption: Fraction of the captions that are replaced by the empty caption, for classifier-free guidance.
         fronts: Fraction of each batch that is reserved for front and back views of coloured objects that have a front.
         named_views: Fraction of the captions that name the view, for objects that have a front. For all other
@@ -155,7 +155,7 @@ class DiffusionConfig(Section):
         default=[64, 96, 160], min_length=3, max_length=3
     )
     steps: Steps = 60_000
-    fall: Steps = 6_000
+    decay: Steps = 6_000
     batch: Batch = 32
     learning_rate: Rate = 1e-3
     warmup: int = Field(default=300, ge=1)

@@ -54,13 +54,13 @@ class PriorStage(Job):
         """Parameters that a checkpoint depends on: all but those that only say when the training ends."""
         sections = self.parameters
         if self.name == "diffusion":
-            sections["diffusion"] = {k: v for k, v in sections["diffusion"].items() if k not in ("steps", "fall")}
+            sections["diffusion"] = {k: v for k, v in sections["diffusion"].items() if k not in ("steps", "decay")}
         return sections
 
     def discard_checkpoint(self) -> None:
         """Delete the checkpoint except for the one from which a training with more steps continues."""
         for path in self.checkpoint.iterdir():
-            if not path.name.startswith("held-"):
+            if not path.name.startswith("stable-"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def input(self, name: str) -> Path:

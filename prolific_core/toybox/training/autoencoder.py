@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from prolific_core.toybox.files import save_array
 from prolific_core.toybox.params import SIZE, AutoencoderConfig
 from prolific_core.toybox.training import codec_init
-from prolific_core.toybox.training.loop import Training, run, warm_up_and_fall
+from prolific_core.toybox.training.loop import Training, run, warm_up_and_decay
 from prolific_core.toybox.training.shards import Shards, heldout_images, to_unit
 
 CHANNELS = (16, 32, 32)  # `codec_init` requires these channels.
@@ -211,7 +211,7 @@ def train(
         vae.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True
     )
     run(
-        Training(vae, optimizer, loss, warm_up_and_fall(config.learning_rate, config.steps), average=average),
+        Training(vae, optimizer, loss, warm_up_and_decay(config.learning_rate, config.steps), average=average),
         steps=config.steps,
         state=state,
         observe=observe,

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from prolific_core.files import write_atomically, write_json
 from prolific_core.toybox.evaluation.classifier import HEADS, ClassifierNetwork
 from prolific_core.toybox.params import ClassifierConfig
-from prolific_core.toybox.training.loop import Training, run, warm_up_and_fall
+from prolific_core.toybox.training.loop import Training, run, warm_up_and_decay
 from prolific_core.toybox.training.shards import Shards, heldout_images, to_float
 from prolific_core.toybox.world.families import COLOURS, FAMILIES, WITH_FRONT
 from prolific_core.toybox.world.scene import PLACES, relative_place
@@ -199,7 +199,7 @@ def train(
 
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=0.02, fused=True)
     run(
-        Training(network, optimizer, loss, warm_up_and_fall(config.learning_rate, config.steps), clip=2.0),
+        Training(network, optimizer, loss, warm_up_and_decay(config.learning_rate, config.steps), clip=2.0),
         steps=config.steps,
         state=state,
         observe=observe,

@@ -17,7 +17,7 @@ from torch import Tensor
 from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.toybox.params import DiffusionConfig
 from prolific_core.toybox.training import text
-from prolific_core.toybox.training.loop import Training, hold_and_fall, run
+from prolific_core.toybox.training.loop import Training, run, warm_up_stable_decay
 from prolific_core.toybox.training.shards import Shards
 from prolific_core.toybox.world.details import choose, describe
 from prolific_core.toybox.world.families import WITH_FRONT
@@ -70,8 +70,8 @@ def build_unet(config: DiffusionConfig, latent: int, text_width: int) -> Any:
 def build_scheduler() -> Any:
     """Build the cosine noise schedule with v-prediction.
 
-    At its last timestep, nothing of the image is left (zero terminal SNR; Lin et al., arXiv 2305.08891), so samples do
-    not inherit the mean brightness of their initial noise.
+    At its last timestep, nothing of the image is left, and sampling starts there. Otherwise, samples would inherit the
+    mean brightness of their initial noise (Lin et al., arXiv 2305.08891).
 
     Returns:
         A `diffusers.DDIMScheduler`.
@@ -85,6 +85,7 @@ def build_scheduler() -> Any:
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,
+        timestep_spacing="trailing",
     )
 
 
@@ -190,7 +191,8 @@ def train(
     from diffusers.models.attention_processor import AttnProcessor
 
     torch.manual_seed(seed)  # This affects only the initial weights, because each step seeds its own generator.
-    tok, data = text.tokenizer(), Latents(shards, latents, text.tokenizer(), config)
+    tok = text.tokenizer()
+    data = Latents(shards, latents, tok, config)
     unet, average = (
         build_unet(config, vae.config.latent_channels, text_encoder.config.hidden_size).to(
             memory_format=torch.channels_last
@@ -206,8 +208,8 @@ def train(
         g = np.random.default_rng((seed, step))
         z, ids = data.batch(g, config.batch)
         noise = torch.from_numpy(g.standard_normal(z.shape, dtype=np.float32))
-        # Stratifying the times over the batch reduces the variance of the loss. Their order is random, because the
-        # images of a batch are not.
+        # Stratifying the times over the batch reduces the variance of the loss. The times are permuted, because the
+        # first rows of a batch are always fronts and backs.
         u = (g.permutation(len(z)) + g.random()) / len(z)
         t = torch.from_numpy((towards_noise(u, config.time_shift) * prior.schedule.length).astype(np.int64))
         noisy, target = prior.schedule.add_noise(z, noise, t), prior.schedule.target(z, noise, t)
@@ -218,7 +220,6 @@ def train(
         return (v.float() - target).square().mean()
 
     def sample(step: int) -> dict:
-        prior.forget()
         prompts = [prompt for prompt in PROMPTS for _ in range(4)]
         show(prior.sample(prompts, steps=20, generator=torch.Generator().manual_seed(0)), step)
         return {}
@@ -226,7 +227,7 @@ def train(
     optimizer = torch.optim.AdamW(
         unet.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
     )
-    rate = hold_and_fall(config.learning_rate, config.steps, config.warmup, config.fall)
+    rate = warm_up_stable_decay(config.learning_rate, config.steps, config.warmup, config.decay)
     run(
         Training(unet, optimizer, loss, rate, average=average, power=config.average_power),
         steps=config.steps,
@@ -234,6 +235,6 @@ def train(
         observe=observe,
         evaluate=sample,
         evaluate_every=config.sample_every,
-        fall=config.fall,
+        decay=config.decay,
     )
     return prior

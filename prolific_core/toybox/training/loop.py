@@ -67,30 +67,40 @@ class Training:
                 torch._foreach_lerp_(averaged, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         return loss.detach()
 
-    def save(self, path: Path, step: int) -> None:
+    def save(self, path: Path, step: int, schedule: tuple[int, int]) -> None:
         """Write a checkpoint.
 
         Args:
             path: File to write.
             step: Number of completed steps.
+            schedule: Total number of steps, and the step at which the learning rate begins to decay.
         """
-        state = {"step": step, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state = {
+            "step": step,
+            "schedule": list(schedule),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
         if self.average is not None:
             state["average"] = self.average.state_dict()
         checkpoint.save(path, state)
 
-    def load(self, path: Path) -> int:
+    def load(self, state: dict) -> int:
         """Restore a checkpoint.
 
         Args:
-            path: File to read.
+            state: Contents of the checkpoint.
 
         Returns:
             The number of completed steps.
         """
-        state = checkpoint.load(path)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        # A checkpoint stores contiguous tensors. The fused optimizer needs moments with the parameters' memory format.
+        for parameter, moments in self.optimizer.state.items():
+            for name, value in moments.items():
+                if value.shape == parameter.shape:
+                    moments[name] = torch.empty_like(parameter).copy_(value)
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         return state["step"]
@@ -106,13 +116,12 @@ def run(
     observe_every: int = 50,
     evaluate_every: int = 500,
     checkpoint_every: int = 250,
-    fall: int | None = None,
+    decay: int | None = None,
 ) -> None:
     """Train a model, resuming from its checkpoint if one exists.
 
-    If `fall` is given, a second checkpoint (`held_checkpoint`) is kept from the step at which the learning rate begins
-    to fall. A training with more steps continues from it, with the same result as if it had had these steps from the
-    start.
+    If `decay` is given, a second checkpoint (`stable_checkpoint`) is kept from the step at which the learning rate begins
+    to decay. A training with more steps continues from it and gives the same result as a single run of that length.
 
     Args:
         training: Model to train, with its optimizer and loss.
@@ -123,12 +132,18 @@ def run(
         observe_every: Number of steps between two reports of the mean loss and the learning rate to `observe`.
         evaluate_every: Number of steps between two calls of `evaluate`, which is also called after the last step.
         checkpoint_every: Number of steps between two checkpoints; one is also written after the last step.
-        fall: Number of steps at the end of the training over which the learning rate falls, if it is constant before.
+        decay: Number of final steps over which the learning rate decays, if it does not depend on `steps` before them;
+            None if the whole schedule depends on `steps`.
+
+    Raises:
+        InputError: If more steps than `steps` - `decay` were done at the full learning rate.
     """
-    hold, held = steps if fall is None else max(0, steps - fall), held_checkpoint(state)
-    done = _resume(training, state, hold)
+    schedule = steps, steps if decay is None else max(0, steps - decay)
+    done = _resume(training, state, schedule)
     losses: list[Tensor] = []
     while done < steps:
+        if decay is not None and done == schedule[1]:
+            training.save(stable_checkpoint(state), done, schedule)
         losses.append(training.step(done))
         done += 1
         last = done == steps
@@ -140,36 +155,36 @@ def run(
             values |= evaluate(done)
         if values:
             observe(done, values)
-        if fall is not None and done == hold:
-            training.save(held, done)
         if done % checkpoint_every == 0 or last:
-            training.save(state, done)
+            training.save(state, done, schedule)
 
 
-def _resume(training: Training, state: Path, hold: int) -> int:
-    """Restore the latest checkpoint whose steps are part of a training that is at the full rate until step `hold`.
+def _resume(training: Training, state: Path, schedule: tuple[int, int]) -> int:
+    """Restore the latest checkpoint that a single run with the same schedule would also reach.
 
     Returns:
         The number of completed steps.
 
     Raises:
-        InputError: If more steps than `hold` were done at the full rate.
+        InputError: If there are checkpoints, but none that such a run would reach.
     """
-    held, done = held_checkpoint(state), training.load(state) if state.exists() else 0
-    at_full_rate = checkpoint.load(held)["step"] if held.exists() else done
-    if at_full_rate > hold:
+    found = [checkpoint.load(path) for path in (state, stable_checkpoint(state)) if path.exists()]
+    usable = [
+        one
+        for one in found
+        if one["schedule"] == list(schedule) or one["step"] <= min(schedule[1], one["schedule"][1])  # at the full rate
+    ]
+    if found and not usable:
+        full = min(one["step"] for one in found)
         raise InputError(
-            f"{at_full_rate} steps at the full learning rate are done, so the rate cannot fall from step {hold}; "
-            "raise `steps`, or delete the checkpoint to begin again"
+            f"{state} has {full} steps at the full learning rate, which would now decay from step {schedule[1]}; "
+            f"set steps to at least {full + schedule[0] - schedule[1]}, or delete the folder of the checkpoint"
         )
-    if held.exists() and at_full_rate < hold:  # The rate fell too early for this number of steps.
-        held.replace(state)
-        done = training.load(state)
-    return done
+    return training.load(max(usable, key=lambda one: one["step"])) if usable else 0
 
 
-def held_checkpoint(state: Path) -> Path:
-    """Return the path of the checkpoint from the step at which the learning rate begins to fall.
+def stable_checkpoint(state: Path) -> Path:
+    """Return the path of the checkpoint from the step at which the learning rate begins to decay.
 
     Args:
         state: Path of the latest checkpoint.
@@ -177,41 +192,35 @@ def held_checkpoint(state: Path) -> Path:
     Returns:
         A path in the same folder.
     """
-    return state.with_name(f"held-{state.name}")
+    return state.with_name(f"stable-{state.name}")
 
 
-def hold_and_fall(peak: float, steps: int, warmup: int, fall: int) -> Callable[[int], float]:
+def warm_up_stable_decay(peak: float, steps: int, warmup: int, decay: int) -> Callable[[int], float]:
     """Return a learning rate schedule with a linear warmup, a constant phase and a linear decay to zero.
 
-    Unlike in `warm_up_and_fall`, the rate before the decay does not depend on the number of steps.
+    Before the decay, the learning rate does not depend on the number of steps (Hu et al., arXiv 2404.06395, section 4).
 
     Args:
         peak: Learning rate after the warmup.
         steps: Total number of steps.
         warmup: Number of steps over which the learning rate rises.
-        fall: Number of steps over which the learning rate falls.
+        decay: Number of steps over which the learning rate decays.
 
     Returns:
         A function that maps a step to its learning rate.
     """
-    return lambda step: peak * min(1.0, (step + 1) / warmup, max(0.0, (steps - step) / fall))
+    return lambda step: peak * min(1.0, (step + 1) / warmup, max(0.0, (steps - step) / decay))
 
 
-def warm_up_and_fall(peak: float, steps: int, warmup: int = 100, hold: float = 0.0) -> Callable[[int], float]:
-    """Return a learning rate schedule with a linear warmup, a constant phase and a linear decay to zero.
+def warm_up_and_decay(peak: float, steps: int, warmup: int = 100) -> Callable[[int], float]:
+    """Return a learning rate schedule with a linear warmup and a linear decay to zero.
 
     Args:
         peak: Learning rate after the warmup.
         steps: Total number of steps.
         warmup: Number of steps over which the learning rate rises.
-        hold: Fraction of the steps after which the learning rate starts to decay, unless the warmup is longer.
 
     Returns:
         A function that maps a step to its learning rate.
     """
-
-    def rate(step: int) -> float:
-        begin = max(warmup, hold * steps)
-        return peak * min(1.0, (step + 1) / warmup, max(0.0, (steps - step) / max(steps - begin, 1)))
-
-    return rate
+    return lambda step: peak * min(1.0, (step + 1) / warmup, max(0.0, (steps - step) / max(steps - warmup, 1)))

@@ -19,7 +19,7 @@ from torch import Tensor
 from prolific_core.files import write_json
 from prolific_core.toybox.params import SIZE, ScorerConfig
 from prolific_core.toybox.training import text
-from prolific_core.toybox.training.loop import Training, run, warm_up_and_fall
+from prolific_core.toybox.training.loop import Training, run, warm_up_and_decay
 from prolific_core.toybox.training.publish import save_half
 from prolific_core.toybox.training.shards import Shards, heldout_images, to_unit
 from prolific_core.toybox.world.captions import article
@@ -183,7 +183,7 @@ def train(
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
     run(
-        Training(model, optimizer, loss, warm_up_and_fall(config.learning_rate, config.steps)),
+        Training(model, optimizer, loss, warm_up_and_decay(config.learning_rate, config.steps)),
         steps=config.steps,
         state=state,
         observe=observe,

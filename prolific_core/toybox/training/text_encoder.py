@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from prolific_core.toybox.params import TextConfig
 from prolific_core.toybox.training import text
-from prolific_core.toybox.training.loop import Training, run, warm_up_and_fall
+from prolific_core.toybox.training.loop import Training, run, warm_up_and_decay
 from prolific_core.toybox.training.shards import Shards
 from prolific_core.toybox.world.details import TRAITS, Details, choose, describe
 from prolific_core.toybox.world.draw import COLOURS, FAMILIES, KINDS, RELATIONS, VIEWS
@@ -201,7 +201,7 @@ def train(
 
     optimizer = torch.optim.AdamW(reader.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
     run(
-        Training(reader, optimizer, loss, warm_up_and_fall(config.learning_rate, config.steps)),
+        Training(reader, optimizer, loss, warm_up_and_decay(config.learning_rate, config.steps)),
         steps=config.steps,
         state=state,
         observe=observe,
