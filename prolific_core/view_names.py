@@ -13,8 +13,8 @@ SIDES = tuple(f"{side} {name}" for side in ("left", "right") for name in ("side"
 HEIGHTS = ("low", "medium", "high")
 
 OVERHEAD = math.radians(60)  # elevation above which a view is an overhead view
-END = math.radians(30)  # largest distance of a front or back view from the exact front or back
-PROFILE = math.radians(20)  # largest distance of a profile view from the exact side
+END = math.radians(30)  # largest angle between a front or back view and the exact direction
+PROFILE = math.radians(20)  # largest angle between a profile view and the exact side
 LOW, HIGH = math.radians(10), math.radians(35)  # elevations that separate the heights
 
 

@@ -55,8 +55,12 @@ def check(
         typer.Option(metavar="FOLDER", help="A model of the Toybox world. By default, the packaged model is checked."),
     ] = None,
     samples: Annotated[int, typer.Option(metavar="N", min=40, help="The number of images to sample.")] = 1000,
-    picture: Annotated[
-        Path | None, typer.Option("--picture", metavar="FILE", help="Write samples beside true renders as a PNG file.")
+    image: Annotated[
+        Path | None, typer.Option("--image", metavar="FILE", help="Write samples beside true renders as a PNG file.")
+    ] = None,
+    classifier: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="The classifier to use. By default, the packaged one is used."),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -74,17 +78,22 @@ def check(
     from tasks.runtime.machine import set_up_torch
     from tasks.runtime.records import EtaEstimator
 
-    picture = picture and picture.resolve()  # Reading the parameters changes the working directory.
-    if picture and not picture.parent.is_dir():
-        raise InputError(f"--picture: the folder {picture.parent} does not exist")
+    # Reading the parameters changes the working directory.
+    image, classifier = image and image.resolve(), classifier and classifier.resolve()
+    if image and not image.parent.is_dir():
+        raise InputError(f"--image: the folder {image.parent} does not exist")
+    if classifier and not (classifier / "config.json").is_file():
+        raise InputError(
+            f"--classifier must be the folder of a classifier, which contains config.json, got {classifier}"
+        )
     shared = _shared_config()
     folder = Path(locate(prior or "toybox"))
     if not folder.is_dir():
         raise InputError(f"--prior must be the folder of a model of the Toybox world, got {prior}")
 
     def show(images) -> None:
-        if picture:
-            save_png(picture, contact_sheet(images, columns=16))
+        if image:
+            save_png(image, contact_sheet(images, columns=16))
 
     set_up_torch(shared.system.threads, "cpu")
     console, eta = Console("check"), EtaEstimator()
@@ -92,7 +101,7 @@ def check(
     def progress(done: int, total: int) -> None:
         console.step(done, total, eta.left(done, total))
 
-    numbers = measure(folder, samples, progress=progress, show=show)
+    numbers = measure(folder, samples, classifier=classifier, progress=progress, show=show)
     console.close()
     print(table(numbers))
     if json:
@@ -134,7 +143,7 @@ def table(numbers: dict) -> str:
         f"{numbers['two_sample_accuracy_raw']:.3f}.",
         f"Accuracy of the classifier on true renders and on {numbers['samples']} samples at CFG {numbers['cfg']:g}:",
     ]
-    for group, accuracy in numbers["shares"].items():
+    for group, accuracy in numbers["accuracies"].items():
         heads = (f"{head} {accuracy['truth'][head]:.2f} {accuracy['samples'][head]:.2f}" for head in accuracy["truth"])
         lines.append(f"  {group:8} ({accuracy['count']}) " + ", ".join(heads))
     return "\n".join(lines)

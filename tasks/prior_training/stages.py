@@ -98,6 +98,7 @@ def model(job: PriorStage) -> dict:
     )
     from transformers import CLIPTextModel
 
+    from prolific_core.files import write_json
     from prolific_core.toybox.training.publish import publish, write_model_card
 
     diffusion = job.input("diffusion")
@@ -108,6 +109,8 @@ def model(job: PriorStage) -> dict:
         text_encoder=CLIPTextModel.from_pretrained(job.input("text")),
         scheduler=DDIMScheduler.from_pretrained(diffusion / "scheduler"),
     )
+    # `prolific prior check` renders the truth with the same parameters.
+    write_json(job.output / "render.json", job.runs.config.render.model_dump(mode="json"), indent=1)
     for part in ("scorer", "classifier"):
         ignored = shutil.ignore_patterns("manifest.json", "metrics.json")
         shutil.copytree(job.input(part), job.output / part, ignore=ignored)

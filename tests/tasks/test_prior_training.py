@@ -21,7 +21,7 @@ TINY = {
     "diffusion": {
         "steps": 30,
         "batch": 4,
-        "fall": 10,
+        "decay": 10,
         "channels": [16, 16, 32],
         "warmup": 2,
         "sample_every": 20,

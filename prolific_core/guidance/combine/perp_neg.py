@@ -35,11 +35,16 @@ def check(config: GuidanceConfig) -> None:
         config: Parameters of the guidance.
 
     Raises:
-        InputError: `config.view_prompts` is false.
+        InputError: `config.view_prompts` is false or "precise".
     """
     if not config.view_prompts:
         raise InputError(
             "guidance.combine = 'perp_neg': view_prompts must be enabled; set view_prompts: true, or combine: cfg"
+        )
+    if config.view_prompts == "precise":
+        raise InputError(
+            "guidance.combine = 'perp_neg': its negative prompts are front, side and back views, which 'precise' does "
+            "not use; set view_prompts: true, or combine: cfg"
         )
 
 

@@ -25,7 +25,7 @@ def right_answers(
     Returns:
         Accuracies under the keys "family" (all images), "colour" (coloured images), "view" (images of families with a
         front, where left and right sides count as one view) and "side" (images from the side of families with a front,
-        where the side must be the right one). An accuracy is omitted if it applies to none of the images.
+        where the side must be the right one). An accuracy is NaN if it applies to none of the images.
     """
     right: dict[str, list[bool]] = {"family": [], "colour": [], "view": [], "side": []}
     for answer, label in zip(classifier.answers(images), labels, strict=True):
@@ -36,7 +36,7 @@ def right_answers(
             right["view"].append(answer["view"].split()[-1] == label["view"])
             if label["view"] == "side":
                 right["side"].append(answer["view"] == side_of("side", label["azimuth"]))
-    return {head: float(np.mean(values)) for head, values in right.items() if values}
+    return {head: float(np.mean(values)) if values else float("nan") for head, values in right.items()}
 
 
 def right_relations(

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -84,6 +83,21 @@ def training_renders(
     return torch.cat(found)
 
 
+def renders_of(folder: Path) -> RenderConfig:
+    """Load the parameters of the renders on which a model was trained.
+
+    Args:
+        folder: Model folder, which contains them in render.json. Models without this file were trained on renders with
+        the
+            default parameters.
+
+    Returns:
+        The parameters.
+    """
+    path = folder / "render.json"
+    return RenderConfig.model_validate_json(path.read_text()) if path.is_file() else RenderConfig()
+
+
 def sample(
     prior: LatentDiffusion, groups: dict[str, Group], cfg: float, steps: int, progress: Callable[[int], None]
 ) -> dict[str, Float[Tensor, "images 3 64 64"]]:
@@ -117,7 +131,7 @@ def measure(
     steps: int = 20,
     references: int = REFERENCES,
     seeds: int = two_sample.SEEDS,
-    data: RenderConfig | None = None,
+    classifier: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     show: Callable[[Float[Tensor, "images 3 height width"]], None] = lambda images: None,
 ) -> dict:
@@ -130,16 +144,15 @@ def measure(
         steps: Number of DDIM steps.
         references: Number of training renders for the nearest-neighbour ratio.
         seeds: Number of repetitions of the two-sample test.
-        data: Parameters of the renders with which the model was trained; those of the shipped prior by default.
+        classifier: Folder of the classifier; by default, that of the packaged model, so that all priors are compared by
+            the same classifier.
         progress: Callback that receives the finished work and the total work.
         show: Callback that receives the images of `grid`.
 
     Returns:
         Metrics by name, starting with those of `GOALS` in the same order.
     """
-    data = data or RenderConfig()
-    prior = LatentDiffusion.load(str(folder))
-    classifier = load_classifier(folder / "classifier" if (folder / "classifier").is_dir() else None)
+    data, prior, judge = renders_of(folder), LatentDiffusion.load(str(folder)), load_classifier(classifier)
     networks = two_sample.FOLDS * (seeds + 2)
     advance = _Progress(1.5 * count + references / 50 + networks * count / 25, progress)
     groups = {name: group(name, round(count * fraction), data) for name, (*_, fraction) in GROUPS.items()}
@@ -150,18 +163,19 @@ def measure(
     show(grid(samples, truth, labels))
     plain = torch.cat(list(sample(prior, groups, 1.0, steps, lambda made: advance.add(made / 2)).values()))
     coded = recode(prior, truth)
-    out = dict.fromkeys(GOALS, float("nan")) | _agreements(classifier, groups, guided)
+    others = torch.cat([group(name, len(g.labels), data, HELD_OUT_SEED + 6).truth for name, g in groups.items()])
+    out = dict.fromkeys(GOALS, float("nan")) | _agreements(judge, groups, guided)
     out["psnr_db"] = float(-10 * torch.log10((coded - truth).square().mean()))
-    for name, images in (("", samples), ("_cfg1", plain), ("_of_autoencoder", coded)):
-        out[f"frechet_ratio{name}"] = frechet_ratio(classifier, images, truth, labels)
+    for name, images in (("", samples), ("_cfg1", plain), ("_of_autoencoder", coded), ("_of_truth", others)):
+        out[f"frechet_ratio{name}"] = frechet_ratio(judge, images, truth, labels)
         out[f"sharpness_ratio{name}"] = sharpness_ratio(images, truth)
+        out[f"sharpness_ratio_p98{name}"] = sharpness_ratio(images, truth, 0.98)
     seen = training_renders(references, data, lambda rendered: advance.add(rendered / 50))
     out["nearest_neighbour_ratio"] = nearest_neighbour_ratio(samples, truth, seen)
-    others = [group(name, len(g.labels), data, HELD_OUT_SEED + 6).truth for name, g in groups.items()]
     for name, made, true, repetitions in (
         ("", samples, coded, seeds),
         ("_raw", samples, truth, 1),
-        ("_of_truth", recode(prior, torch.cat(others)), coded, 1),
+        ("_of_truth", recode(prior, others), coded, 1),
     ):
         tell = two_sample.accuracy(made, true, repetitions, lambda: advance.add(count / 25))
         out[f"two_sample_accuracy{name}"] = tell
@@ -213,28 +227,27 @@ def grid(
 def _agreements(classifier: Classifier, groups: dict[str, Group], made: dict[str, Tensor]) -> dict:
     """Return the classifier agreements.
 
-    The key "shares" holds the accuracies from which the agreements are computed.
+    The key "accuracies" holds the accuracies from which the agreements are computed.
     """
-    fractions, out = {}, {}
-    for name, g in groups.items():
-        right = right_relations if name == "pairs" else right_answers
-        fractions[name] = {
-            "truth": right(classifier, g.truth, g.labels),
-            "samples": right(classifier, made[name], g.labels),
-            "count": len(g.labels),
+
+    def accuracies(*names: str) -> dict:
+        """Return the accuracies on the images of some groups together."""
+        right = right_relations if names == ("pairs",) else right_answers
+        labels = [label for name in names for label in groups[name].labels]
+        return {
+            "truth": right(classifier, torch.cat([groups[name].truth for name in names]), labels),
+            "samples": right(classifier, torch.cat([made[name] for name in names]), labels),
+            "count": len(labels),
         }
 
-    def agreement(head: str, *names: str) -> float:
-        """Return the agreement over several groups, weighted by their sizes."""
-        weight = [fractions[name]["count"] for name in names]
-        got, true = (
-            np.average([fractions[name][source][head] for name in names], weights=weight)
-            for source in ("samples", "truth")
-        )
-        return float(got / max(true, 1e-9))
+    of, out = {name: accuracies(name) for name in groups}, {}
+    of["single"] = accuracies("trained", "heldout")
+
+    def agreement(head: str, name: str) -> float:
+        return float(of[name]["samples"][head] / max(of[name]["truth"][head], 1e-9))
 
     for head in ("family", "colour", "view", "side"):
-        out[f"{head}_agreement"] = agreement(head, "trained", "heldout")
+        out[f"{head}_agreement"] = agreement(head, "single")
         out[f"heldout_{head}_agreement"] = agreement(head, "heldout")
         out[f"trained_{head}_agreement"] = agreement(head, "trained")
     out["relation_agreement"] = agreement("relation", "pairs")
@@ -244,7 +257,7 @@ def _agreements(classifier: Classifier, groups: dict[str, Group], made: dict[str
     out["heldout_gap"] = max(
         out[f"trained_{head}_agreement"] - out[f"heldout_{head}_agreement"] for head in ("family", "colour")
     )
-    return out | {"shares": fractions}
+    return out | {"accuracies": {name: of[name] for name in groups}}
 
 
 def _scorer(folder: Path) -> dict:

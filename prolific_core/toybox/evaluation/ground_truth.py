@@ -45,24 +45,27 @@ def true_views(text: str, cameras: Cameras, count: int = 8, seed: int = 0) -> Vi
     Returns:
         One image per object and camera, or None if the prompt cannot be parsed.
     """
+    white, black = (_over(shade, text, cameras, count, seed) for shade in (1.0, 0.0))
+    if white is None or black is None:
+        return None
+    return Views(white, (1 - (white - black).mean(1, keepdim=True)).clamp(0, 1))
+
+
+def _over(
+    shade: float, text: str, cameras: Cameras, count: int, seed: int
+) -> Float[Tensor, "views 3 height width"] | None:
+    """Render true objects over a grey background, or return None if the prompt cannot be parsed."""
     from prolific_core.toybox.world import draw as world
     from prolific_core.toybox.world.scene import Look
 
     if world.parse(text) is None:
         return None
-    fov = float(cameras.fov[0])
-    over = {
-        shade: [
-            world.render(scene, cameras.c2w.numpy(), fov, Look(background=(shade, shade, shade)), SIZE)
-            for scene in world.sample(text, count, seed)
-        ]
-        for shade in (0.0, 1.0)
-    }
-    white, black = (torch.cat([torch.from_numpy(images) for images in over[shade]]) for shade in (1.0, 0.0))
-    return Views(white, (1 - (white - black).mean(1, keepdim=True)).clamp(0, 1))
+    look, poses, fov = Look(background=(shade, shade, shade)), cameras.c2w.numpy(), float(cameras.fov[0])
+    images = [world.render(scene, poses, fov, look, SIZE) for scene in world.sample(text, count, seed)]
+    return torch.cat([torch.from_numpy(part) for part in images])
 
 
-def own_distance(text: str, cameras: Cameras, truth: Views, count: int = 64) -> float:
+def own_distance(text: str, cameras: Cameras, truth: Views, count: int = 64) -> float | None:
     """Compute the kernel distance that a single true object has from the true objects of its prompt.
 
     A single object cannot be as diverse as a set of them, so even a perfect object has a kernel distance above 0. For
@@ -75,12 +78,14 @@ def own_distance(text: str, cameras: Cameras, truth: Views, count: int = 64) -> 
         count: Number of single objects, none of which is among those of `truth`.
 
     Returns:
-        The median of the kernel distances of the single objects.
+        The median of the kernel distances of the single objects, or None if the prompt cannot be parsed or the
+        classifier's weights are not installed.
     """
-    singles = true_views(text, cameras, count, seed=1)
-    assert singles is not None
+    singles = _over(1.0, text, cameras, count, seed=1)
+    if singles is None or not (TOYBOX / "classifier").is_dir():
+        return None
     target = features(truth.rgb)
-    distances = [kernel_distance(one, target) for one in features(singles.rgb).split(len(cameras))]
+    distances = [kernel_distance(one, target) for one in features(singles).split(len(cameras))]
     return float(np.median(distances))
 
 

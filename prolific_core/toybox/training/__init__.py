@@ -1,1 +1,1 @@
-"""Training of the Toybox models: autoencoder, diffusion model, scorer and classifier."""
+"""Training of the Toybox models: autoencoder, text encoder, diffusion model, scorer and classifier."""

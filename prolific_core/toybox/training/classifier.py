@@ -21,7 +21,7 @@ from prolific_core.toybox.world.families import COLOURS, FAMILIES, WITH_FRONT
 from prolific_core.toybox.world.scene import PLACES, relative_place
 from prolific_core.view_names import side_of
 
-SECTORS = 12  # Sectors of the azimuth, which make the network tell apart views on both sides of a border.
+SECTORS = 12  # Number of azimuth sectors, an auxiliary target that teaches angles near the borders of views.
 NAMES = {
     "family": list(FAMILIES),
     "colour": list(COLOURS),

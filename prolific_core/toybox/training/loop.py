@@ -120,8 +120,9 @@ def run(
 ) -> None:
     """Train a model, resuming from its checkpoint if one exists.
 
-    If `decay` is given, a second checkpoint (`stable_checkpoint`) is kept from the step at which the learning rate begins
-    to decay. A training with more steps continues from it and gives the same result as a single run of that length.
+    If `decay` is given, a second checkpoint (`stable_checkpoint`) is kept from the step at which the learning rate
+    begins to decay. A training with more steps continues from it and gives the same result as a single run of that
+    length.
 
     Args:
         training: Model to train, with its optimizer and loss.

@@ -166,7 +166,9 @@ def train(
     if config.initial:
         from transformers import CLIPModel
 
-        model.load_state_dict(CLIPModel.from_pretrained(Path(config.initial) / "scorer").float().state_dict())
+        initial = CLIPModel.from_pretrained(Path(config.initial) / "scorer").float().state_dict()
+        own = {name: value for name, value in initial.items() if not name.startswith("text_model.")}
+        model.load_state_dict(own, strict=False)
     data = Shards(shards)
     tokens = [text.encode(tok, [label["caption"] for label in labels]).to(torch.int16) for labels in data.labels]
     # Captions with the same meaning must not be negative examples of each other.

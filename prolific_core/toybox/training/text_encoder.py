@@ -17,16 +17,18 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prolific_core.errors import InputError
 from prolific_core.toybox.params import TextConfig
 from prolific_core.toybox.training import text
 from prolific_core.toybox.training.loop import Training, run, warm_up_and_decay
 from prolific_core.toybox.training.shards import Shards
-from prolific_core.toybox.world.details import TRAITS, Details, choose, describe
-from prolific_core.toybox.world.draw import COLOURS, FAMILIES, KINDS, RELATIONS, VIEWS
-from prolific_core.view_names import HEIGHTS, SIDES
+from prolific_core.toybox.world.details import Details, choose, describe
+from prolific_core.toybox.world.draw import KINDS, RELATIONS
+from prolific_core.toybox.world.families import COLOURS, FAMILIES, TRAITS
+from prolific_core.view_names import HEIGHTS, SIDES, VIEWS
 
-#: What a caption can say, by fact. Index 0 stands for a caption that says nothing about the fact.
-FACTS: dict[str, tuple[str, ...]] = {
+#: Values of the attributes that a caption can state. Class 0 stands for a caption that does not state the attribute.
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "kind": KINDS,
     "family": (*FAMILIES, "room"),
     "colour": tuple(COLOURS),
@@ -41,19 +43,19 @@ FACTS: dict[str, tuple[str, ...]] = {
 }
 
 
-def facts(label: dict, details: Details) -> list[int]:
-    """Return what the caption of an image says.
+def attributes(label: dict, details: Details) -> list[int]:
+    """Return the attributes that the caption of an image states.
 
     Args:
         label: Label of the image; see `draw.Example.label`.
         details: Details that the caption names.
 
     Returns:
-        For each fact of `FACTS`, 1 plus the index of what the caption says, or 0.
+        The class of each attribute in `ATTRIBUTES`: 1 plus the index of its value, or 0 if it is not stated.
     """
     second = label["second"] or (None, None)
     coloured = label["kind"] != "normals"
-    said = {
+    stated = {
         "kind": label["kind"],
         "family": label["family"],
         "colour": label["colour"] if coloured else None,
@@ -66,7 +68,7 @@ def facts(label: dict, details: Details) -> list[int]:
         "height": details.height,
         "background": details.background,
     }
-    return [1 + names.index(said[fact]) if said[fact] else 0 for fact, names in FACTS.items()]
+    return [1 + values.index(stated[name]) if stated[name] else 0 for name, values in ATTRIBUTES.items()]
 
 
 def build(config: TextConfig, tok: Any) -> Any:
@@ -84,8 +86,8 @@ def build(config: TextConfig, tok: Any) -> Any:
     return CLIPTextModel(CLIPTextConfig(**text.text_config(tok, config.width, config.layers, config.heads)))
 
 
-class Reader(nn.Module):
-    """Text encoder with linear heads that predict what a caption says.
+class CaptionClassifier(nn.Module):
+    """Text encoder with linear heads that predict the attributes that a caption states.
 
     The heads read two vectors: the output at the end of the caption, and the mean output over all tokens, which trains
     the outputs that cross-attention reads.
@@ -97,68 +99,72 @@ class Reader(nn.Module):
     def __init__(self, encoder: Any):
         super().__init__()
         self.encoder = encoder
-        sizes = [1 + len(names) for names in FACTS.values()]
+        sizes = [1 + len(names) for names in ATTRIBUTES.values()]
         self.heads = nn.ModuleList([nn.Linear(encoder.config.hidden_size, sum(sizes)) for _ in range(2)])
         self.sizes = sizes
 
     def forward(self, ids: Int[Tensor, "batch length"]) -> list[tuple[Tensor, ...]]:
-        """Predict what captions say.
+        """Predict the attributes of captions.
 
         Args:
             ids: Token ids.
 
         Returns:
-            For each of the two vectors, the logits (batch, choices) of each fact of `FACTS`.
+            For each of the two vectors, the logits (batch, classes) of each attribute.
         """
         out = self.encoder(ids)
         vectors = (out.pooler_output, out.last_hidden_state.mean(1))
         return [head(vector).split(self.sizes, 1) for head, vector in zip(self.heads, vectors, strict=True)]
 
 
-def captions_of(labels: Sequence[dict], g: np.random.Generator) -> tuple[list[str], Int[Tensor, "batch facts"]]:
-    """Write captions with random details, and list what they say.
+def captions_of(labels: Sequence[dict], g: np.random.Generator) -> tuple[list[str], Int[Tensor, "batch attributes"]]:
+    """Write captions with random details, and list their attributes.
 
     Args:
         labels: Labels of images.
         g: Random number generator.
 
     Returns:
-        The captions, and the indices of `facts`.
+        The captions, and the classes that `attributes` returns.
     """
     details = [choose(label, g) for label in labels]
-    told = torch.tensor([facts(label, said) for label, said in zip(labels, details, strict=True)])
-    return [describe(label, said) for label, said in zip(labels, details, strict=True)], told
+    targets = torch.tensor([attributes(label, named) for label, named in zip(labels, details, strict=True)])
+    return [describe(label, named) for label, named in zip(labels, details, strict=True)], targets
 
 
-def loss_of(reader: Reader, ids: Int[Tensor, "batch length"], told: Int[Tensor, "batch facts"]) -> Float[Tensor, ""]:
-    """Compute the sum of the cross entropies of all facts, averaged over both vectors.
+def loss_of(
+    classifier: CaptionClassifier, ids: Int[Tensor, "batch length"], targets: Int[Tensor, "batch attributes"]
+) -> Float[Tensor, ""]:
+    """Compute the sum of the cross entropies of all attributes, averaged over both vectors.
 
     Args:
-        reader: Text encoder with its heads.
+        classifier: Text encoder with its heads.
         ids: Token ids of captions.
-        told: Indices of `facts`.
+        targets: Classes of the attributes.
 
     Returns:
         The loss.
     """
-    losses = [F.cross_entropy(fact, told[:, k]) for logits in reader(ids) for k, fact in enumerate(logits)]
+    losses = [F.cross_entropy(head, targets[:, k]) for logits in classifier(ids) for k, head in enumerate(logits)]
     return torch.stack(losses).sum() / 2
 
 
-def understood(reader: Reader, ids: Int[Tensor, "batch length"], told: Int[Tensor, "batch facts"]) -> float:
-    """Compute the fraction of captions of which every fact is predicted correctly.
+def caption_accuracy(
+    classifier: CaptionClassifier, ids: Int[Tensor, "batch length"], targets: Int[Tensor, "batch attributes"]
+) -> float:
+    """Compute the fraction of captions whose attributes are all predicted correctly.
 
     Args:
-        reader: Text encoder with its heads.
+        classifier: Text encoder with its heads.
         ids: Token ids of captions.
-        told: Indices of `facts`.
+        targets: Classes of the attributes.
 
     Returns:
         The smaller of the fractions of both vectors, in [0, 1].
     """
     with torch.no_grad():
-        answers = [torch.stack([fact.argmax(1) for fact in logits], 1) for logits in reader(ids)]
-    return min(float((answer == told).all(1).float().mean()) for answer in answers)
+        answers = [torch.stack([head.argmax(1) for head in logits], 1) for logits in classifier(ids)]
+    return min(float((answer == targets).all(1).float().mean()) for answer in answers)
 
 
 def train(
@@ -176,35 +182,44 @@ def train(
             published model is returned unchanged, so that U-Nets trained with it can be trained further.
         state: Path of the checkpoint. Training resumes from it if it exists.
         observe: Callback that receives the step and its metrics: loss, learning rate and the fraction of held-out
-            captions that are understood.
+            captions whose attributes are all predicted correctly.
         seed: Seed of the initial weights and of the random numbers of all steps.
 
     Returns:
         The trained `transformers.CLIPTextModel`.
+
+    Raises:
+        InputError: If the text encoder in `config.initial` does not fit the tokenizer.
     """
+    tok = text.tokenizer()
     if config.initial:
         from transformers import CLIPTextModel
 
-        return CLIPTextModel.from_pretrained(Path(config.initial) / "text_encoder").float().eval()
+        encoder = CLIPTextModel.from_pretrained(Path(config.initial) / "text_encoder").float().eval()
+        if (encoder.config.vocab_size, encoder.config.max_position_embeddings) != (len(tok), tok.model_max_length):
+            raise InputError(
+                f"text.initial: the text encoder of {config.initial} has another vocabulary or length of captions; "
+                "set text.initial to null"
+            )
+        return encoder
     torch.manual_seed(seed)  # This affects only the initial weights, because each step seeds its own generator.
-    tok = text.tokenizer()
-    reader = Reader(build(config, tok))
+    classifier = CaptionClassifier(build(config, tok))
     labels = {split: [x for part in Shards(shards, (split,)).labels for x in part] for split in ("train", "heldout")}
-    unseen, unseen_facts = captions_of(labels["heldout"][:1024], np.random.default_rng(seed))
+    unseen, unseen_targets = captions_of(labels["heldout"][:1024], np.random.default_rng(seed))
     unseen_ids = text.encode(tok, unseen)
 
     def loss(step: int) -> Tensor:
         g = np.random.default_rng((seed, step))
         rows = g.integers(0, len(labels["train"]), config.batch)
-        written, told = captions_of([labels["train"][row] for row in rows], g)
-        return loss_of(reader, text.encode(tok, written), told)
+        written, targets = captions_of([labels["train"][row] for row in rows], g)
+        return loss_of(classifier, text.encode(tok, written), targets)
 
-    optimizer = torch.optim.AdamW(reader.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
     run(
-        Training(reader, optimizer, loss, warm_up_and_decay(config.learning_rate, config.steps)),
+        Training(classifier, optimizer, loss, warm_up_and_decay(config.learning_rate, config.steps)),
         steps=config.steps,
         state=state,
         observe=observe,
-        evaluate=lambda step: {"understood": understood(reader, unseen_ids, unseen_facts)},
+        evaluate=lambda step: {"caption_accuracy": caption_accuracy(classifier, unseen_ids, unseen_targets)},
     )
-    return reader.encoder.eval()
+    return classifier.encoder.eval()

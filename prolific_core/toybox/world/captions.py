@@ -8,12 +8,12 @@ import re
 
 import numpy as np
 
-from prolific_core.toybox.world.families import COLOURS, FAMILIES
+from prolific_core.toybox.world.families import COLOURS, FAMILIES, TRAITS
 from prolific_core.toybox.world.scene import RELATIONS
 from prolific_core.view_names import VIEWS
 
-#: Words that later versions of the world may use. They are already in the vocabulary, so that the tokenizer does not
-#: have to change and existing weights can be trained further.
+#: Words that later versions of the world may use. They are already in the vocabulary, because adding a word makes text
+#: encoders that were trained before unusable.
 SPARE = """
 key guitar bed sofa bottle hat duck bench bus train fish bird cat dog star heart apple pear banana cup bowl
 vase book clock door window wall floor flower cactus tower castle bridge sword hammer spoon fork plate pan
@@ -24,7 +24,7 @@ silver turquoise
 GLUE = """
 a an the of and that is photo picture image render rendering model 3d normal map view , . on top under in
 front behind left right next to beside seen from above below one some its made grey
-without background low medium high angle profile four leg legs solid slatted pointed round crown chimney hat dots
+background low medium high angle profile
 """.split()  # noqa: SIM905
 
 WORDINGS = (
@@ -183,8 +183,8 @@ def known_words() -> list[str]:
         The words in alphabetical order.
     """
     words = set(FAMILIES) | set(COLOURS) | set(VIEWS) | set(SPARE) | set(GLUE)
-    for relation in RELATIONS:
-        words |= set(relation.split())
+    for phrase in (*RELATIONS, *TRAITS):
+        words |= set(phrase.split())
     return sorted(words)
 
 
@@ -262,7 +262,8 @@ def suggest(prompt: str) -> tuple[list[str], list[str]]:
         no known word is similar. Both lists are empty if every word is known.
     """
     known = set(FAMILIES) | set(COLOURS) | set(VIEWS) | set(GLUE) | {"room", "striped", "stripes", "with"}
-    unknown = [w for w in dict.fromkeys(_words(prompt)) if w not in known]
+    traits = re.compile(rf"\b({'|'.join(TRAITS)})\b")
+    unknown = [w for w in dict.fromkeys(_words(traits.sub("", prompt.lower()))) if w not in known]
     near: list[str] = []
     for word in unknown:
         near += difflib.get_close_matches(word, sorted(set(FAMILIES) | set(COLOURS)), n=2, cutoff=0.75)

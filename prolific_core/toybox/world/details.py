@@ -15,22 +15,6 @@ from prolific_core.toybox.world.captions import with_view, without_view
 from prolific_core.toybox.world.families import COLOURS
 from prolific_core.view_names import height_of, view_names
 
-#: Variants of the families, as the parts in families.py name them.
-TRAITS = (
-    "with a solid back",
-    "with a slatted back",
-    "with one leg",
-    "with four legs",
-    "with a chimney",
-    "without a chimney",
-    "with a pointed crown",
-    "with a round crown",
-    "with a hat",
-    "without a hat",
-    "with dots",
-    "without dots",
-)
-
 
 def nearest_colour(rgb: np.ndarray) -> str:
     """Return the name of the colour that is nearest to a given one.

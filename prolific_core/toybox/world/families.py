@@ -310,6 +310,22 @@ WITH_FRONT = ("mug", "chair", "house", "snowman", "car", "teapot", "boat", "plan
 #: Families that are used in images of two objects, because their shapes are simple enough to be stacked.
 STACKABLE = ("ball", "cube", "cylinder", "cone", "mug", "mushroom", "house", "tree")
 
+#: Words for the variants of families, which the parts above carry.
+TRAITS = (
+    "with a solid back",
+    "with a slatted back",
+    "with one leg",
+    "with four legs",
+    "with a chimney",
+    "without a chimney",
+    "with a pointed crown",
+    "with a round crown",
+    "with a hat",
+    "without a hat",
+    "with dots",
+    "without dots",
+)
+
 #: sRGB values in [0, 1], keyed by the name of the colour in captions.
 COLOURS = {
     "red": (0.85, 0.12, 0.12),

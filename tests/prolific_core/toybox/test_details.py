@@ -4,7 +4,7 @@ import numpy as np
 
 from prolific_core.toybox.world import captions, details
 from prolific_core.toybox.world import draw as world
-from prolific_core.toybox.world.families import FAMILIES
+from prolific_core.toybox.world.families import FAMILIES, TRAITS
 
 
 def test_colours_have_their_own_names():
@@ -18,7 +18,7 @@ def test_every_variant_of_a_family_has_words():
     found = {
         single_object(family, "red", np.random.default_rng(seed)).trait for family in FAMILIES for seed in range(12)
     }
-    assert found == {*details.TRAITS, ""}
+    assert found == {*TRAITS, ""}
     hats = [single_object("snowman", "red", np.random.default_rng(seed)) for seed in range(12)]
     tall = {trait: np.mean([np.ptp(s.vertices[:, 2]) / np.ptp(s.vertices[:, 1]) for s in hats if s.trait == trait])
             for trait in ("with a hat", "without a hat")}  # fmt: skip
@@ -45,14 +45,15 @@ def test_captions_name_a_part_of_the_details():
     assert plain == captions.without_view(labels[0]["caption"])
 
 
-def test_a_caption_says_what_its_facts_say():
-    from prolific_core.toybox.training.text_encoder import FACTS, facts
+def test_attributes_are_what_a_caption_states():
+    from prolific_core.toybox.training.text_encoder import ATTRIBUTES, attributes
 
     label = {"kind": "pair", "family": "ball", "colour": "red", "second": ["cube", "blue"], "relation": "on",
              "stripes": None}  # fmt: skip
     chosen = details.Details(view="left profile", background="gray")
     said = {
-        fact: names[k - 1] if k else None for (fact, names), k in zip(FACTS.items(), facts(label, chosen), strict=True)
+        name: values[k - 1] if k else None
+        for (name, values), k in zip(ATTRIBUTES.items(), attributes(label, chosen), strict=True)
     }
     assert said == {
         "kind": "pair",
@@ -67,5 +68,5 @@ def test_a_caption_says_what_its_facts_say():
         "height": None,
         "background": "gray",
     }
-    normals = dict(zip(FACTS, facts(label | {"kind": "normals"}, details.Details()), strict=True))
+    normals = dict(zip(ATTRIBUTES, attributes(label | {"kind": "normals"}, details.Details()), strict=True))
     assert normals["colour"] == normals["second_colour"] == 0  # a normal map's caption does not name colours

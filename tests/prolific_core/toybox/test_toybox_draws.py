@@ -111,7 +111,7 @@ def test_every_row_of_a_batch_sees_every_noise_level(shards, monkeypatch, tmp_pa
     latents = tmp_path / "latents"
     latents.mkdir()
     save_array(latents / "train-0000.npy", np.zeros((600, 6, 16, 16), np.float16))
-    config = DiffusionConfig(channels=[16, 16, 16], steps=60, fall=10, batch=8, warmup=2)
+    config = DiffusionConfig(channels=[16, 16, 16], steps=60, decay=10, batch=8, warmup=2)
     encoder = text_encoder.build(TextConfig(width=16, layers=1), text.tokenizer())
     vae = autoencoder.build(AutoencoderConfig().latent, autoencoder.CHANNELS)
     diffusion.train(folder, latents, vae, encoder, config, tmp_path / "state.safetensors")

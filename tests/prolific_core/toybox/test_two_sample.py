@@ -39,3 +39,4 @@ def test_sharpness_of_truth_is_one(renders):
     assert sharpness_ratio(first, first) == 1.0
     assert 0.85 < sharpness_ratio(first, second) < 1.15
     assert sharpness_ratio(blur(first), first) > 1.5  # wider edges: beside an edge of truth, all is flat
+    assert sharpness_ratio(blur(first), first, 0.98) < 0.8
