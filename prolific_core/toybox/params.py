@@ -155,7 +155,7 @@ class DiffusionConfig(Section):
         default=[64, 96, 160], min_length=3, max_length=3
     )
     steps: Steps = 60_000
-    decay: Steps = 6_000
+    decay: Steps = 12_000
     batch: Batch = 32
     learning_rate: Rate = 1e-3
     warmup: int = Field(default=300, ge=1)

@@ -53,7 +53,12 @@ _RENDERS = (
     "prolific_core/toybox/world",
     "prolific_core/view_names.py",
 )
-_TRAINING = (*_RENDERS, "prolific_core/checkpoint.py", "prolific_core/toybox/training/loop.py")
+_TRAINING = (
+    *_RENDERS,
+    "prolific_core/checkpoint.py",
+    "prolific_core/toybox/training/loop.py",
+    "prolific_core/toybox/training/muon.py",
+)
 _TEXT = "prolific_core/toybox/training/text.py"
 _PUBLISH = ("prolific_core/toybox/training/publish.py", _TEXT)
 _VOCABULARY = ("prolific_core/toybox/vocabulary",)

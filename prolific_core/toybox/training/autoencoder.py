@@ -4,9 +4,9 @@ The autoencoder encodes 64 x 64 pixels as 16 x 16 latents. Training starts from 
 decoder receives the mean of the posterior, because reconstructions from samples of the posterior do not exceed 18 dB.
 
 The latents are made for diffusion. Decoding downscaled latents must give the downscaled image, which removes content
-that only the decoder understands (EQ-VAE, Kouzelis et al., arXiv 2502.09509). Noise is added to the latents during training, so that
-what matters in the image has a large amplitude in the latents. After training, the normalisation of the latents is
-folded into the 1 x 1 convolutions, and every training image is encoded once.
+that only the decoder understands (EQ-VAE, Kouzelis et al., arXiv 2502.09509). Noise is added to the latents during
+training, so that what matters in the image has a large amplitude in the latents. After training, the normalisation of
+the latents is folded into the 1 x 1 convolutions, and every training image is encoded once.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.toybox.params import DiffusionConfig
 from prolific_core.toybox.training import text
 from prolific_core.toybox.training.loop import Training, run, warm_up_stable_decay
+from prolific_core.toybox.training.muon import MuonAdamW, inner_and_outer
 from prolific_core.toybox.training.shards import Shards
 from prolific_core.toybox.world.details import choose, describe
 from prolific_core.toybox.world.families import WITH_FRONT
@@ -224,9 +225,7 @@ def train(
         show(prior.sample(prompts, steps=20, generator=torch.Generator().manual_seed(0)), step)
         return {}
 
-    optimizer = torch.optim.AdamW(
-        unet.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
-    )
+    optimizer = MuonAdamW(*inner_and_outer(unet), lr=config.learning_rate)
     rate = warm_up_stable_decay(config.learning_rate, config.steps, config.warmup, config.decay)
     run(
         Training(unet, optimizer, loss, rate, average=average, power=config.average_power),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from prolific_core import checkpoint
 from prolific_core.errors import InputError
+from prolific_core.toybox.training.muon import restore
 
 
 @dataclass
@@ -95,12 +96,7 @@ class Training:
             The number of completed steps.
         """
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        # A checkpoint stores contiguous tensors. The fused optimizer needs moments with the parameters' memory format.
-        for parameter, moments in self.optimizer.state.items():
-            for name, value in moments.items():
-                if value.shape == parameter.shape:
-                    moments[name] = torch.empty_like(parameter).copy_(value)
+        restore(self.optimizer, state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         return state["step"]

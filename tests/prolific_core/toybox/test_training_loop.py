@@ -5,9 +5,10 @@ import torch
 
 from prolific_core.errors import InputError
 from prolific_core.toybox.training import loop
+from prolific_core.toybox.training.muon import MuonAdamW
 
 
-def training(steps: int, decay: int):
+def training(steps: int, decay: int, muon: bool = False):
     torch.manual_seed(0)
     model, average = (
         torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.SiLU(), torch.nn.Conv2d(4, 2, 3)) for _ in range(2)
@@ -18,17 +19,20 @@ def training(steps: int, decay: int):
         x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(step))
         return (model(x.contiguous(memory_format=torch.channels_last)) - x[:, :2, :4, :4]).square().mean()
 
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    if muon:
+        optimizer = MuonAdamW([model[2].weight], [*model[0].parameters(), model[2].bias], lr=0.1)
+    else:
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     return loop.Training(model, optimizer, loss, loop.warm_up_stable_decay(0.1, steps, 2, decay), average=average)
 
 
-def trained(steps: int, decay: int, state, **more) -> dict:
-    run = training(steps, decay)
+def trained(steps: int, decay: int, state, muon: bool = False, **more) -> dict:
+    run = training(steps, decay, muon)
     loop.run(run, steps=steps, state=state, decay=decay, checkpoint_every=3, **more)
     return run.average.state_dict()
 
 
-def killed(steps: int, decay: int, state, after: int) -> None:
+def killed(steps: int, decay: int, state, after: int, muon: bool = False) -> None:
     """Run until the last checkpoint before the given number of steps, and stop."""
 
     def stop(step: int) -> dict:
@@ -37,17 +41,33 @@ def killed(steps: int, decay: int, state, after: int) -> None:
         return {}
 
     with pytest.raises(KeyboardInterrupt):
-        trained(steps, decay, state, evaluate=stop, evaluate_every=1)
+        trained(steps, decay, state, muon, evaluate=stop, evaluate_every=1)
 
 
 def same(a: dict, b: dict) -> bool:
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.parametrize("muon", [False, True])
 @pytest.mark.parametrize("after", [4, 11, 15, 16, 19])
-def test_a_killed_training_ends_in_the_same_bytes(tmp_path, after):
-    killed(20, 5, tmp_path / "state.safetensors", after)
-    assert same(trained(20, 5, tmp_path / "state.safetensors"), trained(20, 5, tmp_path / "whole.safetensors"))
+def test_a_killed_training_ends_in_the_same_bytes(tmp_path, after, muon):
+    state = tmp_path / "state.safetensors"
+    killed(20, 5, state, after, muon)
+    assert same(trained(20, 5, state, muon), trained(20, 5, tmp_path / "whole.safetensors", muon))
+
+
+def test_muon_steps_are_orthogonal_and_have_the_size_of_adamws():
+    """After one step from zero momentum, the change of a matrix has equal singular values."""
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv2d(6, 4, 3).to(memory_format=torch.channels_last)
+    before = convolution.weight.detach().clone()
+    optimizer = MuonAdamW([convolution.weight], [convolution.bias], lr=0.01, ratio=3.0, weight_decay=0.0)
+    convolution(torch.randn(2, 6, 8, 8)).square().mean().backward()
+    optimizer.step()
+    change = (convolution.weight.detach() - before).permute(0, 2, 3, 1).flatten(1)
+    sizes = torch.linalg.svdvals(change)
+    assert sizes.max() < 2 * sizes.min()  # five steps of Newton and Schulz bring them between 0.7 and 1.2
+    assert 0.5 < change.square().mean().sqrt() / (0.2 * 0.03) < 1.5  # AdamW's steps have an rms of 0.2 to 0.4 lr
 
 
 def test_a_training_that_is_extended_ends_in_the_bytes_of_a_longer_one(tmp_path):
