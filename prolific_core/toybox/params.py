@@ -135,7 +135,7 @@ class DiffusionConfig(Section):
         decay: Number of steps at the end of the training over which the learning rate decays linearly to zero. `steps`
             can be raised later: the training then continues from the step at which the decay began.
         batch: Images per step.
-        learning_rate: Peak learning rate.
+        learning_rate: Peak learning rate of AdamW; that of Muon is twice as large (`training.muon`).
         warmup: Number of steps over which the learning rate rises.
         average_power: Exponent of the average of the weights (`training.loop.Training`).
         precision: Precision of the U-Net's matrix products and convolutions in training. bfloat16 is faster only on
@@ -154,11 +154,11 @@ class DiffusionConfig(Section):
     channels: list[Annotated[int, Field(ge=16, le=2048, multiple_of=16)]] = Field(
         default=[64, 96, 160], min_length=3, max_length=3
     )
-    steps: Steps = 60_000
-    decay: Steps = 12_000
-    batch: Batch = 32
+    steps: Steps = 30_000
+    decay: Steps = 6_000
+    batch: Batch = 64
     learning_rate: Rate = 1e-3
-    warmup: int = Field(default=300, ge=1)
+    warmup: int = Field(default=150, ge=1)
     average_power: float = Field(default=7.0, ge=0, le=1000)
     precision: Precision = "bfloat16"
     drop_caption: Fraction = 0.1
