@@ -1,5 +1,6 @@
 """The commands `prolific prior sample`, `check` and `train`."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -144,7 +145,11 @@ def table(numbers: dict) -> str:
         f"Accuracy of the classifier on true renders and on {numbers['samples']} samples at CFG {numbers['cfg']:g}:",
     ]
     for group, accuracy in numbers["accuracies"].items():
-        heads = (f"{head} {accuracy['truth'][head]:.2f} {accuracy['samples'][head]:.2f}" for head in accuracy["truth"])
+        heads = (
+            f"{head} {true:.2f} {accuracy['samples'][head]:.2f}"
+            for head, true in accuracy["truth"].items()
+            if not math.isnan(true)
+        )
         lines.append(f"  {group:8} ({accuracy['count']}) " + ", ".join(heads))
     return "\n".join(lines)
 
