@@ -1,6 +1,7 @@
 """The commands `prolific prior sample`, `check` and `train`."""
 
 import math
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -150,7 +151,8 @@ def table(numbers: dict) -> str:
             for head, true in accuracy["truth"].items()
             if not math.isnan(true)
         )
-        lines.append(f"  {group:8} ({accuracy['count']}) " + ", ".join(heads))
+        line = f"  {group:8} ({accuracy['count']}) " + ", ".join(heads)
+        lines.append(textwrap.fill(line, 80, subsequent_indent=" " * 17))
     return "\n".join(lines)
 
 

@@ -50,7 +50,9 @@ def build(text_encoder: Any, config: ScorerConfig) -> Any:
     }
     words = text_encoder.config.to_dict()
     model = CLIPModel(CLIPConfig(text_config=words, vision_config=vision, projection_dim=config.projection))
-    model.text_model.load_state_dict(text_encoder.text_model.state_dict())
+    # In some versions of transformers, the text encoder is nested once more.
+    weights = {name.removeprefix("text_model."): value for name, value in text_encoder.state_dict().items()}
+    model.text_model.load_state_dict(weights)
     model.text_model.requires_grad_(False)
     return model
 
