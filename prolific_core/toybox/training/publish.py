@@ -37,9 +37,7 @@ def publish(folder: Path, *, vae: Any, unet: Any, text_encoder: Any, scheduler: 
 
     for name, model in (("vae", vae), ("unet", unet)):
         model.half().save_pretrained(folder / name)
-        config = json.loads((folder / name / "config.json").read_text())
-        config.pop("_name_or_path", None)  # the folder that the model was loaded from, on this machine
-        write_json(folder / name / "config.json", config, indent=1)
+        clean_config(folder / name)
     save_half(text_encoder, folder / "text_encoder")
     text.save(text.tokenizer(), folder / "tokenizer")
     scheduler.save_pretrained(folder / "scheduler")
@@ -63,12 +61,23 @@ def save_half(model: Any, folder: Path) -> None:
         folder: Folder to write to.
     """
     model.half().save_pretrained(folder, safe_serialization=True)
+    clean_config(folder, dtype="float32")  # The default, "auto", would load half precision, which is slow on a CPU.
+
+
+def clean_config(folder: Path, dtype: str | None = None) -> None:
+    """Remove from a model's config.json the path that the model was loaded from, and set its data type.
+
+    Args:
+        folder: Folder of the model.
+        dtype: Data type in which transformers loads the model, or None to leave it as it is.
+    """
     config = json.loads((folder / "config.json").read_text())
-    # The default dtype, "auto", would load the model in half precision, which is slow on a CPU.
     for part in (config, config.get("text_config"), config.get("vision_config")):
         if isinstance(part, dict):
-            part.pop("torch_dtype", None)
-            part["dtype"] = "float32"
+            part.pop("_name_or_path", None)
+            if dtype:
+                part.pop("torch_dtype", None)
+                part["dtype"] = dtype
     write_json(folder / "config.json", config, indent=1)
 
 
