@@ -64,6 +64,10 @@ def check(
         Path | None,
         typer.Option(metavar="FOLDER", help="The classifier to use. By default, the packaged one is used."),
     ] = None,
+    sides: Annotated[
+        bool,
+        typer.Option(help="Tell left from right in captions. A prior that was not trained on such captions is misled."),
+    ] = True,
     json: Json = False,
 ) -> None:
     """Compare the metrics of a prior of the Toybox world with their goals. This takes about twenty minutes.
@@ -103,7 +107,7 @@ def check(
     def progress(done: int, total: int) -> None:
         console.step(done, total, eta.left(done, total))
 
-    numbers = measure(folder, samples, classifier=classifier, progress=progress, show=show)
+    numbers = measure(folder, samples, classifier=classifier, sides=sides, progress=progress, show=show)
     console.close()
     print(table(numbers))
     if json:

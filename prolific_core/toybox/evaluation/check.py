@@ -132,6 +132,7 @@ def measure(
     references: int = REFERENCES,
     seeds: int = two_sample.SEEDS,
     classifier: Path | None = None,
+    sides: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
     show: Callable[[Float[Tensor, "images 3 height width"]], None] = lambda images: None,
 ) -> dict:
@@ -146,6 +147,8 @@ def measure(
         seeds: Number of repetitions of the two-sample test.
         classifier: Folder of the classifier; by default, that of the packaged model, so that all priors are compared by
             the same classifier.
+        sides: Whether the captions tell the left side from the right one. Priors that were not trained on such captions
+            are misled by them.
         progress: Callback that receives the finished work and the total work.
         show: Callback that receives the images of `grid`.
 
@@ -155,7 +158,7 @@ def measure(
     data, prior, judge = renders_of(folder), LatentDiffusion.load(str(folder)), load_classifier(classifier)
     networks = two_sample.FOLDS * (seeds + 2)
     advance = _Progress(1.5 * count + references / 50 + networks * count / 25, progress)
-    groups = {name: group(name, round(count * fraction), data) for name, (*_, fraction) in GROUPS.items()}
+    groups = {name: group(name, round(count * fraction), data, sides=sides) for name, (*_, fraction) in GROUPS.items()}
     labels = [label for g in groups.values() for label in g.labels]
     truth = torch.cat([g.truth for g in groups.values()])
     guided = sample(prior, groups, cfg, steps, advance.add)
@@ -163,10 +166,12 @@ def measure(
     show(grid(samples, truth, labels))
     plain = torch.cat(list(sample(prior, groups, 1.0, steps, lambda made: advance.add(made / 2)).values()))
     coded = recode(prior, truth)
-    others = torch.cat([group(name, len(g.labels), data, HELD_OUT_SEED + 6).truth for name, g in groups.items()])
+    others = [group(name, len(g.labels), data, HELD_OUT_SEED + 6) for name, g in groups.items()]
+    unseen, unseen_labels = torch.cat([g.truth for g in others]), [label for g in others for label in g.labels]
     out = dict.fromkeys(GOALS, float("nan")) | _agreements(judge, groups, guided)
     out["psnr_db"] = float(-10 * torch.log10((coded - truth).square().mean()))
-    for name, images in (("", samples), ("_cfg1", plain), ("_of_autoencoder", coded), ("_of_truth", others)):
+    out["frechet_ratio_of_truth"] = frechet_ratio(judge, unseen, truth, labels, unseen_labels)
+    for name, images in (("", samples), ("_cfg1", plain), ("_of_autoencoder", coded)):
         out[f"frechet_ratio{name}"] = frechet_ratio(judge, images, truth, labels)
         out[f"sharpness_ratio{name}"] = sharpness_ratio(images, truth)
         out[f"sharpness_ratio_p98{name}"] = sharpness_ratio(images, truth, 0.98)
@@ -175,7 +180,7 @@ def measure(
     for name, made, true, repetitions in (
         ("", samples, coded, seeds),
         ("_raw", samples, truth, 1),
-        ("_of_truth", recode(prior, others), coded, 1),
+        ("_of_truth", recode(prior, unseen), coded, 1),
     ):
         tell = two_sample.accuracy(made, true, repetitions, lambda: advance.add(count / 25))
         out[f"two_sample_accuracy{name}"] = tell

@@ -17,6 +17,7 @@ def frechet_ratio(
     made: Float[Tensor, "images 3 64 64"],
     truth: Float[Tensor, "images 3 64 64"],
     labels: list[dict],
+    made_labels: list[dict] | None = None,
 ) -> float:
     """Compute the Frechet distance between images and true renders, relative to a reference distance.
 
@@ -25,17 +26,24 @@ def frechet_ratio(
 
     Args:
         classifier: Classifier whose features are used.
-        made: Generated images in [0, 1].
-        truth: True renders of the same captions, in the same order.
-        labels: Labels of the renders.
+        made: Images in [0, 1].
+        truth: True renders in [0, 1].
+        labels: Labels of the true renders.
+        made_labels: Labels of the images; those of the true renders by default.
 
     Returns:
         The mean ratio over both halves, which is 0 for the true renders themselves and about 1 for unrelated images.
     """
     made, truth = classifier.classify(made).features, classifier.classify(truth).features
-    half = torch.tensor([list(world.FAMILIES).index(label["family"]) % 2 == 0 for label in labels])
-    mismatch = frechet_distance(truth[half], truth[~half])
-    return float(np.mean([frechet_distance(made[h], truth[h]) for h in (half, ~half)])) / mismatch
+
+    def halves(labels: list[dict]) -> tuple[Tensor, Tensor]:
+        even = torch.tensor([list(world.FAMILIES).index(label["family"]) % 2 == 0 for label in labels])
+        return even, ~even
+
+    of_truth, of_made = halves(labels), halves(made_labels or labels)
+    mismatch = frechet_distance(*(truth[half] for half in of_truth))
+    pairs = zip(of_made, of_truth, strict=True)
+    return float(np.mean([frechet_distance(made[a], truth[b]) for a, b in pairs])) / mismatch
 
 
 def sharpness_ratio(

@@ -53,18 +53,19 @@ def as_tensor(examples: list[Example]) -> Float[Tensor, "images 3 size size"]:
     return to_float(np.stack([e.image for e in examples]))
 
 
-def plain_caption(e: Example) -> str:
+def plain_caption(e: Example, sides: bool = True) -> str:
     """Return the simplest caption of an example.
 
-    The caption always names the view, and the side of a single object with a front.
+    The caption always names the view and, by default, the side of a single object with a front.
 
     Args:
         e: Example to describe.
+        sides: Whether to tell the left side from the right one.
 
     Returns:
         The caption.
     """
-    view = side_of(e.view, e.azimuth) if e.family in WITH_FRONT and not e.second else e.view
+    view = side_of(e.view, e.azimuth) if sides and e.family in WITH_FRONT and not e.second else e.view
     if e.kind == "normals":
         return normal_caption(e.family, view)
     if e.second and e.relation:
@@ -86,7 +87,9 @@ def classifiable(e: Example) -> bool:
     return not e.second and not e.stripes
 
 
-def group(name: str, count: int, data: RenderConfig = RENDERS, seed: int = HELD_OUT_SEED + 5) -> Group:
+def group(
+    name: str, count: int, data: RenderConfig = RENDERS, seed: int = HELD_OUT_SEED + 5, sides: bool = True
+) -> Group:
     """Sample captions together with their true renders and labels.
 
     Args:
@@ -94,6 +97,7 @@ def group(name: str, count: int, data: RenderConfig = RENDERS, seed: int = HELD_
         count: Number of captions.
         data: Parameters of the renders.
         seed: Random seed.
+        sides: Whether the captions tell the left side from the right one.
 
     Returns:
         The group of `count` captions.
@@ -105,4 +109,4 @@ def group(name: str, count: int, data: RenderConfig = RENDERS, seed: int = HELD_
         k += 1
         if classifiable(e):
             found.append(e)
-    return Group([plain_caption(e) for e in found], as_tensor(found), [e.label() for e in found])
+    return Group([plain_caption(e, sides) for e in found], as_tensor(found), [e.label() for e in found])
