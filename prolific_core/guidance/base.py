@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prolific_core.cameras import Cameras
+from prolific_core.cameras import Cameras, precise_view_prompts
+from prolific_core.cameras import view_prompts as paper_view_prompts
 from prolific_core.config import GuidanceConfig
 from prolific_core.guidance import timesteps, view_prompts
 from prolific_core.prior.latent_diffusion import LatentDiffusion
@@ -211,11 +212,10 @@ class Guidance:
         """
         if self.config.view_prompts == "interpolated":
             return view_prompts.interpolated(self.prior, self.prompt, cameras)
-        if self.config.view_prompts == "precise":
-            return view_prompts.precise(self.prior, self.prompt, cameras)
-        if self.config.view_prompts:
-            return view_prompts.stepped(self.prior, self.prompt, cameras)
-        return self.prior.embed([self.prompt] * len(cameras))
+        if not self.config.view_prompts:
+            return self.prior.embed([self.prompt] * len(cameras))
+        words = precise_view_prompts if self.config.view_prompts == "precise" else paper_view_prompts
+        return view_prompts.embed(self.prior, self.prompt, words(cameras))
 
     def train_score_network(
         self,

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from prolific_core.cameras import Cameras, precise_view_prompts, view_prompts
+from prolific_core.cameras import Cameras
 from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.prior.noise_schedule import TextEmbeddings
 from prolific_core.view_names import OVERHEAD
@@ -22,38 +22,6 @@ def embed(prior: LatentDiffusion, prompt: str, words: list[str]) -> TextEmbeddin
         One row per element of `words`.
     """
     return prior.embed([f"{prompt}, {word}" for word in words])
-
-
-def stepped(prior: LatentDiffusion, prompt: str, cameras: Cameras) -> TextEmbeddings:
-    """Embed the prompt with the view-dependent words that `cameras.view_prompts` returns.
-
-    The embeddings change abruptly between views, unlike those of `interpolated`.
-
-    Args:
-        prior: The model whose text encoder is used.
-        prompt: Text of the prompt.
-        cameras: Cameras of the views.
-
-    Returns:
-        One row per view.
-    """
-    return embed(prior, prompt, view_prompts(cameras))
-
-
-def precise(prior: LatentDiffusion, prompt: str, cameras: Cameras) -> TextEmbeddings:
-    """Embed the prompt with the words that `cameras.precise_view_prompts` returns.
-
-    The prior must understand the words. The Toybox prior was trained on them.
-
-    Args:
-        prior: The model whose text encoder is used.
-        prompt: Text of the prompt.
-        cameras: Cameras of the views.
-
-    Returns:
-        One row per view.
-    """
-    return embed(prior, prompt, precise_view_prompts(cameras))
 
 
 def interpolated(prior: LatentDiffusion, prompt: str, cameras: Cameras) -> TextEmbeddings:

@@ -50,7 +50,7 @@ def build(text_encoder: Any, config: ScorerConfig) -> Any:
     }
     words = text_encoder.config.to_dict()
     model = CLIPModel(CLIPConfig(text_config=words, vision_config=vision, projection_dim=config.projection))
-    # In some versions of transformers, the text encoder is nested once more.
+    # Some versions of transformers nest the text encoder one level deeper.
     weights = {name.removeprefix("text_model."): value for name, value in text_encoder.state_dict().items()}
     model.text_model.load_state_dict(weights)
     model.text_model.requires_grad_(False)
