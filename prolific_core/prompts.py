@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.reader import Reader
 
 from prolific_core.config import Config
 from prolific_core.errors import InputError
@@ -55,7 +56,8 @@ def check_text(text: object) -> str:
         The text without leading and trailing white space.
 
     Raises:
-        InputError: The text is not a string, is empty or too long, or contains control characters.
+        InputError: The text is not a string, is empty or too long, or contains control characters or characters that
+            YAML does not allow.
     """
     if not isinstance(text, str):
         raise InputError(f"the prompt text must be a string, got {text!r}; put it in quotes")
@@ -69,6 +71,10 @@ def check_text(text: object) -> str:
             raise InputError(
                 f"the prompt contains a control character ({ascii(character)}) at position {position}; "
                 "write it as one line of plain text"
+            )
+        if Reader.NON_PRINTABLE.match(character):  # prompt.yaml could not be read again
+            raise InputError(
+                f"the prompt contains {ascii(character)} at position {position}, which is not a character; delete it"
             )
     return text
 

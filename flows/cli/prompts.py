@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import Names, complete_id
+from prolific_core.errors import InputError
 
 app = typer.Typer(
     help="""Add, list, import and remove prompts.
@@ -61,7 +62,12 @@ def show(
     from tasks.runtime.project import STAGES, Project
 
     project = Project.find()
-    found = [project.prompt(id) for id in sets.select(project, names or [])]
+    found = []
+    for id in sets.select(project, names or []):
+        try:
+            found.append(project.prompt(id))
+        except InputError as error:
+            print(f"prolific: not listed: {error}", file=sys.stderr)
     made = {prompt.id: project.finished_stages(prompt.id) for prompt in found}
     if json:
         keys = ("id", "text", "seed", "preset")
@@ -90,7 +96,7 @@ def remove(
 
     project = Project.find()
     for id in ids:
-        project.prompt(id)  # raises before anything is removed if a prompt does not exist
+        project.require_prompt(id)  # raises before anything is removed if a prompt does not exist
     for id in ids:
         sets.remove(project, id)
         print(f"{id}: removed")

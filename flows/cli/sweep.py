@@ -1,5 +1,6 @@
 """The commands `prolific sweep`, `prolific worker` and `prolific deploy`, which run many prompts."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -41,9 +42,12 @@ def sweep(
     from tasks.tracking.tracker import prepare
 
     project = Project.find()
-    if not preflight.choose(project, names or [], only_failed):  # reports mistakes before a server starts
+    ids = preflight.choose(project, names or [], only_failed)  # reports mistakes before a server starts
+    if not ids:
         print("nothing to do: no prompt failed or was interrupted")
         return 0
+    for error in preflight.faulty(project, ids).values():
+        print(f"prolific: {error}; the other prompts of the sweep run", file=sys.stderr, flush=True)
     prepare()
     prefect_runtime.set_up(project)
     from flows import sweep as flow

@@ -3,6 +3,7 @@
 A set is a text file of prompt ids, prompts/<name>.txt, written by `prolific prompts import` or by hand.
 """
 
+import contextlib
 import csv
 import fnmatch
 import shutil
@@ -78,7 +79,8 @@ def select(project: Project, names: list[str]) -> list[str]:
                 raise InputError(f"'{name}' is both a prompt and a set (prompts/{name}.txt); rename the set")
             ids = _members(project, name)
         else:
-            ids = [project.prompt(name).id]
+            project.require_prompt(name)
+            ids = [name]
         found += ids
     return list(dict.fromkeys(found if names else known))
 
@@ -88,10 +90,11 @@ def group(project: Project, names: list[str]) -> Group:
 
     A single prompt belongs to the project's default experiment.
     """
-    try:
-        rows = [row(project.prompt(id)) for id in select(project, names)]
-    except InputError:  # a file may have been edited or removed during the sweep
-        rows = []
+    rows = []
+    with contextlib.suppress(InputError):  # a set may have been edited during the sweep
+        for id in select(project, names):
+            with contextlib.suppress(InputError):  # a prompt without a valid file has no row
+                rows.append(row(project.prompt(id)))
     alone = len(names) == 1 and names[0] in project.prompt_ids()
     return Group(EXPERIMENT if alone else title(names)[:200], rows)
 
@@ -110,9 +113,9 @@ def remove(project: Project, id: str) -> None:
     """Delete a prompt's folder, outputs, report and logs, and remove its id from all sets.
 
     DVC's cache keeps the outputs until `dvc gc` is run. If the prompt is added again before that, its outputs are
-    restored and no stage runs.
+    restored and no stage runs. The prompt's file need not be valid.
     """
-    project.prompt(id)
+    project.require_prompt(id)
     with prompt_lock(project, id):
         for name in set_names(project):
             file = _set_file(project, name)

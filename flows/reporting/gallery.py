@@ -4,10 +4,12 @@ The root DVC pipeline has one stage, which runs this module and writes gallery/i
 """
 
 import json
+import sys
 from pathlib import Path
 
 from flows.reporting import report
 from flows.reporting.html import render
+from prolific_core.errors import InputError
 from tasks.runtime.project import Project
 
 
@@ -34,7 +36,10 @@ def main() -> None:
         evaluated = project.output(id, "evaluate") / "manifest.json"
         page = project.report(id)
         if evaluated.is_file() and not (page.is_file() and page.stat().st_mtime >= evaluated.stat().st_mtime):
-            report.write(project.resolve(id))
+            try:
+                report.write(project.resolve(id))
+            except InputError as error:
+                print(f"no report of {id}: {error}", file=sys.stderr)
     print(write(project))
 
 

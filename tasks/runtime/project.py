@@ -141,22 +141,25 @@ class Project:
     def has_prompt(self, id: str) -> bool:
         return (self.prompt_folder(id) / "prompt.yaml").is_file()
 
+    def require_prompt(self, id: str) -> None:
+        """Raise an InputError if the file of a prompt does not exist. The file itself is not read."""
+        prompts.check_id(id)
+        if not self.has_prompt(id):
+            known = ", ".join(self.prompt_ids()[:8]) or "none yet"
+            raise InputError(
+                f"no prompt '{id}' (prompts/{id}/prompt.yaml does not exist); the prompts are: {known}; "
+                'create one with: prolific generate "TEXT"'
+            )
+
     def finished_stages(self, id: str) -> int:
         """Return the number of finished stages of a prompt."""
         return sum((self.output(id, stage) / "manifest.json").is_file() for stage in STAGES)
 
     def prompt(self, id: str) -> Prompt:
         """Read a prompt from its file. Raises an InputError if the file does not exist or is invalid."""
-        prompts.check_id(id)
+        self.require_prompt(id)
         shown = f"prompts/{id}/prompt.yaml"
-        path = self.prompt_folder(id) / "prompt.yaml"
-        if not self.has_prompt(id):
-            known = ", ".join(self.prompt_ids()[:8]) or "none yet"
-            raise InputError(
-                f"no prompt '{id}' ({shown} does not exist); the prompts are: {known}; "
-                'create one with: prolific generate "TEXT"'
-            )
-        prompt = prompts.parse(shown, prompts.read_yaml(path, shown))
+        prompt = prompts.parse(shown, prompts.read_yaml(self.root / shown, shown))
         if prompt.id != id:
             raise InputError(f"{shown}: id must be the name of its folder, '{id}', got {prompt.id!r}")
         return prompt

@@ -119,6 +119,22 @@ def test_a_failure_stops_no_other_and_only_it_runs_again(clone, project, prefect
     )
 
 
+def test_a_broken_prompt_file_stops_no_other_prompt(clone, project, prefect_server):
+    chair, car = add(project, "a blue chair", "a green car")
+    (project.prompt_folder(car) / "prompt.yaml").write_text("id: 'car\n")
+    listed = clone.prolific("prompts", "list")
+    assert listed.returncode == 0 and "a blue chair" in listed.stdout
+    assert "not listed: prompts/car/prompt.yaml" in listed.stderr
+    done = clone.prolific("sweep", car, chair, **prefect_server)
+    assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
+    assert done.stderr.startswith("prolific: prompts/car/prompt.yaml, line ")
+    assert "\ncar: prompts/car/prompt.yaml, line " in done.stdout and "1 done, 1 failed" in done.stdout
+    assert sorted(clone.ran()) == sorted(STAGES)
+    alone = clone.prolific("sweep", car, **prefect_server)
+    assert alone.returncode == 2 and alone.stderr.count("\n") == 1
+    assert clone.prolific("prompts", "remove", car).returncode == 0 and project.prompt_ids()[-1] == chair
+
+
 def test_concurrent_runs_need_no_retry(prefect_server):
     """SQLite refuses a transaction that writes after a read while another one writes; the client then waits."""
     flow = ask(prefect_server, "flows/", name="at once")

@@ -1,9 +1,11 @@
 """Prompts: every text gets a safe, readable id, and mistakes in prompt.yaml are named in one line."""
 
 import re
+import sys
 
 import pytest
 import yaml
+from ruamel.yaml import YAML
 
 from prolific_core import prompts
 from prolific_core.errors import InputError
@@ -46,12 +48,31 @@ def test_ids_are_readable_and_tell_texts_apart():
         ("a\nmug", r"\\n"),
         ("a\x00mug", "control"),
         ("\udcff", "control"),
+        ("a\ufffe mug", r"ufffe'? at position 2"),
+        ("a mug\uffff", "not a character"),
     ],
 )
 def test_unusable_texts_are_refused_in_one_line(text, message):
     with pytest.raises(InputError, match=message) as caught:
         prompts.check_text(text)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
+
+
+def test_every_character_that_is_accepted_is_read_again(tmp_path):
+    """Both parsers are tested: DVC reads prompt.yaml with ruamel.yaml."""
+    accepted = []
+    for code in range(sys.maxunicode + 1):
+        try:
+            accepted.append(prompts.check_text(f"a{chr(code)}b")[1])
+        except InputError:
+            continue
+    assert len(accepted) > 1_000_000
+    path = tmp_path / "prompt.yaml"
+    for start in range(0, len(accepted), 50_000):
+        text = "".join(accepted[start : start + 50_000])
+        path.write_text(prompts.dump(Prompt("x", text)), encoding="utf-8")
+        assert prompts.read_yaml(path, "prompt.yaml")["text"] == text
+        assert YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))["text"] == text
 
 
 @pytest.mark.parametrize("id", ["", "../x", "a/b", "123", "A", "a--b", "-a", "a.b", "a" * 61, "a\n", None, 5])
