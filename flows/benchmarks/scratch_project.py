@@ -10,7 +10,16 @@ import sys
 from pathlib import Path
 
 FOLDERS = ("prolific_core", "tasks", "flows", "presets")
-FILES = ("params.yaml", "dvc.yaml", "prefect.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
+FILES = (
+    "params.yaml",
+    "dvc.yaml",
+    "prefect.yaml",
+    ".dvcignore",
+    ".gitignore",
+    ".dvc/config",
+    ".dvc/.gitignore",
+    ".state/dvc/repo/.gitignore",
+)
 # The user's values of these environment variables would affect commands in the copy.
 OWN = ("PROLIFIC_ROOT", "PROLIFIC_TRACKER", "MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "DVC_STAGE")
 
@@ -24,7 +33,7 @@ def copy(root: Path, folder: Path, *, prompts: tuple[str, ...] = (), weights: bo
     for name in (*FOLDERS, *(f"prompts/{id}" for id in prompts)):
         shutil.copytree(root / name, folder / name, ignore=ignore)
     for name in FILES:
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / name, folder / name)
     (folder / "prompts").mkdir(exist_ok=True)
     subprocess.run(["git", "init", "--quiet", str(folder)], check=True)

@@ -1,5 +1,8 @@
 """Wrapper around DVC's command line that puts this Python interpreter first in PATH and disables telemetry.
 
+DVC loads pickles from its site cache, by default in a folder that every user of the machine can write to. It is
+therefore in .state/dvc, which only its owner can open.
+
     python -m tasks.dvc_pipeline.cli repro prompts/a-red-mug/dvc.yaml:nerf
 
 On Linux, the process ends when its parent dies.
@@ -11,14 +14,26 @@ import sys
 from pathlib import Path
 
 from tasks.runtime import machine
+from tasks.runtime.project import Project
 
 
 def environment() -> dict[str, str]:
-    """Return a copy of the environment in which `python` is this interpreter and telemetry is disabled."""
+    """Return a copy of the environment in which `python` is this interpreter and telemetry is disabled.
+
+    DVC's site cache is a private folder of the project, which is created if needed.
+    """
     machine.disable_telemetry()
+    cache = Project.find().state / "dvc"
+    (cache / "repo").mkdir(parents=True, exist_ok=True)  # DVC would create it with write permission for everyone
+    cache.chmod(0o700)
     # Do not resolve symlinks, because PATH must contain the virtual environment's folder, where `python` is a link.
     here = str(Path(sys.executable).parent)
-    return {**os.environ, "PATH": os.pathsep.join([here, os.environ.get("PATH", "")]), "PYTHONUNBUFFERED": "1"}
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join([here, os.environ.get("PATH", "")]),
+        "PYTHONUNBUFFERED": "1",
+        "DVC_SITE_CACHE_DIR": str(cache),
+    }
 
 
 def read_only(pipeline: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -305,3 +306,15 @@ def _alive(pid: int) -> bool:
         return False
     with open(f"/proc/{pid}/stat") as file:
         return file.read().split(")")[1].split()[0] != "Z"
+
+
+def test_dvc_loads_pickles_from_private_folders_only(clone):
+    """`.dvc/config` is for plain `dvc`, as after a fresh clone, and the variable for the commands of this project."""
+    cache = clone.root / ".state" / "dvc"
+    assert clone.run("dvc", "status", "prompts/a-red-mug/dvc.yaml").returncode == 0
+    assert len(list((cache / "repo").iterdir())) == 2  # the placeholder and this project's cache
+    for path in (cache.parent, cache, *cache.rglob("*")):
+        assert path.is_symlink() or not path.stat().st_mode & 0o022, path
+    shutil.rmtree(cache)
+    assert clone.run("tasks.dvc_pipeline.cli", "status", "prompts/a-red-mug/dvc.yaml").returncode == 0
+    assert cache.stat().st_mode & 0o777 == 0o700 and len(list((cache / "repo").iterdir())) == 1
