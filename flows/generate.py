@@ -88,7 +88,9 @@ def generate(
     with prompt_lock(project, id, lambda message: print(f"prolific: {message}", file=sys.stderr, flush=True)):
         run_status.write(project, id, RunStatus("running"))
         try:
-            result = _make(preflight.check(project, id), sweep, began)
+            prompt = preflight.check(project, id)
+            preflight.repair(project, id)
+            result = _make(prompt, sweep, began)
         except Exception as error:
             message = (explain(error) or f"{type(error).__name__}: {error}").splitlines()[0]
             log = str(error.log.relative_to(project.root)) if isinstance(error, dvc_runner.StageFailed) else ""

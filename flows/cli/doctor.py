@@ -8,11 +8,12 @@ from importlib import metadata
 def doctor() -> None:
     """Show the versions, device, kernels and prior in use, and the reason for each choice.
 
-    Files that a killed run has damaged are repaired.
+    Files that a killed run has damaged are repaired, and all outputs are compared with their digests.
     """
     from flows.orchestration import preflight
     from prolific_core.errors import ProlificError
     from tasks.runtime import machine
+    from tasks.runtime.locks import prompt_lock
     from tasks.runtime.project import Project
 
     project = Project.find()
@@ -24,6 +25,8 @@ def doctor() -> None:
     for id in project.prompt_ids():
         try:
             preflight.check(project, id)
+            with prompt_lock(project, id):
+                preflight.repair(project, id)
         except ProlificError as error:
             _line(id, error)
     print("\nversions")

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import bench, doctor, prior, prompts, study, sweep, ui
+from flows.cli import bench, doctor, prior, prompts, study, sweep, ui, verify
 from flows.cli.options import Json, complete_id
 from prolific_core.discovery import guidance_methods
 from prolific_core.errors import InputError
@@ -156,6 +156,7 @@ app.command(rich_help_panel=_EXPERIMENTS)(study.study)
 app.add_typer(prior.app, name="prior", rich_help_panel=_EXPERIMENTS)
 app.add_typer(bench.app, name="bench", rich_help_panel=_EXPERIMENTS)
 app.command(rich_help_panel=_MACHINE)(ui.ui)
+app.command(rich_help_panel=_MACHINE)(verify.verify)
 app.command(rich_help_panel=_MACHINE)(doctor.doctor)
 
 

@@ -8,16 +8,18 @@ solution.
 import json
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from flows.orchestration import run_status
+from flows.orchestration import integrity, run_status
 from flows.prompt_store import sets
 from prolific_core.errors import InputError
 from prolific_core.prior.location import locate
+from tasks.runtime.job import damaged_files
 from tasks.runtime.project import STAGES, Project, ResolvedPrompt
 
 
@@ -50,7 +52,7 @@ def faulty(project: Project, ids: list[str]) -> dict[str, InputError]:
 
 
 def check(project: Project, id: str) -> ResolvedPrompt:
-    """Check a prompt and everything that its run depends on, and repair damaged files.
+    """Check the parameters of a prompt and return it.
 
     This takes milliseconds. It changes the working directory to the project root, because paths in the parameters are
     relative to the root.
@@ -58,16 +60,19 @@ def check(project: Project, id: str) -> ResolvedPrompt:
     os.chdir(project.root)
     prompt = project.resolve(id)
     locate(prompt.config.prior.path)
-    repair(project, id)
     return prompt
 
 
 def repair(project: Project, id: str) -> None:
-    """Remove damaged files and stale DVC locks of a prompt, and report outputs that are missing from DVC's cache."""
-    locked = _lock_file(project, project.prompt_folder(id) / "dvc.lock")
+    """Remove damaged files and stale DVC locks of a prompt, and report outputs that are missing from DVC's cache.
+
+    The digests of all outputs are computed. The caller must hold the prompt's lock.
+    """
+    locked = lock_file(project, id)
     _rwlock(project)
     for stage in STAGES:
-        _cached(project, f"runs/{id}/{stage}", locked.get(stage) or {})
+        _output(project, project.output(id, stage))
+        _cached(project, id, stage, locked.get(stage) or {})
         for path in sorted(project.stage_state(id, stage).glob("checkpoints/*/*.safetensors")):
             _checkpoint(project, path)
 
@@ -86,12 +91,13 @@ def is_complete(path: Path) -> bool:
     return path.stat().st_size == 8 + length + max(ends, default=0)
 
 
-def _lock_file(project: Project, path: Path) -> dict:
-    """Return the stages in a dvc.lock file.
+def lock_file(project: Project, id: str, remove: bool = True) -> dict:
+    """Return the stages in a prompt's dvc.lock.
 
-    A damaged file is removed, and an empty dictionary is returned. DVC does not write the file atomically, so a
-    killed process may leave it empty or truncated.
+    For a damaged file, an empty dictionary is returned, and the file is removed if `remove` is true. DVC does not write
+    the file atomically, so a killed process may leave it empty or truncated.
     """
+    path = project.prompt_folder(id) / "dvc.lock"
     if not path.is_file():
         return {}
     text, shown = path.read_text(errors="replace"), path.relative_to(project.root)
@@ -110,8 +116,9 @@ def _lock_file(project: Project, path: Path) -> dict:
             raise Invalid("truncated within an entry")
         return stages
     except (yaml.YAMLError, Invalid):
-        path.unlink()
-        _report(f"removed the damaged file {shown}; DVC recreates it without running finished stages")
+        if remove:
+            path.unlink()
+            _report(f"removed the damaged file {shown}; DVC recreates it without running finished stages")
         return {}
 
 
@@ -167,37 +174,34 @@ def _is_dvc(pid: int) -> bool:
         return True  # the process belongs to another user and may run DVC
 
 
-def _cached(project: Project, out: str, stage: dict) -> None:
-    """Print a warning if an output is missing from DVC's cache.
+def _output(project: Project, folder: Path) -> None:
+    """Remove an output that differs from its manifest. DVC restores it from its cache or runs its stage again."""
+    bad = damaged_files(folder) if folder.is_dir() else {}
+    if bad:
+        shown = folder.relative_to(project.root)
+        name, problem = next(iter(bad.items()))
+        shutil.rmtree(folder)
+        _report(f"{shown}/{name} {problem}; {shown} is restored from DVC's cache, or its stage runs again")
+
+
+def _cached(project: Project, id: str, stage: str, locked: dict) -> None:
+    """Report an output that is missing from DVC's cache, and remove the damaged objects of an output to be restored.
 
     DVC then runs the output's stage again, which is correct but may take hours.
     """
-    cache = project.root / ".dvc" / "cache" / "files" / "md5"
-    if not cache.is_dir():
+    if not (project.root / integrity.CACHE).is_dir():
         return
-    for entry in stage.get("outs", []):
-        lost = [md5 for md5 in _objects(cache, entry["md5"]) if not _object(cache, md5).is_file()]
-        if entry.get("path") == out and lost:
-            _report(
-                f"{out} is missing from DVC's cache; its stage runs again unless `dvc pull` restores it from a remote"
-            )
-
-
-def _objects(cache: Path, md5: str) -> list[str]:
-    """Return the hashes of all objects in DVC's cache that belong to an output.
-
-    For a folder, one object is the list of its files. If the list cannot be read, only its hash is returned.
-    """
-    if not md5.endswith(".dir"):
-        return [md5]
-    try:
-        return [md5, *(entry["md5"] for entry in json.loads(_object(cache, md5).read_text()))]
-    except (OSError, ValueError, KeyError, TypeError):
-        return [md5]
-
-
-def _object(cache: Path, md5: str) -> Path:
-    return cache / md5[:2] / md5[2:]
+    shown, found = f"runs/{id}/{stage}", integrity.objects(project, locked)
+    restored = not project.output(id, stage).is_dir()
+    for md5 in found if restored else []:
+        path = integrity.object_path(project, md5)
+        if path.is_file() and not integrity.is_intact(path, md5):
+            path.unlink()
+            _report(f"removed a damaged object from DVC's cache: {path.relative_to(project.root)}")
+    if not all(integrity.object_path(project, md5).is_file() for md5 in found):
+        _report(
+            f"{shown} is missing from DVC's cache; its stage runs again unless `dvc pull` restores it from a remote"
+        )
 
 
 def _checkpoint(project: Project, path: Path) -> None:

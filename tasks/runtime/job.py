@@ -220,7 +220,7 @@ class Job:
                 if path.is_file()
             },
         }
-        write_json(self.output / MANIFEST, manifest)
+        write_json(self.output / MANIFEST, {**manifest, "digest": _digest_of(manifest)})
         if self.final.exists():  # DVC deletes the old output before a run, so this happens only without DVC.
             old = self.final.with_name(f".{self.name}.old")
             shutil.rmtree(old, ignore_errors=True)
@@ -249,14 +249,42 @@ def check_output(folder: Path, shown: str, command: str) -> str:
     if not manifest.is_file():
         what = "is incomplete" if folder.exists() else "is missing"
         raise InputError(f"{shown} {what}; create it with: {command}")
-    try:
-        files = json.loads(manifest.read_text())["files"]
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{shown}/{MANIFEST} is damaged; create it again with: {command}") from None
-    for name, expected in files.items():
-        if not (folder / name).is_file() or digest(folder / name) != expected:
-            raise InputError(f"{shown}/{name} is missing or has been modified; create it again with: {command}")
+    for name, problem in damaged_files(folder).items():
+        raise InputError(f"{shown}/{name} {problem}; create it again with: {command}")
     return digest(manifest)
+
+
+def damaged_files(folder: Path) -> dict[str, str]:
+    """Return the names of the damaged files of a finished output, and what is wrong with each."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        files = dict(manifest["files"])
+        seal = manifest.pop("digest", None)  # outputs of version 0.1 have none
+        if seal not in (None, _digest_of(manifest)):
+            raise ValueError
+    except FileNotFoundError:
+        return {MANIFEST: "is missing"}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {MANIFEST: "is damaged"}
+    bad = {}
+    for name, expected in files.items():
+        if not (folder / name).is_file():
+            bad[name] = "is missing"
+        elif digest(folder / name) != expected:
+            bad[name] = "has been modified"
+    return bad
+
+
+def manifest_files(folder: Path) -> list[str]:
+    """Return the names of all files of a finished output, or only that of its manifest if it cannot be read."""
+    try:
+        return [*json.loads((folder / MANIFEST).read_bytes())["files"], MANIFEST]
+    except (OSError, ValueError, KeyError, TypeError):
+        return [MANIFEST]
+
+
+def _digest_of(manifest: dict) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def note_failure(state: Path, line: str, status: int) -> None:
