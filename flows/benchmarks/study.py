@@ -27,7 +27,8 @@ from prolific_core.toybox.evaluation.agreement import agreement
 from prolific_core.toybox.evaluation.classifier import load_classifier
 from prolific_core.toybox.world import draw as world
 from tasks.runtime.console import Console
-from tasks.runtime.job import digest, save_png
+from tasks.runtime.digests import digest
+from tasks.runtime.job import save_png
 from tasks.runtime.machine import set_up_torch
 from tasks.runtime.project import Project
 from tasks.runtime.records import EtaEstimator

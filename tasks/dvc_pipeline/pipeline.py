@@ -1,7 +1,7 @@
 """Generator of a prompt's DVC pipeline, prompts/<id>/dvc.yaml.
 
-The file is generated from STAGES and is identical for every prompt. Its commands contain the prompt's id but not its
-text, so the text is never passed to a shell.
+The file is generated from STAGES and differs between prompts only in the models of the user's own that they use. Its
+commands contain the prompt's id but not its text, so the text is never passed to a shell.
 """
 
 import re
@@ -11,7 +11,7 @@ import yaml
 
 from prolific_core.files import write_atomically
 from prolific_core.prompts import SECTIONS, Prompt, dump
-from tasks.runtime.project import STAGES, Project, code_of
+from tasks.runtime.project import STAGES, Project, code_of, models_of
 
 
 class _Plain(yaml.SafeDumper):
@@ -21,12 +21,12 @@ class _Plain(yaml.SafeDumper):
         return True
 
 
-_HEAD = "# Made from STAGES in tasks/runtime/project.py, the same for every prompt. Do not edit: it is written again.\n"
+_HEAD = "# Made from STAGES in tasks/runtime/project.py. Do not edit: it is written again.\n"
 
 
-def text(project: Project) -> str:
-    """Return the content of prompts/<id>/dvc.yaml, which is the same for every prompt."""
-    stages = {}
+def text(project: Project, prompt: Prompt) -> str:
+    """Return the content of prompts/<id>/dvc.yaml."""
+    stages, config = {}, project.config(prompt)
     for name, spec in STAGES.items():
         sections = list(spec.sections(name))
         stages[name] = {
@@ -35,6 +35,7 @@ def text(project: Project) -> str:
             "cmd": f"exec python -m tasks {name} ${{id}}",
             "deps": [
                 *(path for path in code_of(name) if (project.root / path).exists()),
+                *(path.replace("${", "\\${") for path in models_of(name, project.root, config)),
                 *(f"runs/${{id}}/{earlier}" for earlier in spec.inputs),
             ],
             "params": [
@@ -51,7 +52,7 @@ def write(project: Project, prompt: Prompt) -> None:
     """Create the folder of a new prompt, with its prompt.yaml and dvc.yaml."""
     folder = project.prompt_folder(prompt.id)
     _write_changes(folder / "prompt.yaml", dump(prompt))
-    _write_changes(folder / "dvc.yaml", text(project))
+    _write_changes(folder / "dvc.yaml", text(project, prompt))
 
 
 def refresh(project: Project, prompt: Prompt) -> None:
@@ -60,7 +61,7 @@ def refresh(project: Project, prompt: Prompt) -> None:
     DVC fails if a section that it tracks is missing. New sections are appended, so the user's comments are kept.
     """
     folder = project.prompt_folder(prompt.id)
-    _write_changes(folder / "dvc.yaml", text(project))
+    _write_changes(folder / "dvc.yaml", text(project, prompt))
     missing = [section for section in SECTIONS if prompt.sections.get(section) is None]
     if missing:
         path = folder / "prompt.yaml"

@@ -43,6 +43,7 @@ _COMMON = (
     "prolific_core/toybox/params.py",
     "tasks/prior_training/job.py",
     "tasks/prior_training/stages.py",
+    "tasks/runtime/digests.py",
     "tasks/runtime/job.py",
     "tasks/runtime/machine.py",
 )

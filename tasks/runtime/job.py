@@ -19,8 +19,9 @@ from pathlib import Path
 from prolific_core.config import LoggingConfig, SystemConfig
 from prolific_core.errors import InputError
 from prolific_core.files import atomically, write_json
-from tasks.runtime import locks, machine, records
+from tasks.runtime import digests, locks, machine, records
 from tasks.runtime.console import Console
+from tasks.runtime.digests import digest
 
 MANIFEST = "manifest.json"
 METRICS = "metrics.json"
@@ -54,6 +55,7 @@ class Job:
     subject: dict  # manifest entries that identify the prompt or the prior
     parameters: dict  # parameter sections that the result depends on
     code: tuple[str, ...]  # files and folders, relative to the root, that the result depends on
+    models: tuple[str, ...] = ()  # folders, relative to the root, of models of the user's own that the job loads
     inputs: tuple[str, ...] = ()  # names of the earlier jobs whose outputs this job reads
 
     def input(self, name: str) -> Path:
@@ -72,7 +74,7 @@ class Job:
 
     @cached_property
     def key(self) -> str:
-        """Hash of everything that a checkpoint depends on: parameters, identity, inputs and code."""
+        """Hash of everything that a checkpoint depends on: parameters, identity, inputs, code and models."""
         for name in self.inputs:
             self.input(name)
         parts = {
@@ -80,8 +82,14 @@ class Job:
             **self.identity,
             "inputs": self._inputs,
             "code": [digest(self.root / path) for path in self.code],
+            **({"models": self._model_digests} if self.models else {}),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    @cached_property
+    def _model_digests(self) -> dict[str, str]:
+        known = digests.Digests(self.root / ".state" / "digests.json")
+        return {path: known.of(self.root / path) for path in self.models}
 
     # Output
 
@@ -214,6 +222,7 @@ class Job:
             **self.subject,
             "parameters": self.parameters,
             "inputs": self._inputs,
+            **({"models": self._model_digests} if self.models else {}),
             "files": {
                 path.relative_to(self.output).as_posix(): digest(path)
                 for path in sorted(self.output.rglob("*"))
@@ -313,21 +322,3 @@ def save_png(path: Path, image) -> None:
         array = array[:, :, 0]
     with atomically(path) as temporary:
         Image.fromarray(array).save(temporary, format="PNG")
-
-
-def digest(path: Path) -> str:
-    """Return the SHA-256 digest of a file or folder.
-
-    The digest of a folder covers the names and contents of its files. If the path does not exist, the digest of an
-    empty file is returned.
-    """
-    total = hashlib.sha256()
-    if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            if file.is_file() and "__pycache__" not in file.parts:
-                total.update(f"{file.relative_to(path).as_posix()} {digest(file)}\n".encode())
-    elif path.is_file():
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                total.update(block)
-    return total.hexdigest()

@@ -34,6 +34,7 @@ _COMMON = (
     "prolific_core/files.py",
     "prolific_core/seeding.py",
     "prolific_core/view_names.py",
+    "tasks/runtime/digests.py",
     "tasks/runtime/job.py",
     "tasks/runtime/machine.py",
     "tasks/runtime/stage.py",
@@ -95,6 +96,24 @@ STAGES: dict[str, StageSpec] = {
 def code_of(stage: str) -> tuple[str, ...]:
     """Return the files and folders, relative to the root, that a stage's result depends on."""
     return tuple(sorted((f"tasks/{stage}.py", *STAGES[stage].code)))
+
+
+def models_of(stage: str, root: Path, values: config.Config) -> tuple[str, ...]:
+    """Return the folders of all models that a stage loads, relative to `root` if they are inside it.
+
+    The packaged weights are not among them, because they belong to the stage's code. Neither are models on a hub, whose
+    files are not in the project.
+    """
+    if not STAGES[stage].prior:
+        return ()
+    if stage == "evaluate":
+        folders = [values.evaluate.scorer or f"{values.prior.path}/scorer"]
+    else:
+        models = [values.prior.path, getattr(values, stage).guidance.score.base]
+        folders = [f"{model}/{part}" for model in models if model for part in _PIPELINE]
+    found = {root / Path(folder).expanduser() for folder in folders}
+    inside = {path.relative_to(root) if path.is_relative_to(root) else path for path in found if path.is_dir()}
+    return tuple(sorted({path.as_posix() for path in inside} - set(code_of(stage))))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from prolific_core.errors import InputError, ProlificError
 from tasks.runtime import machine
 from tasks.runtime.console import Console
 from tasks.runtime.job import Job, check_output
-from tasks.runtime.project import STAGES, Project, code_of
+from tasks.runtime.project import STAGES, Project, code_of, models_of
 
 
 class Stage(Job):
@@ -26,6 +26,7 @@ class Stage(Job):
         self.prompt, self.config = resolved.prompt, resolved.config
         self.title = f"stage '{name}' of '{id}'"
         self.code, self.inputs = code_of(name), STAGES[name].inputs
+        self.models = models_of(name, project.root, self.config)
         super().__init__(
             project.root,
             name,

@@ -227,6 +227,34 @@ def test_sections_that_dvc_would_miss_are_added(clone, project):
     assert clone.repro("prompts/a-red-mug/dvc.yaml:initialise") == ["initialise"]
 
 
+def test_a_model_of_the_users_own_is_a_dependency(clone, project, tmp_path):
+    """Its path stays the same after it was trained again. The scorer is only for the evaluation."""
+    outside = tmp_path / "a ${model}"
+    for folder in (clone.root / "mine", outside):
+        for part in ("unet", "vae", "scorer"):
+            (folder / part).mkdir(parents=True)
+            (folder / part / "weights").write_text(f"{part} 1")
+        (folder / "model_index.json").write_text("{}")
+    clone.edit("params.yaml", "path: toybox", "path: mine")
+    clone.edit(
+        "prompts/a-red-mug/prompt.yaml",
+        "nerf: {}",
+        f"nerf: {{guidance: {{score: {{base: {json.dumps(str(outside))}}}}}}}",
+    )
+    pipeline.refresh(project, project.prompt("a-red-mug"))
+    assert clone.repro() == list(STAGES) and clone.repro() == []
+    for path, ran in (
+        (clone.root / "mine/unet/weights", list(STAGES)[1:]),
+        (outside / "vae/weights", ["nerf", "geometry", "texture", "export", "evaluate"]),
+        (clone.root / "mine/scorer/weights", ["evaluate"]),
+    ):
+        key = Stage(project, ran[0], "a-red-mug").key
+        path.write_text(path.read_text().replace("1", "2"))
+        assert Stage(project, ran[0], "a-red-mug").key != key
+        assert clone.repro() == ran, path
+    assert json.loads((project.output("a-red-mug", "nerf") / "manifest.json").read_text())["models"]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel to end a stage with its parent; Linux only")
 def test_a_stage_ends_with_the_dvc_that_started_it(clone):
     clone.trouble(
@@ -253,7 +281,7 @@ def test_a_stage_ends_with_the_dvc_that_started_it(clone):
 def test_the_committed_pipeline_is_up_to_date():
     project = Project(ROOT)
     committed = (project.prompt_folder("a-red-mug") / "dvc.yaml").read_text()
-    assert committed == pipeline.text(project), "run: prolific sweep a-red-mug"
+    assert committed == pipeline.text(project, project.prompt("a-red-mug")), "run: prolific sweep a-red-mug"
 
 
 @pytest.mark.parametrize("stage", STAGES)
