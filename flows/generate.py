@@ -47,6 +47,10 @@ class Result:
         return json.dumps(values | {"stages": stages})
 
 
+def _print_waiting(message: str) -> None:
+    print(f"prolific: {message}", file=sys.stderr, flush=True)
+
+
 def _run_name() -> str:
     parameters = flow_run.parameters
     return (parameters.get("id") or parameters.get("text") or "generate")[:60]
@@ -85,7 +89,7 @@ def generate(
     if id is None:
         id = create.file_prompt(project, text or "", preset=preset, seed=seed).id
     prompts.check_id(id)
-    with prompt_lock(project, id, lambda message: print(f"prolific: {message}", file=sys.stderr, flush=True)):
+    with prompt_lock(project, id, _print_waiting, dvc_runner.stopping.is_set):
         run_status.write(project, id, RunStatus("running"))
         try:
             prompt = preflight.check(project, id)

@@ -54,8 +54,8 @@ def prefect_server(prefect_home, tmp_path_factory) -> Iterator[dict[str, str]]:
     """Prefect server for all tests that do not test its start, as the environment variables of its clients."""
     from flows.orchestration import prefect_server
 
-    url, stop = prefect_server.start(tmp_path_factory.mktemp("server") / "log", home=prefect_home)
-    yield {"PREFECT_API_URL": url}
+    client, stop = prefect_server.start(tmp_path_factory.mktemp("server") / "log", home=prefect_home)
+    yield client
     stop()
 
 
@@ -63,7 +63,7 @@ def prefect_server(prefect_home, tmp_path_factory) -> Iterator[dict[str, str]]:
 def quiet(monkeypatch, prefect_home):
     """Isolate a test from the user's settings and from tracking, and restore the working directory after it."""
     monkeypatch.chdir(ROOT)  # commands change into the project's folder, also those that a test runs in this process
-    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PROLIFIC_ROOT", "DVC_STAGE"):
+    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PROLIFIC_ROOT", "DVC_STAGE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PREFECT_HOME", str(prefect_home))
     monkeypatch.setenv("PROLIFIC_TRACKER", "off")

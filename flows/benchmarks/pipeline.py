@@ -93,9 +93,9 @@ def tiny(project: Project) -> dict[str, float]:
         commands = " && ".join(f"{sys.executable} -m tasks {name} {ids[0]}" for name in STAGES)
         bare = _seconds(lambda: _shell(root, commands, PROLIFIC_TRACKER="off"))
         whole, rerun = generate("a blue cube"), generate("a blue cube")
-        with _server(root) as url:
-            generate("a blue cube", PREFECT_API_URL=url)  # the first requests to a server are slow
-            served = generate("a blue cube", PREFECT_API_URL=url)
+        with _server(root) as client:
+            generate("a blue cube", **client)  # the first requests to a server are slow
+            served = generate("a blue cube", **client)
     return {"stage_overhead_s": (whole - bare) / len(STAGES), "rerun_s": rerun, "rerun_with_server_s": served}
 
 
@@ -161,13 +161,13 @@ def _add(root: Path, texts: list[str]) -> list[str]:
 
 
 @contextmanager
-def _server(root: Path) -> Iterator[str]:
+def _server(root: Path) -> Iterator[dict[str, str]]:
     started = prefect_server.start(root / ".state" / "bench-server.log", home=root / ".state" / "prefect")
     if started is None:
         raise ProlificError("the Prefect server of the benchmark did not start")
-    url, stop = started
+    client, stop = started
     try:
-        yield url
+        yield client
     finally:
         stop()
 

@@ -21,7 +21,15 @@ FILES = (
     ".state/dvc/repo/.gitignore",
 )
 # The user's values of these environment variables would affect commands in the copy.
-OWN = ("PROLIFIC_ROOT", "PROLIFIC_TRACKER", "MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "DVC_STAGE")
+OWN = (
+    "PROLIFIC_ROOT",
+    "PROLIFIC_TRACKER",
+    "MLFLOW_TRACKING_URI",
+    "PREFECT_API_URL",
+    "PREFECT_API_AUTH_STRING",
+    "PREFECT_HOME",
+    "DVC_STAGE",
+)
 
 
 def copy(root: Path, folder: Path, *, prompts: tuple[str, ...] = (), weights: bool = False) -> Path:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import bench, doctor, prior, prompts, study, sweep, ui, verify
+from flows.cli import bench, doctor, prior, prompts, server, study, sweep, ui, verify
 from flows.cli.options import Json, complete_id
 from prolific_core.discovery import guidance_methods
 from prolific_core.errors import InputError
@@ -149,6 +149,7 @@ _MODELS, _SETS, _EXPERIMENTS, _MACHINE = "One model", "Many models", "Experiment
 app.command(rich_help_panel=_MODELS)(generate)
 app.command(rich_help_panel=_MODELS)(stage)
 app.command(rich_help_panel=_SETS)(sweep.sweep)
+app.command(rich_help_panel=_SETS)(server.server)
 app.command(rich_help_panel=_SETS)(sweep.worker)
 app.command(rich_help_panel=_SETS)(sweep.deploy)
 app.add_typer(prompts.app, name="prompts", rich_help_panel=_SETS)

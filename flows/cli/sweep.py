@@ -91,7 +91,7 @@ def worker(
 def deploy() -> None:
     """Create the work pool, the deployments in prefect.yaml and an automation on a Prefect server.
 
-    PREFECT_API_URL must be set to the URL of the server's API.
+    The server is the one of `prolific server`, or the one at PREFECT_API_URL.
     """
     from flows.orchestration import deploy as deployment
     from tasks.runtime.project import Project

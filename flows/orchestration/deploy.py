@@ -22,23 +22,24 @@ HEAD = "head"  # work queue for sweeps, which need no GPU because they only wait
 ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
 
 
-def server() -> str:
+def server(project: Project) -> str:
     """Return the API URL of the user's Prefect server.
 
-    Raises an InputError if PREFECT_API_URL is not set or the server does not answer.
+    Raises an InputError if the user has no server, or if it does not answer to this client.
     """
-    url = os.environ.get("PREFECT_API_URL", "")
-    if not url or not prefect_server.answers(url):
-        where = f"no Prefect server answers at {url}" if url else "PREFECT_API_URL is not set"
+    url = prefect_server.connect(project)
+    if not url:
         raise InputError(
-            f"{where}; start one with `prefect server start`, then run: export PREFECT_API_URL=http://127.0.0.1:4200/api"
+            "no Prefect server: start one with `prolific server`, or set PREFECT_API_URL to that of a running server"
         )
+    if problem := prefect_server.problem(url):
+        raise InputError(problem)
     return url
 
 
 def deploy(project: Project, pool: str = "gpu") -> None:
     """Create or update the work pool, the deployments in prefect.yaml, and the automation for lost runs."""
-    url = server()
+    url = server(project)
     prefect_runtime.set_up(project)
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
@@ -109,7 +110,7 @@ def work(project: Project, pool: str, gpus: list[int] | None, slots: int) -> int
 
     The workers run until this process is interrupted. If one of them exits earlier, a ProlificError is raised.
     """
-    server()
+    server(project)
     machine.disable_telemetry()
     os.environ.setdefault("PREFECT_HOME", str(project.state / "prefect"))
     (project.state / "prefect").mkdir(parents=True, exist_ok=True)

@@ -23,17 +23,18 @@ _offline = False  # true if this process runs flows without a server
 def set_up(project: Project) -> None:
     """Set Prefect's environment variables, and start a Prefect server if the user has none.
 
-    Call this function before importing Prefect or a module that defines flows. If PREFECT_API_URL is set, the server at
-    this URL is used. Otherwise a server is started that stops with this process and stores its database in
-    .state/prefect. If the server does not answer, a warning is printed and flows run without Prefect. Variables that
-    the user has set are not changed.
+    Call this function before importing Prefect or a module that defines flows. If the user has no server
+    (`prefect_server.connect`), one is started that stops with this process and stores its database in .state/prefect.
+    If the server does not answer, a warning is printed and flows run without Prefect. Variables that the user has set
+    are not changed.
     """
     machine.disable_telemetry()
+    url = prefect_server.connect(project)
     for name, value in {
         "PREFECT_HOME": str(project.state / "prefect"),
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
         # Three retries take 14 seconds, enough for a user to restart their server. Our own server is never restarted.
-        "PREFECT_CLIENT_MAX_RETRIES": "3" if os.environ.get("PREFECT_API_URL") else "1",
+        "PREFECT_CLIENT_MAX_RETRIES": "3" if url else "1",
         "PREFECT_LOGGING_LEVEL": "CRITICAL",  # the command itself reports each failure once
         "PREFECT_LOGGING_ROOT_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_SERVER_LEVEL": "CRITICAL",
@@ -43,15 +44,14 @@ def set_up(project: Project) -> None:
         "PREFECT_SHOW_LOGO": "false",
     }.items():
         os.environ.setdefault(name, value)
-    url = os.environ.get("PREFECT_API_URL")
     if not url:
         (project.state / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect hangs if this folder does not exist
         if prefect_server.start(project.state / "prefect" / "server.log", meanwhile=_import) is None:
-            del os.environ["PREFECT_API_URL"]
+            del os.environ[prefect_server.URL], os.environ[prefect_server.STRING]
             go_offline("the Prefect server did not start (see .state/prefect/server.log)")
             return
-    elif not is_offline() and not prefect_server.answers(url):
-        go_offline(f"no Prefect server answers at {url} (PREFECT_API_URL)")
+    elif not is_offline() and (problem := prefect_server.problem(url)):
+        go_offline(problem)
         return
     from prefect.events.clients import PrefectEventsClient
     from prefect.events.worker import EventsWorker
@@ -60,9 +60,9 @@ def set_up(project: Project) -> None:
     EventsWorker.set_client_override(PrefectEventsClient, reconnection_attempts=2)
 
 
-def _import(url: str) -> None:
-    """Set the URL of the Prefect server and import Prefect. The import takes 1.5 seconds."""
-    os.environ["PREFECT_API_URL"] = url
+def _import(client: dict[str, str]) -> None:
+    """Set the environment variables of the server's clients and import Prefect. The import takes 1.5 seconds."""
+    os.environ.update(client)
     import prefect.events.worker  # noqa: F401
 
 

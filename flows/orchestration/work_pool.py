@@ -25,7 +25,7 @@ def runner(project: Project, pool: str, names: list[str]) -> Callable[[str, Boar
     """
     url = os.environ.get("PREFECT_API_URL")
     if prefect_runtime.is_offline():
-        raise ProlificError(f"--pool {pool} needs a Prefect server; start one with `prefect server start`")
+        raise ProlificError(f"--pool {pool} needs a Prefect server; start one with `prolific server`")
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 

@@ -22,11 +22,17 @@ def hold(path: Path, busy: str) -> AbstractContextManager:
         raise ProlificError(busy) from None
 
 
-def prompt_lock(project: Project, id: str, waiting: Callable[[str], None] | None = None) -> AbstractContextManager:
+def prompt_lock(
+    project: Project,
+    id: str,
+    waiting: Callable[[str], None] | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> AbstractContextManager:
     """Acquire the lock of a prompt, so that two runs never write the same output.
 
-    If another run holds the lock, `waiting` is called with a message, and the function waits for the lock. If `waiting`
-    is None, a ProlificError is raised instead.
+    If another run holds the lock, `waiting` is called with a message, and the function waits for the lock until
+    `stopping` returns true, when it raises a KeyboardInterrupt. If `waiting` is None, a ProlificError is raised instead
+    of waiting.
     """
     path = project.state / id / "lock"
     try:
@@ -35,4 +41,9 @@ def prompt_lock(project: Project, id: str, waiting: Callable[[str], None] | None
         if waiting is None:
             raise
     waiting(f"another run of '{id}' is in progress; waiting for it")
-    return FileLock(path).acquire(poll_interval=0.2)
+    while not stopping():
+        try:
+            return FileLock(path).acquire(timeout=0.5, poll_interval=0.1)
+        except Timeout:
+            continue
+    raise KeyboardInterrupt

@@ -49,23 +49,25 @@ def test_a_command_killed_at_any_moment_goes_on_by_any_other(clone, made_once, p
 
 
 @pytest.fixture
-def whole_server(tmp_path):
-    """Server as a user starts one, with the services for schedules and automations."""
+def whole_server(clone):
+    """Server of `prolific server`, with the services for schedules and automations."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}/api"
-    (tmp_path / "home").mkdir()
-    with open(tmp_path / "server.log", "w") as log:
+    home = clone.root / ".state" / "prefect"
+    with open(clone.root / "server.log", "w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-            env={**os.environ, "PREFECT_HOME": str(tmp_path / "home")},
+            [sys.executable, "-m", "flows.cli.main", "server", "--port", str(port)],
+            cwd=clone.root,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
         )
     try:
-        until(lambda: prefect_server.answers(url))
-        yield {"PREFECT_API_URL": url}
+        until(lambda: (home / "api_url").exists() and prefect_server.answers((home / "api_url").read_text()))
+        yield {
+            "PREFECT_API_URL": (home / "api_url").read_text(),
+            "PREFECT_API_AUTH_STRING": (home / "auth_string").read_text(),
+        }
     finally:
         process.terminate()
         process.wait(30)

@@ -27,7 +27,8 @@ def test_means_over_seeds_then_over_prompts(project, monkeypatch):
 
 
 def test_a_run_of_the_quality_benchmark_is_a_run_of_the_flow(clone, project, prefect_server, monkeypatch):
-    monkeypatch.setenv("PREFECT_API_URL", prefect_server["PREFECT_API_URL"])
+    for name, value in prefect_server.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("PROLIFIC_ROOT", str(clone.root))
     assert quality._metrics(project, "a red mug", "sds", 1, "tiny") == {"quality": 0.5}
     assert clone.ran() == list(STAGES) and project.prompt_ids() == ["a-red-mug", "a-red-mug-s1-tiny-sds"]

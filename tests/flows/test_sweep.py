@@ -1,5 +1,6 @@
 """Sweeps: failures, kills, lost servers, concurrent runs of one prompt, workers and messages."""
 
+import base64
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 import urllib.request
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
@@ -56,9 +58,14 @@ def in_mlflow(project) -> dict:
 
 
 def ask(server: dict, path: str, **body) -> list[dict]:
-    request = urllib.request.Request(
-        f"{server['PREFECT_API_URL']}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
+    """Send a request as Prefect's own clients do, with the secret string and a CSRF token."""
+    string = base64.b64encode(server["PREFECT_API_AUTH_STRING"].encode()).decode()
+    headers = {"Content-Type": "application/json", "Authorization": f"Basic {string}"}
+    client = str(uuid.uuid4())
+    token = urllib.request.Request(f"{server['PREFECT_API_URL']}/csrf-token?client={client}", headers=headers)
+    with urllib.request.urlopen(token, timeout=30) as answer:
+        headers |= {"Prefect-Csrf-Token": json.load(answer)["token"], "Prefect-Csrf-Client": client}
+    request = urllib.request.Request(f"{server['PREFECT_API_URL']}/{path}", json.dumps(body).encode(), headers)
     with urllib.request.urlopen(request, timeout=30) as answer:
         return json.load(answer)
 
@@ -156,6 +163,19 @@ def test_concurrent_runs_of_one_prompt_run_its_stages_once(clone, prefect_server
     assert second.returncode == 0 and "another run of 'a-red-mug' is in progress; waiting for it" in second.stderr
     assert first.wait(60) == 0 and clone.ran() == list(STAGES)
     first.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_a_sweep_that_waits_for_another_run(clone, project, prefect_server, number):
+    (chair,) = add(project, "a blue chair")
+    with prompt_lock(project, chair):
+        waiting = clone.start("flows.cli.main", "sweep", chair, **prefect_server)
+        assert "waiting for it" in waiting.stderr.readline()
+        began = time.monotonic()
+        waiting.send_signal(number)
+        out, err = waiting.communicate(timeout=60)
+        assert time.monotonic() - began < 5
+    assert waiting.returncode == 128 + number and "Traceback" not in out + err and clone.ran() == []
 
 
 def test_a_parameter_that_changes_during_the_run_is_noticed(clone, prefect_server):
@@ -303,8 +323,8 @@ def test_a_terminal_shows_a_line_per_running_prompt_in_80_columns():
         (["sweep", "--max-failures", "0"], "'--max-failures': Input should be greater than or equal to 1"),
         (["sweep", "nothing-*"], "no prompt matches 'nothing-*'"),
         (["worker", "--gpus", "0,x"], "--gpus must be GPU numbers such as 0,1, got 0,x"),
-        (["worker"], "PREFECT_API_URL is not set"),
-        (["deploy"], "PREFECT_API_URL is not set; start one with `prefect server start`"),
+        (["worker"], "no Prefect server: start one with `prolific server`"),
+        (["deploy"], "no Prefect server: start one with `prolific server`"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(project, monkeypatch, capsys, arguments, said):
@@ -340,7 +360,8 @@ def test_a_worker_per_gpu_sees_that_one_only_and_sweeps_see_none(project, prefec
             },
         )()
 
-    monkeypatch.setenv("PREFECT_API_URL", prefect_server["PREFECT_API_URL"])
+    for name, value in prefect_server.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(deploy.subprocess, "Popen", start)
     with pytest.raises(ProlificError, match="worker gpu3 exited with status 1; stopping the other workers"):
         deploy.work(project, "gpu", [0, 3], 1)
