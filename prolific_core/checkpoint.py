@@ -1,20 +1,25 @@
 """Checkpoints of nested state as safetensors files.
 
-Values other than tensors are stored as JSON in the header of the file. Files are written atomically and nothing is
-pickled.
+Values other than tensors are stored as JSON in the header of the file, together with a digest of the file. Files
+are written atomically and nothing is pickled. Importing this module does not import torch.
 """
 
+from __future__ import annotations
+
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from prolific_core.errors import ProlificError
 from prolific_core.files import atomically
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _TENSOR = "__tensor__"
+_MARK, _UNSEALED = b'"digest":"', "0" * 64  # quotes inside the state are escaped, so the mark is unique
 
 
 def save(path: Path, state: Any) -> None:
@@ -34,7 +39,11 @@ def save(path: Path, state: Any) -> None:
     skeleton = _strip(state, tensors)
     _separate(tensors)
     with atomically(path) as temporary:  # `save_file`, unlike `save`, does not copy the tensors first
-        save_file(tensors, temporary, metadata={"state": json.dumps(skeleton)})
+        save_file(tensors, temporary, metadata={"state": json.dumps(skeleton), "digest": _UNSEALED})
+        digest, position = _digest(temporary)
+        with open(temporary, "r+b") as file:
+            file.seek(position)
+            file.write(digest.encode())
 
 
 def load(path: Path) -> Any:
@@ -49,18 +58,51 @@ def load(path: Path) -> Any:
     Raises:
         ProlificError: The file is missing, damaged or not a checkpoint.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
+    if not is_intact(path):
+        raise ProlificError(f"{path} is not an intact checkpoint; delete it to restart the stage")
+    with safe_open(path, framework="pt") as file:
+        return _fill(json.loads(file.metadata()["state"]), file.get_tensor)
+
+
+def is_intact(path: Path) -> bool:
+    """Return whether a file is a checkpoint with the digest that it was saved with.
+
+    Args:
+        path: The file to read.
+
+    Returns:
+        False if the file is missing, truncated, modified or of another kind.
+    """
     try:
-        with safe_open(path, framework="pt") as file:
-            skeleton = json.loads(file.metadata()["state"])
-            return _fill(skeleton, file.get_tensor)
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ProlificError(f"{path} is not a complete checkpoint ({error}); delete it to restart the stage") from None
+        digest, position = _digest(path)
+        with open(path, "rb") as file:
+            file.seek(position)
+            return file.read(len(digest)) == digest.encode()
+    except (OSError, ValueError):
+        return False
+
+
+def _digest(path: Path) -> tuple[str, int]:
+    """Return the digest of a file, in which its own digest is taken as zeros, and the position of the latter.
+
+    Raises a ValueError if the file has no digest.
+    """
+    with open(path, "rb") as file:
+        head = file.read(8)
+        head += file.read(min(int.from_bytes(head, "little"), path.stat().st_size))
+        position = head.index(_MARK) + len(_MARK)
+        total = hashlib.sha256(head[:position] + _UNSEALED.encode() + head[position + len(_UNSEALED) :])
+        while block := file.read(1 << 20):
+            total.update(block)
+    return total.hexdigest(), position
 
 
 def _strip(value: Any, tensors: dict[str, Tensor]) -> Any:
     """Replace each tensor in a nested value with its name, and store the tensor in `tensors`."""
+    from torch import Tensor
+
     if isinstance(value, Tensor):
         name = str(len(tensors))
         tensors[name] = value.detach().cpu().contiguous()

@@ -1,12 +1,14 @@
 """Distillation with a prior and previews, shared by the stages `nerf`, `geometry` and `texture`."""
 
+import shutil
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from prolific_core import cameras, memory
+from prolific_core import cameras, checkpoint, memory
 from prolific_core.config import GuidanceConfig, StageConfig
 from prolific_core.guidance import base
 from prolific_core.guidance.score_network.gain import ScoreGainMonitor
@@ -54,11 +56,23 @@ def distil_stage(
         stage.config.logging,
         seed=seed,
         name=stage.name,
-        state_file=stage.checkpoint / "state.safetensors",
+        state_file=state_file(stage),
         observe=observe,
         preview=lambda step: stage.image("views", preview(scenes, strip), step),
     )
     stage.fractions(timer.fractions())
+
+
+def state_file(stage: Stage) -> Path:
+    """Return the path of a stage's checkpoint, which may not exist.
+
+    A damaged checkpoint is deleted with a note, because the stage can only start again.
+    """
+    path = stage.checkpoint / "state.safetensors"
+    if path.exists() and not checkpoint.is_intact(path):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        stage.note(f"removed the damaged checkpoint {path.relative_to(stage.root)}; {stage.title} starts again")
+    return path
 
 
 def _guidance(stage: Stage, config: StageConfig) -> GuidanceConfig:

@@ -17,6 +17,7 @@ import yaml
 
 from flows.orchestration import integrity, run_status
 from flows.prompt_store import sets
+from prolific_core import checkpoint
 from prolific_core.errors import InputError
 from prolific_core.prior.location import locate
 from tasks.runtime.job import damaged_files
@@ -75,20 +76,6 @@ def repair(project: Project, id: str) -> None:
         _cached(project, id, stage, locked.get(stage) or {})
         for path in sorted(project.stage_state(id, stage).glob("checkpoints/*/*.safetensors")):
             _checkpoint(project, path)
-
-
-def is_complete(path: Path) -> bool:
-    """Return whether the length of a safetensors file matches its header. This does not import torch."""
-    try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= path.stat().st_size:
-                return False
-            header = json.loads(file.read(length))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-        return False
-    return path.stat().st_size == 8 + length + max(ends, default=0)
 
 
 def lock_file(project: Project, id: str, remove: bool = True) -> dict:
@@ -205,7 +192,7 @@ def _cached(project: Project, id: str, stage: str, locked: dict) -> None:
 
 
 def _checkpoint(project: Project, path: Path) -> None:
-    if not is_complete(path):
+    if not checkpoint.is_intact(path):
         path.unlink()
         _report(f"removed the damaged file {path.relative_to(project.root)}; the stage starts again")
 

@@ -118,7 +118,7 @@ def test_a_truncated_checkpoint_is_removed_and_a_whole_one_stays(made, capsys):
             and not path.exists()
         )
     path.write_bytes(whole + b"x")
-    assert not preflight.is_complete(path)
+    assert not checkpoint.is_intact(path)
     path.unlink()
     checkpoint.save(path, {"step": 3})  # no tensor at all
     assert repair(project, capsys) == ""

@@ -169,7 +169,29 @@ def test_a_truncated_checkpoint_is_refused_by_name(tmp_path, fraction):
     checkpoint.save(path, {"x": torch.randn(100)})
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * fraction)])
-    with pytest.raises(ProlificError, match="state.safetensors is not a complete checkpoint"):
+    with pytest.raises(ProlificError, match="state.safetensors is not an intact checkpoint"):
+        checkpoint.load(path)
+
+
+def test_a_flipped_bit_anywhere_in_a_checkpoint_is_noticed(tmp_path):
+    path = tmp_path / "state.safetensors"
+    state = {
+        "x": torch.randn(5),
+        "flag": torch.tensor(True),
+        "half": torch.ones(3, dtype=torch.bfloat16),
+        "empty": torch.ones(0),
+    }
+    checkpoint.save(path, {**state, "step": 300, "text": "é"})
+    data = path.read_bytes()
+    assert checkpoint.load(path)["step"] == 300
+    for k in range(len(data)):
+        flipped = bytearray(data)
+        flipped[k] ^= 1 << k % 8
+        path.write_bytes(flipped)
+        assert not checkpoint.is_intact(path), k
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ProlificError, match="not an intact checkpoint"):
         checkpoint.load(path)
 
 

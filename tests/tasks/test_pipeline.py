@@ -13,7 +13,7 @@ import pytest
 
 from prolific_core.errors import InputError, ProlificError
 from tasks.dvc_pipeline import pipeline
-from tasks.runtime import machine
+from tasks.runtime import machine, records
 from tasks.runtime.project import STAGES, Project, code_of
 from tasks.runtime.stage import Stage
 from tests.support.imports import imported_modules, module_file
@@ -253,6 +253,25 @@ def test_a_model_of_the_users_own_is_a_dependency(clone, project, tmp_path):
         assert Stage(project, ran[0], "a-red-mug").key != key
         assert clone.repro() == ran, path
     assert json.loads((project.output("a-red-mug", "nerf") / "manifest.json").read_text())["models"]
+
+
+def test_a_damaged_checkpoint_is_dropped_with_a_note(project, capsys):
+    from prolific_core import checkpoint
+    from tasks.guided import state_file
+
+    def body(stage):
+        path = stage.checkpoint / "state.safetensors"
+        checkpoint.save(path, {"step": 3})
+        assert state_file(stage) == path and path.exists()
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+        assert state_file(stage) == path and not path.exists()
+        return {}
+
+    Stage(project, "initialise", "a-red-mug").run(body)
+    found, _ = records.read(project.stage_state("a-red-mug", "initialise") / "records.jsonl")
+    (note,) = [record["text"] for record in found if record["kind"] == "note"]
+    assert note.startswith("removed the damaged checkpoint .state/a-red-mug/initialise/checkpoints/")
+    assert note.endswith("state.safetensors; stage 'initialise' of 'a-red-mug' starts again")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel to end a stage with its parent; Linux only")
