@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from prolific_core.errors import InputError
+from prolific_core.files import write_atomically
 from tasks.runtime import machine
 from tasks.runtime.project import Project
 
@@ -93,7 +94,7 @@ def serve(project: Project, port: int) -> None:
     client = _client(listening, _kept_string(home / "auth_string"))
     os.environ.update({"PREFECT_HOME": str(home), **client, **_protection(client)})
     kept = home / "api_url"
-    kept.write_text(client[URL])
+    write_atomically(kept, client[URL].encode())
     print(
         f"Prefect: http://127.0.0.1:{port} (press Ctrl-C to stop it); its page asks for the content of\n"
         f"{home / 'auth_string'}, and so do other machines (PREFECT_API_AUTH_STRING)",

@@ -19,6 +19,7 @@ from flows.orchestration import integrity, run_status
 from flows.prompt_store import sets
 from prolific_core import checkpoint
 from prolific_core.errors import InputError
+from prolific_core.files import write_atomically
 from prolific_core.prior.location import locate
 from tasks.runtime.job import damaged_files
 from tasks.runtime.project import STAGES, Project, ResolvedPrompt
@@ -136,7 +137,7 @@ def _rwlock(project: Project) -> None:
             entries["read"] = {
                 place: [holder for holder in holders if holder not in stale] for place, holders in readers.items()
             }
-            path.write_text(json.dumps(entries))
+            write_atomically(path, json.dumps(entries).encode())
     except LockError:
         return  # another DVC process is writing the file
 

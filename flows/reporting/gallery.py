@@ -10,6 +10,7 @@ from pathlib import Path
 from flows.reporting import report
 from flows.reporting.html import render
 from prolific_core.errors import InputError
+from prolific_core.files import write_atomically
 from tasks.runtime.project import Project
 
 
@@ -24,8 +25,7 @@ def write(project: Project) -> Path:
         metrics = json.loads(manifest.with_name("metrics.json").read_text())
         cards.append({**prompt, "id": manifest.parents[1].name, "metrics": metrics})
     path = project.root / "gallery" / "index.html"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(render("gallery.html", title="Gallery", cards=cards), encoding="utf-8")
+    write_atomically(path, render("gallery.html", title="Gallery", cards=cards).encode())
     return path
 
 

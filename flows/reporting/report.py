@@ -11,6 +11,7 @@ from pathlib import Path
 from flows.prompt_store.create import sections_of
 from flows.reporting.html import number, polyline, render
 from prolific_core.config import Config
+from prolific_core.files import write_atomically
 from prolific_core.prompts import DEFAULT_PRESET, Prompt
 from tasks.runtime import records
 from tasks.runtime.project import STAGES, Project, ResolvedPrompt
@@ -30,7 +31,6 @@ def write(resolved: ResolvedPrompt) -> Path:
     """Write a prompt's report from its outputs and records, and return the path of the page."""
     project, prompt, config = resolved.project, resolved.prompt, resolved.config
     id, path = prompt.id, project.report(prompt.id)
-    path.parent.mkdir(parents=True, exist_ok=True)
     evaluated, mesh = project.output(id, "evaluate"), project.output(id, "export") / "mesh.glb"
     page = render(
         "report.html",
@@ -45,9 +45,7 @@ def write(resolved: ResolvedPrompt) -> Path:
         command=command(prompt, config),
         parameters=_parameters(config),
     )
-    partial = path.with_name(f".{path.name}")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, page.encode())
     return path
 
 

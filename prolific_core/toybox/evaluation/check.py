@@ -156,8 +156,8 @@ def measure(
         Metrics by name, starting with those of `GOALS` in the same order.
     """
     data, prior, judge = renders_of(folder), LatentDiffusion.load(str(folder)), load_classifier(classifier)
-    networks = two_sample.FOLDS * (seeds + 2)
-    advance = _Progress(1.5 * count + references / 50 + networks * count / 25, progress)
+    regressions = two_sample.FOLDS * (seeds + 2)
+    advance = _Progress(1.5 * count + references / 50 + regressions * count / 500, progress)
     groups = {name: group(name, round(count * fraction), data, sides=sides) for name, (*_, fraction) in GROUPS.items()}
     labels = [label for g in groups.values() for label in g.labels]
     truth = torch.cat([g.truth for g in groups.values()])
@@ -182,7 +182,7 @@ def measure(
         ("_raw", samples, truth, 1),
         ("_of_truth", recode(prior, unseen), coded, 1),
     ):
-        tell = two_sample.accuracy(made, true, repetitions, lambda: advance.add(count / 25))
+        tell = two_sample.accuracy(judge, made, true, repetitions, lambda: advance.add(count / 500))
         out[f"two_sample_accuracy{name}"] = tell
     out |= _scorer(folder) | _costs(prior)
     out["size_mb"] = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6
