@@ -4,8 +4,8 @@ It is trained on a part of both sets and evaluated on the rest (Lopez-Paz and Oq
 Tests", arXiv 1610.06545). An accuracy of 0.5 means that it cannot tell them apart.
 
 A thousand images are too few to train a network on their pixels. The classifier is therefore a logistic regression on
-two kinds of features: statistics of the edges, in which grain and blur show, and activations of the Toybox's classifier,
-which is frozen, in which wrong shapes show.
+two kinds of features: statistics of the edges, in which grain and blur show, and activations of the classifier of the
+Toybox, which is frozen, in which wrong shapes show.
 """
 
 from __future__ import annotations
