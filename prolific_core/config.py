@@ -7,15 +7,17 @@ ProlificDreamer paper (arXiv 2305.16213) if the paper specifies a value.
 """
 
 import difflib
+import json
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from prolific_core import discovery
-from prolific_core.errors import InputError
+from prolific_core.errors import InputError, quote
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 Rate = Annotated[float, Field(ge=0, le=1)]
@@ -38,6 +40,16 @@ def ordered(pair: tuple[float, float]) -> tuple[float, float]:
     if pair[0] > pair[1]:
         raise ValueError(f"a range must go from low to high, got {pair[0]} to {pair[1]}")
     return pair
+
+
+def from_the_start(schedule: list[tuple[float, int]]) -> list[tuple[float, int]]:
+    """Return a schedule unchanged, or raise ValueError if it does not begin at 0 or if its entries are not ordered."""
+    starts = [start for start, _ in schedule]
+    if starts[0] != 0:
+        raise ValueError(f"the first entry of a schedule must start at 0, got {starts[0]}")
+    if any(first >= second for first, second in zip(starts, starts[1:])):
+        raise ValueError("the entries of a schedule must be in the order of their starts")
+    return schedule
 
 
 def _one_of(known: Callable[[], list[str]]) -> AfterValidator:
@@ -96,6 +108,12 @@ class TimeConfig(Section):
     anneal: Literal["step", "sqrt", "linear", "cosine", "none"] = "step"
     switch_at: Fraction = 0.2
 
+    @model_validator(mode="after")
+    def _check_order(self) -> "TimeConfig":
+        if self.minimum > self.maximum or (self.anneal != "none" and self.minimum > self.final):
+            raise ValueError("minimum must not be above maximum or final")
+        return self
+
 
 class ScoreConfig(Section):
     """Trainable score network of VSD, either LoRA on the prior's U-Net or a small separate U-Net."""
@@ -113,7 +131,7 @@ class ScoreConfig(Section):
         default=[32, 64, 128], min_length=1, max_length=6
     )  # channels of each level, used with `kind: unet`
     learning_rate: Rate = 1e-4
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)  # betas of Adam
+    betas: tuple[Beta, Beta] = (0.9, 0.999)  # betas of Adam
     warmup: int = Field(default=0, ge=0, le=100_000)  # steps of linear learning rate warm-up
     steps: int = Field(default=1, ge=1, le=100)  # training steps per particle step
     camera_dropout: Fraction = 0.1  # probability of omitting the camera embedding of a training sample
@@ -225,7 +243,9 @@ class StageConfig(Section):
     learning_rate_final: Fraction = 1.0
     # Pairs (start, resolution): the fraction of the run from which a resolution applies, and the height and width of
     # the training renders in pixels.
-    resolution: list[tuple[Fraction, Annotated[int, Field(ge=8, le=4096)]]] = Field(default=[(0.0, 512)], min_length=1)
+    resolution: Annotated[
+        list[tuple[Fraction, Annotated[int, Field(ge=8, le=4096)]]], Field(min_length=1), AfterValidator(from_the_start)
+    ] = [(0.0, 512)]
     cameras: CameraConfig = CameraConfig()
     guidance: GuidanceConfig = GuidanceConfig()
 
@@ -318,16 +338,17 @@ class Config(Section):
 AnySection = TypeVar("AnySection", bound=Section)
 
 
-def merge(*layers: dict[str, Any]) -> dict[str, Any]:
+def merge(*layers: dict[Any, Any]) -> dict[Any, Any]:
     """Merge nested dictionaries, with later values overriding earlier ones.
 
     Args:
-        *layers: Nested dictionaries. An empty section (`nerf:` with nothing below it) changes nothing.
+        *layers: Nested dictionaries, whose keys are not yet known to be strings. An empty section (`nerf:` with nothing
+            below it) changes nothing.
 
     Returns:
         A new dictionary. Lists and scalars are replaced as a whole.
     """
-    result: dict[str, Any] = {}
+    result: dict[Any, Any] = {}
     for layer in layers:
         for key, value in layer.items():
             old = result.get(key)
@@ -374,17 +395,22 @@ def check(name: str, values: Any, model: type[AnySection] = Config) -> AnySectio
     """
     values = merge(model().model_dump(mode="json"), values)  # use this model's defaults for missing keys of sections
     try:
-        return model.model_validate(values)
+        text = json.dumps(values, default=str)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{name}: not a set of parameters: {quote(str(error))[1:-1]}") from None
+    try:
+        # The strict rules for JSON accept 1 for 1.0 and a list for a tuple, but neither "20" nor true for a number.
+        return model.model_validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = quote(".".join(str(part) for part in first["loc"]))[1:-1]
         if first["type"] == "extra_forbidden":
             parent, _, key = where.rpartition(".")
             if new := RENAMED.get(f"{parent.rpartition('.')[2]}.{key}"):
                 raise InputError(f"{name}: {where} is now called {parent}.{new}") from None
             raise InputError(f"{name}: unknown key '{where}'{_suggest(model, first['loc'])}") from None
         raise InputError(
-            f"{name}: {where} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}"
+            f"{name}: {where} = {quote(first['input'])}: {first['msg'].removeprefix('Value error, ')}"
         ) from None
 
 

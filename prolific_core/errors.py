@@ -1,5 +1,20 @@
 """Exceptions that a command reports as one line on stderr, without a traceback."""
 
+LONGEST = 200  # characters of a quoted value
+
+
+def quote(value: object) -> str:
+    """Return a value as Python writes it, for an error message.
+
+    Args:
+        value: Any value, such as one from a file.
+
+    Returns:
+        At most `LONGEST` characters in one line. Control characters are escaped.
+    """
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 2]}…{text[-1]}"
+
 
 class ProlificError(Exception):
     """Failure that is not caused by the user's input, such as a full disk or a diverged run. The exit status is 1."""

@@ -9,14 +9,12 @@ import json
 import re
 import unicodedata
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import yaml
 from yaml.reader import Reader
 
 from prolific_core.config import Config
-from prolific_core.errors import InputError
+from prolific_core.errors import InputError, quote
 
 MAX_TEXT = 1000  # characters
 MAX_ID = 60  # characters
@@ -60,7 +58,7 @@ def check_text(text: object) -> str:
             YAML does not allow.
     """
     if not isinstance(text, str):
-        raise InputError(f"the prompt text must be a string, got {text!r}; put it in quotes")
+        raise InputError(f"the prompt text must be a string, got {quote(text)}; put it in quotes")
     text = text.strip()
     if not text:
         raise InputError('the prompt is empty; describe one object, for example "a red mug"')
@@ -145,39 +143,15 @@ def parse(name: str, values: object) -> Prompt:
             raise InputError(f"{name}: '{key}' is missing")
     seed = values["seed"]
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
-        raise InputError(f"{name}: seed = {seed!r}: must be a non-negative integer below 2^63")
+        raise InputError(f"{name}: seed = {quote(seed)}: must be a non-negative integer below 2^63")
     preset = values["preset"]
     if not isinstance(preset, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,60}", preset):
-        raise InputError(f"{name}: preset = {preset!r}: must be the name of a file in presets/")
+        raise InputError(f"{name}: preset = {quote(preset)}: must be the name of a file in presets/")
     try:
         id, text = check_id(values["id"]), check_text(values["text"])
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     return Prompt(id, text, seed, preset, {k: v for k, v in values.items() if k not in _KEYS})
-
-
-def read_yaml(path: Path, shown: str) -> Any:
-    """Read a YAML file.
-
-    Args:
-        path: The file to read.
-        shown: The name of the file in error messages.
-
-    Returns:
-        The content of the file.
-
-    Raises:
-        InputError: The file is missing or is not valid YAML.
-    """
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{shown} is missing") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "not UTF-8 text"
-        raise InputError(f"{shown}{line}: not valid YAML: {problem}") from None
 
 
 def dump(prompt: Prompt) -> str:
@@ -200,7 +174,7 @@ def dump(prompt: Prompt) -> str:
     ]
     for section in SECTIONS:
         # JSON is valid YAML and fits on one line.
-        lines.append(f"{section}: {json.dumps(prompt.sections.get(section) or {})}")
+        lines.append(f"{section}: {json.dumps(prompt.sections.get(section) or {}, ensure_ascii=False)}")
     if logging := prompt.sections.get("logging"):  # optional, because no DVC stage depends on it
-        lines.append(f"logging: {json.dumps(logging)}")
+        lines.append(f"logging: {json.dumps(logging, ensure_ascii=False)}")
     return "\n".join(lines) + "\n"

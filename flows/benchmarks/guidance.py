@@ -56,11 +56,12 @@ def bench(project: Project, repetitions: int) -> list[Row]:
 
     The paper's score network uses LoRA of rank 4 on the attention layers.
     """
-    from prolific_core import config, prompts
+    from prolific_core import config
+    from prolific_core.yaml_reader import read_yaml
 
     system = project.shared_config().system
     file = "presets/demo.yaml"
-    preset = prompts.read_yaml(project.root / file, file)
+    preset = read_yaml(project.root / file, file)
     demo = config.resolve((file, preset))  # pyright: ignore[reportArgumentType] (resolve checks the type)
     device = set_up_torch(system.threads, system.device)
     # The texture stage uses CFG with two evaluations, like the baseline. Perp-Neg in the NeRF stage needs four.

@@ -7,15 +7,15 @@ import sys
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 
-import yaml
-
 from prolific_core import config, prompts
-from prolific_core.errors import InputError
+from prolific_core.errors import InputError, quote
 from prolific_core.files import write_atomically
 from prolific_core.prompts import DEFAULT_PRESET, Prompt
+from prolific_core.yaml_reader import parse_yaml
 from tasks.dvc_pipeline import pipeline
 from tasks.runtime.project import Project
 
+DEEPEST = 10  # levels of a parameter; the deepest one is nerf.guidance.score.rank
 # SDS needs a large guidance scale because it has no learned score (DreamFusion, arXiv 2209.14988).
 _SDS = {"guidance": {"method": "sds", "scale": 100.0}}
 
@@ -113,23 +113,24 @@ def settings(pairs: list[str], where: str = "--set") -> dict:
     """
     sections: dict = {}
     for pair in pairs:
+        shown = f"{where} {quote(pair)[1:-1]}"
         key, equals, text = pair.partition("=")
         path = key.strip().split(".")
-        if not equals or not all(path):
-            raise InputError(f"{where} {pair}: a setting must be KEY=VALUE, for example nerf.steps=200")
+        if not equals or not all(path) or len(path) > DEEPEST:
+            raise InputError(f"{shown}: a setting must be KEY=VALUE, for example nerf.steps=200")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise InputError(f"{where} {pair}: the value must be YAML, for example nerf.steps=200") from None
+            value = parse_yaml(text, shown)
+        except InputError:
+            raise InputError(f"{shown}: the value must be YAML, for example nerf.steps=200") from None
         for name in reversed(path):
             value = {name: value}
         checked = config.check(where, value).model_dump(mode="json")
         for name in path:
             value, checked = value[name], checked[name]
         if isinstance(value, dict) or isinstance(checked, dict):
-            raise InputError(f"{where} {pair}: '{key}' is a group of parameters; set one of its parameters instead")
+            raise InputError(f"{shown}: '{key}' is a group of parameters; set one of its parameters instead")
         for name in reversed(path):
-            checked = {name: checked}  # YAML 1.1 parses 1e-3 as text, so use the checked value
+            checked = {name: checked}
         sections = config.merge(sections, checked)
     return sections
 

@@ -10,14 +10,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
-
 from flows.prompt_store import create
 from flows.prompt_store.create import PromptRequest
 from prolific_core import config, prompts
 from prolific_core.errors import InputError
 from prolific_core.files import write_atomically
 from prolific_core.prompts import Prompt
+from prolific_core.yaml_reader import parse_yaml, read_yaml
 from tasks.runtime.locks import prompt_lock
 from tasks.runtime.project import Project
 from tasks.tracking.prompt_runs import EXPERIMENT, Group, row
@@ -169,14 +168,14 @@ def _table(path: Path) -> list[tuple[str, dict]]:
                 )
             values = {key: row[key] for key in ("text", "id", "preset") if row.get(key)}
             if row.get("seed"):
-                values["seed"] = yaml.safe_load(row["seed"])
+                values["seed"] = parse_yaml(row["seed"], where)
             own = [f"{key}={cell}" for key, cell in row.items() if key not in ("text", "id", "seed", "preset") and cell]
             found.append((where, {"text": "", **values, **create.settings(own, where)}))
     return found
 
 
 def _entries(path: Path) -> list[tuple[str, dict]]:
-    entries = prompts.read_yaml(path, path.name)
+    entries = read_yaml(path, path.name)
     if not isinstance(entries, list):
         raise InputError(
             f"{path.name} must be a list of texts, or of entries with 'text:' and optionally keys of prompt.yaml"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from prolific_core import config, prompts
 from prolific_core.errors import InputError
+from prolific_core.yaml_reader import read_yaml
 from tasks.prior_training.specs import STAGES
 from tasks.runtime.project import Project
 from tasks.tracking.prompt_runs import flatten
@@ -79,4 +80,4 @@ class PriorRuns:
 
     def _read(self) -> dict:
         shown = f"priors/{self.name}/params.yaml"
-        return prompts.read_yaml(self.folder / "params.yaml", shown) or {}
+        return read_yaml(self.folder / "params.yaml", shown) or {}

@@ -33,6 +33,11 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
+def printable(text: str) -> str:
+    """Return a text with its control characters escaped, so that a file cannot send commands to the terminal."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
 def reported(work: Callable[[], int | None], note: Callable[[str, int], None] | None = None) -> int:
     """Run `work` and return its exit status.
 
@@ -51,7 +56,7 @@ def reported(work: Callable[[], int | None], note: Callable[[str, int], None] | 
         if message is None:
             traceback.print_exc()  # A bug cannot be fixed without its traceback.
             message = f"unexpected {type(error).__name__}: {str(error) or 'no message'}"
-        message, status = " ".join(message.split()), getattr(error, "exit_status", 1)
+        message, status = printable(" ".join(message.split())), getattr(error, "exit_status", 1)
         if note:
             note(message, status)
         print(f"prolific: {message}", file=sys.stderr, flush=True)

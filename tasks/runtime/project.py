@@ -11,6 +11,7 @@ from pathlib import Path
 from prolific_core import config, prompts
 from prolific_core.errors import InputError
 from prolific_core.prompts import Prompt
+from prolific_core.yaml_reader import read_yaml
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ class Project:
         """Read a prompt from its file. Raises an InputError if the file does not exist or is invalid."""
         self.require_prompt(id)
         shown = f"prompts/{id}/prompt.yaml"
-        prompt = prompts.parse(shown, prompts.read_yaml(self.root / shown, shown))
+        prompt = prompts.parse(shown, read_yaml(self.root / shown, shown))
         if prompt.id != id:
             raise InputError(f"{shown}: id must be the name of its folder, '{id}', got {prompt.id!r}")
         return prompt
@@ -191,7 +192,7 @@ class Project:
 
     def shared_config(self) -> config.Config:
         """Return the validated parameters of params.yaml, without those of a preset or a prompt."""
-        values = prompts.read_yaml(self.root / "params.yaml", "params.yaml") or {}
+        values = read_yaml(self.root / "params.yaml", "params.yaml") or {}
         return config.resolve(("params.yaml", values))  # pyright: ignore[reportArgumentType] (resolve checks the type)
 
     def config(self, prompt: Prompt) -> config.Config:
@@ -205,8 +206,8 @@ class Project:
                 f"no preset '{prompt.preset}' ({preset} does not exist); the presets are: {', '.join(self.presets())}"
             )
         return config.resolve(
-            ("params.yaml", prompts.read_yaml(self.root / "params.yaml", "params.yaml") or {}),
-            (preset, prompts.read_yaml(self.root / preset, preset) or {}),
+            ("params.yaml", read_yaml(self.root / "params.yaml", "params.yaml") or {}),
+            (preset, read_yaml(self.root / preset, preset) or {}),
             (f"prompts/{prompt.id}/prompt.yaml", prompt.sections),
         )
 

@@ -33,7 +33,7 @@ def test_every_command_has_a_help_page_that_fits_80_columns(monkeypatch, capsys)
             yield from pages(part, [*path, name])
 
     found = list(pages(typer.main.get_command(cli.app), []))
-    assert len(found) == 23
+    assert len(found) == 25
     for path, command in found:
         assert cli.main([*path, "--help"]) == 0
         lines = capsys.readouterr().out.splitlines()
@@ -199,7 +199,7 @@ def test_a_folder_that_may_not_be_written_is_named(clone):
 
     if os.geteuid() == 0:
         # root may write anywhere, but a file in place of the folder is as unusable
-        (clone.root / ".state").write_text("")
+        (clone.root / ".state" / "a-red-mug").write_text("")
         assert clone.stage("initialise").returncode == 1
         return
     (clone.root / "prompts").chmod(0o500)

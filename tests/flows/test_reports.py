@@ -125,3 +125,20 @@ def test_pages_are_whole_and_hold_text_as_text(project):
         "../reports/odd-mug.html",
         *(f"../runs/odd-mug/{name}" for name in ("evaluate/contact.png", "evaluate/turntable.mp4", "export/mesh.glb")),
     }
+
+
+def test_nothing_in_a_result_becomes_markup(project):
+    """The files of a result may come from elsewhere, as with `dvc pull`."""
+    from flows.reporting import gallery
+
+    evil = "\"'><img src=x onerror=alert(1)><script>alert(2)</script>"
+    folder = project.root / "runs" / "'\"><svg onload=alert(3)>" / "evaluate"
+    folder.mkdir(parents=True)
+    subject = {"id": evil, "text": evil, "seed": evil, "preset": evil}
+    (folder / "manifest.json").write_text(json.dumps({"prompt": subject}))
+    (folder / "metrics.json").write_text(json.dumps({evil: evil, "x": {evil: [evil]}}))
+    page = Page(gallery.write(project).read_text())
+    assert not {"script", "svg"} & {tag for tag, _ in page.tags}
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert all(link.startswith(("../reports/", "../runs/")) for link in page.links())
+    assert evil in " ".join(page.words)

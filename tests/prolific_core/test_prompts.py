@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from prolific_core import prompts
 from prolific_core.errors import InputError
 from prolific_core.prompts import Prompt
+from prolific_core.yaml_reader import read_yaml
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_every_character_that_is_accepted_is_read_again(tmp_path):
     for start in range(0, len(accepted), 50_000):
         text = "".join(accepted[start : start + 50_000])
         path.write_text(prompts.dump(Prompt("x", text)), encoding="utf-8")
-        assert prompts.read_yaml(path, "prompt.yaml")["text"] == text
+        assert read_yaml(path, "prompt.yaml")["text"] == text
         assert YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))["text"] == text
 
 
