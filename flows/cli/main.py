@@ -3,6 +3,7 @@
 Each command imports its dependencies when it runs, so that `prolific --help` does not load heavy libraries.
 """
 
+import os
 import signal
 import sys
 from enum import StrEnum
@@ -39,6 +40,8 @@ $ prolific ui                               # browse all runs in MLflow""",
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status, which is 2 for invalid input and 1 for any other failure."""
     machine.disable_telemetry()
+    # If the caller has closed these streams, Python sets them to None, and any library that prints would fail.
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     # By default, SIGTERM would skip Python's exit handlers, which stop the Prefect server.
     signal.signal(signal.SIGTERM, _stop)
     return reported(lambda: _run(arguments))

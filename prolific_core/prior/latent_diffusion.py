@@ -133,11 +133,11 @@ class LatentDiffusion(nn.Module):
         from diffusers.schedulers.scheduling_ddim import DDIMScheduler
         from transformers import CLIPTextModel, CLIPTokenizer
 
-        kind = getattr(torch, dtype)
+        weights = {"torch_dtype": getattr(torch, dtype), "use_safetensors": True}  # nothing is unpickled
         prior = cls(
-            load_part(UNet2DConditionModel, path, "unet", torch_dtype=kind),
-            load_part(AutoencoderKL, path, "vae", torch_dtype=kind),
-            load_part(CLIPTextModel, path, "text_encoder", torch_dtype=kind),
+            load_part(UNet2DConditionModel, path, "unet", **weights),
+            load_part(AutoencoderKL, path, "vae", **weights),
+            load_part(CLIPTextModel, path, "text_encoder", **weights),
             load_part(CLIPTokenizer, path, "tokenizer"),
             load_part(DDIMScheduler, path, "scheduler"),
         ).to(device)

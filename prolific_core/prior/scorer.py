@@ -47,7 +47,8 @@ class Scorer:
             if not Path(path).is_dir():
                 return None
         try:
-            model, tokenizer = CLIPModel.from_pretrained(path), CLIPTokenizer.from_pretrained(path)
+            model = CLIPModel.from_pretrained(path, use_safetensors=True)  # nothing is unpickled
+            tokenizer = CLIPTokenizer.from_pretrained(path)
         except (OSError, ValueError) as error:
             raise InputError(f"evaluate.scorer: cannot load {path}: {str(error).splitlines()[0]}") from None
         return cls(model, tokenizer, *_normalisation(Path(path)))

@@ -94,6 +94,13 @@ STAGES: dict[str, StageSpec] = {
 }
 
 
+def _current_folder() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise InputError("the current folder has been deleted; change to another one") from None
+
+
 def code_of(stage: str) -> tuple[str, ...]:
     """Return the files and folders, relative to the root, that a stage's result depends on."""
     return tuple(sorted((f"tasks/{stage}.py", *STAGES[stage].code)))
@@ -132,7 +139,7 @@ class Project:
         if given := os.environ.get("PROLIFIC_ROOT"):
             candidates = [Path(given).expanduser().resolve()]
         else:
-            here = (start or Path.cwd()).resolve()
+            here = (start or _current_folder()).resolve()
             candidates = [here, *here.parents, Path(__file__).resolve().parents[2]]
         for folder in candidates:
             if (folder / "params.yaml").is_file() and (folder / "presets").is_dir():

@@ -1,6 +1,9 @@
 """Tests of the command: results, exit statuses, and one clear line for every mistake."""
 
 import json
+import os
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -117,6 +120,26 @@ def test_a_mistake_in_a_file_is_reported_before_anything_runs(clone, old, new, s
 def test_a_missing_project_is_reported_with_the_folder_searched(clone, tmp_path):
     done = clone.prolific("sweep", PROLIFIC_ROOT=str(tmp_path / "nowhere"))
     assert done.returncode == 2 and "nowhere" in done.stderr and "PROLIFIC_ROOT" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    ("shell", "status"),
+    [(">&-", 0), ("2>&-", 0), (">&- 2>&-", 0), (">/dev/full", 1)],
+)
+def test_streams_that_are_closed_or_full_give_no_traceback(clone, shell, status):
+    command = f"{shlex.quote(sys.executable)} -m flows.cli.main prompts list {shell}"
+    done = subprocess.run(["sh", "-c", command], cwd=clone.root, capture_output=True, text=True)
+    assert done.returncode == status and "Traceback" not in done.stderr and done.stderr.count("\n") == status
+
+
+def test_a_folder_that_was_deleted_is_named(clone, tmp_path):
+    command = f"mkdir gone && cd gone && rmdir ../gone && {shlex.quote(sys.executable)} -m flows.cli.main prompts list"
+    environment = {**os.environ, "PYTHONPATH": str(clone.root)}
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (
+        done.returncode == 2 and done.stderr == "prolific: the current folder has been deleted; change to another one\n"
+    )
 
 
 def test_special_characters_in_a_prompt_stay_text(project):
