@@ -1,5 +1,7 @@
 """Exceptions that a command reports as one line on stderr, without a traceback."""
 
+import re
+
 LONGEST = 200  # characters of a quoted value
 
 
@@ -14,6 +16,18 @@ def quote(value: object) -> str:
     """
     text = repr(value)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 2]}…{text[-1]}"
+
+
+def mask(text: str) -> str:
+    """Hide the user name and the password in all addresses of a text.
+
+    Args:
+        text: Any text, such as a message with an address.
+
+    Returns:
+        The text, with `***` in their place.
+    """
+    return re.sub(r"(\w://)[^/\s@]+@", r"\1***@", text)
 
 
 class ProlificError(Exception):

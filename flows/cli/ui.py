@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from prolific_core.errors import InputError
+from prolific_core.errors import InputError, mask
 
 
 def ui(
@@ -25,7 +25,7 @@ def ui(
     project = Project.find()
     store = uri(project)
     if store.startswith(("http:", "https:")):
-        print(f"the runs are on the server {store} (MLFLOW_TRACKING_URI); open this address in a browser")
+        print(f"the runs are on the server {mask(store)} (MLFLOW_TRACKING_URI); open this address in a browser")
         return
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -12,7 +12,7 @@ from datetime import timedelta
 import psutil
 
 from flows.orchestration import prefect_runtime, prefect_server
-from prolific_core.errors import InputError, ProlificError
+from prolific_core.errors import InputError, ProlificError, mask
 from tasks.runtime import machine
 from tasks.runtime.project import Project
 
@@ -65,9 +65,8 @@ def deploy(project: Project, pool: str = "gpu") -> None:
     print(f"deployments generate/{pool}, sweep/nightly (prefect.yaml)")
     _automation()
     print(f"automation  runs without a heartbeat for {SILENCE} s are marked as crashed")
-    print(
-        f"server      {url}\n\nstart workers with: prolific worker --pool {pool} --gpus 0,1 (without a GPU: --slots 1)"
-    )
+    print(f"server      {mask(url)}")
+    print(f"\nstart workers with: prolific worker --pool {pool} --gpus 0,1 (without a GPU: --slots 1)")
 
 
 def _automation() -> None:

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from flows.orchestration import prefect_server
-from prolific_core.errors import ProlificError
+from prolific_core.errors import ProlificError, mask
 from tasks.runtime import machine
 from tasks.runtime.project import Project
 
@@ -76,7 +76,7 @@ def go_offline(reason: str) -> None:
     global _offline
     if not _offline:
         _offline = True
-        print(f"prolific: {reason}; continuing without it", file=sys.stderr, flush=True)
+        print(f"prolific: {mask(reason)}; continuing without it", file=sys.stderr, flush=True)
 
 
 def is_server_error(error: BaseException) -> bool:

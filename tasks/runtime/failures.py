@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from prolific_core.errors import ProlificError
+from prolific_core.errors import ProlificError, mask
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -56,7 +56,7 @@ def reported(work: Callable[[], int | None], note: Callable[[str, int], None] | 
         if message is None:
             traceback.print_exc()  # A bug cannot be fixed without its traceback.
             message = f"unexpected {type(error).__name__}: {str(error) or 'no message'}"
-        message, status = printable(" ".join(message.split())), getattr(error, "exit_status", 1)
+        message, status = printable(mask(" ".join(message.split()))), getattr(error, "exit_status", 1)
         if note:
             note(message, status)
         print(f"prolific: {message}", file=sys.stderr, flush=True)

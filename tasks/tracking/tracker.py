@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
+from prolific_core.errors import mask
 from tasks.runtime import machine
 from tasks.runtime.project import Project
 from tasks.runtime.revision import revision
@@ -318,8 +319,8 @@ class Tracker:
         except Exception as error:  # A server failure must not end the run.
             self._off = self._lost = True
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            print(
-                f"prolific: MLflow at {uri(self.project)} is not reachable; the run continues, and its "
-                f"records are kept and sent by the next run ({reason})",
-                file=sys.stderr,
+            message = (
+                f"MLflow at {uri(self.project)} is not reachable; the run continues, and its records are kept and sent "
+                f"by the next run ({reason})"
             )
+            print(f"prolific: {mask(message)}", file=sys.stderr)

@@ -1,0 +1,32 @@
+"""A failure is one printable line without a password."""
+
+import pytest
+
+from prolific_core.errors import InputError, ProlificError, mask, quote
+from tasks.runtime.failures import reported
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "status"),
+    [
+        (InputError("no file 'a\x1b[31m\u202e'"), r"prolific: no file 'a\x1b[31m\u202e'", 2),
+        (ProlificError("no server at https://me:secret@host:5000/x\nfor now"), "prolific: no server at https://***@host:5000/x for now", 1),
+        (OSError(28, "No space left on device", "x.bin"), "prolific: the disk is full (x.bin); free some space and run the same command again", 1),
+    ],
+)  # fmt: skip
+def test_a_failure_is_one_printable_line(capsys, error, line, status):
+    def work():
+        raise error
+
+    noted = []
+    assert reported(work, lambda *values: noted.append(values)) == status
+    assert capsys.readouterr().err == line + "\n" and noted == [(line.removeprefix("prolific: "), status)]
+
+
+def test_addresses_without_a_password_stay():
+    text = "http://127.0.0.1:4200/api and me@host and sqlite:///a@b/c.db"
+    assert mask(text) == text and mask("ftp://token@host") == "ftp://***@host"
+
+
+def test_quoted_values_are_short():
+    assert quote("a\n") == "'a\\n'" and len(quote("x" * 10**6)) == 200 and quote([1] * 10**5).endswith("…]")
