@@ -10,10 +10,14 @@ from tasks.runtime.failures import reported
     ("error", "line", "status"),
     [
         (InputError("no file 'a\x1b[31m\u202e'"), r"prolific: no file 'a\x1b[31m\u202e'", 2),
-        (ProlificError("no server at https://me:secret@host:5000/x\nfor now"), "prolific: no server at https://***@host:5000/x for now", 1),
-        (OSError(28, "No space left on device", "x.bin"), "prolific: the disk is full (x.bin); free some space and run the same command again", 1),
+        (ProlificError("none at https://me:secret@host/x\nfor now"), "prolific: none at https://***@host/x for now", 1),
+        (
+            OSError(28, "No space left on device", "x.bin"),
+            "prolific: the disk is full (x.bin); free some space and run the same command again",
+            1,
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_failure_is_one_printable_line(capsys, error, line, status):
     def work():
         raise error
