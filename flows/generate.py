@@ -17,6 +17,7 @@ from flows.orchestration.run_status import RunStatus
 from flows.prompt_store import create, sets
 from flows.reporting import report
 from prolific_core import prompts
+from prolific_core.files import read_json
 from prolific_core.prompts import DEFAULT_PRESET
 from tasks.dvc_pipeline import pipeline
 from tasks.runtime.console import new_console
@@ -139,7 +140,7 @@ def _make(prompt: ResolvedPrompt, sweep: list[str] | None, began: float) -> Resu
     with Tracker(project, runs) as tracker:
         stages = run_stages(tracker, list(STAGES))
         page = report.write(prompt)
-        metrics = json.loads((prompt.output("evaluate") / "metrics.json").read_text())
+        metrics = read_json(prompt.output("evaluate") / "metrics.json")
         tracker.finish(runs.metrics, runs.files)
         address = tracker.address()
     if address:

@@ -1,4 +1,4 @@
-"""Atomic file writes. An interrupted write leaves the old content of the file unchanged."""
+"""Atomic file writes, which leave the old content of a file unchanged if interrupted, and a tolerant reader."""
 
 import json
 import os
@@ -58,6 +58,22 @@ def write_json(path: Path, value: Any, *, indent: int | None = 2, sort_keys: boo
     """
     text = json.dumps(value, indent=indent, sort_keys=sort_keys, ensure_ascii=False)
     write_atomically(path, f"{text}\n".encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object that another process, or another machine, has written.
+
+    Args:
+        path: The file to read.
+
+    Returns:
+        The object, or an empty one if the file is missing, is no regular file, or does not contain a JSON object.
+    """
+    try:
+        value = json.loads(path.read_bytes()) if path.is_file() else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _default_mode() -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prolific_core.errors import ProlificError
+from prolific_core.files import read_json
 from tasks.dvc_pipeline.cli import environment
 from tasks.runtime import records
 from tasks.runtime.console import Console
@@ -110,7 +111,7 @@ def run(project: Project, stage: str, tracker: Tracker, console: Console, upstre
             tracker.sync_stage(stage, failed=True)
         raise _failure(project, subject, stage, ran)
     tracker.sync_stage(stage, cached=not ran)
-    usage = _read_json(state / "run.json") if ran else {}
+    usage = read_json(state / "run.json") if ran else {}
     return StageResult(stage, not ran, round(time.monotonic() - began, 2), usage.get("peak_memory_mb"))
 
 
@@ -183,9 +184,12 @@ def _failure(project: Project, subject, stage: str, ran: bool) -> StageFailed:
         return DvcLocked(
             f"stage '{stage}' of '{id}': another DVC process is using its files; run the command again later", log
         )
-    noted = _read_json(subject.state(stage) / "failure.json")
+    noted = read_json(subject.state(stage) / "failure.json")
     if noted:
-        return StageFailed(f"stage '{stage}' of '{id}' failed: {noted['message']}", log, noted["status"])
+        message, status = str(noted.get("message")), noted.get("status")
+        return StageFailed(
+            f"stage '{stage}' of '{id}' failed: {message}", log, status if isinstance(status, int) else 1
+        )
     end = "was killed" if ran else "failed"
     message = "\n  ".join([f"stage '{stage}' of '{id}' {end}; last lines of {log.relative_to(project.root)}:", *last])
     return (StageKilled if ran else StageFailed)(message, log)
@@ -206,10 +210,3 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_mtime_ns, found.st_size
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}

@@ -35,6 +35,7 @@ def set_up(project: Project) -> None:
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
         # Three retries take 14 seconds, enough for a user to restart their server. Our own server is never restarted.
         "PREFECT_CLIENT_MAX_RETRIES": "3" if url else "1",
+        "PREFECT_API_REQUEST_TIMEOUT": "5",  # seconds, after which a server that accepts requests only is given up
         "PREFECT_LOGGING_LEVEL": "CRITICAL",  # the command itself reports each failure once
         "PREFECT_LOGGING_ROOT_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_SERVER_LEVEL": "CRITICAL",

@@ -103,7 +103,7 @@ def lock_file(project: Project, id: str, remove: bool = True) -> dict:
         if not all(re.fullmatch(r"[0-9a-f]{32}(\.dir)?", str(entry.get("md5"))) for entry in entries):
             raise Invalid("truncated within an entry")
         return stages
-    except (yaml.YAMLError, Invalid):
+    except (yaml.YAMLError, Invalid, RecursionError, ValueError, TypeError, AttributeError):
         if remove:
             path.unlink()
             _report(f"removed the damaged file {shown}; DVC recreates it without running finished stages")

@@ -1,10 +1,9 @@
 """Status of the last run of each prompt, stored in .state/<id>/status.json and used by `sweep --only-failed`."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from prolific_core.files import write_json
+from prolific_core.files import read_json, write_json
 from tasks.runtime.project import STAGES, Project
 
 
@@ -24,8 +23,8 @@ class RunStatus:
 def read(project: Project, id: str) -> RunStatus | None:
     """Return the status of a prompt's last run, or None if no readable status exists."""
     try:
-        return RunStatus(**json.loads(_path(project, id).read_text()))
-    except (OSError, ValueError, TypeError):
+        return RunStatus(**read_json(_path(project, id)))
+    except TypeError:
         return None
 
 

@@ -3,14 +3,13 @@
 The root DVC pipeline has one stage, which runs this module and writes gallery/index.html.
 """
 
-import json
 import sys
 from pathlib import Path
 
 from flows.reporting import report
 from flows.reporting.html import render
 from prolific_core.errors import InputError
-from prolific_core.files import write_atomically
+from prolific_core.files import read_json, write_atomically
 from tasks.runtime.project import Project
 
 
@@ -21,8 +20,11 @@ def write(project: Project) -> Path:
     """
     cards = []
     for manifest in sorted((project.root / "runs").glob("*/evaluate/manifest.json")):
-        prompt = json.loads(manifest.read_text())["prompt"]
-        metrics = json.loads(manifest.with_name("metrics.json").read_text())
+        prompt = read_json(manifest).get("prompt")
+        if not isinstance(prompt, dict) or not {"text", "preset", "seed"} <= set(prompt):
+            print(f"not in the gallery: {manifest.relative_to(project.root)} is damaged", file=sys.stderr)
+            continue
+        metrics = read_json(manifest.with_name("metrics.json"))
         cards.append({**prompt, "id": manifest.parents[1].name, "metrics": metrics})
     path = project.root / "gallery" / "index.html"
     write_atomically(path, render("gallery.html", title="Gallery", cards=cards).encode())

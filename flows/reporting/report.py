@@ -5,13 +5,14 @@ The report is not the output of a stage, so no stage runs again if the layout of
 
 import json
 import os
+import re
 import shlex
 from pathlib import Path
 
 from flows.prompt_store.create import sections_of
 from flows.reporting.html import number, polyline, render
 from prolific_core.config import Config
-from prolific_core.files import write_atomically
+from prolific_core.files import read_json, write_atomically
 from prolific_core.prompts import DEFAULT_PRESET, Prompt
 from tasks.runtime import records
 from tasks.runtime.project import STAGES, Project, ResolvedPrompt
@@ -83,13 +84,13 @@ def _metrics(project: Project, id: str) -> list[list[str]]:
     return [
         [name.replace("_", " "), _TITLES[stage], number(value)]
         for stage in reversed(STAGES)
-        for name, value in sorted(_json(project.output(id, stage) / "metrics.json").items())
+        for name, value in sorted(read_json(project.output(id, stage) / "metrics.json").items())
     ]
 
 
 def _stage(project: Project, id: str, stage: str) -> dict:
     state = project.stage_state(id, stage)
-    usage = _json(state / "run.json")
+    usage = read_json(state / "run.json")
     facts = []
     if usage:
         facts = [f"{usage['seconds']:.0f} s", f"{usage['peak_memory_mb']:.0f} MB", usage.get("device", "")]
@@ -114,7 +115,8 @@ def _previews(state: Path) -> list[dict]:
     """Return the first, middle and last preview for each preview name, with captions."""
     by_name: dict[str, list[Path]] = {}
     for path in sorted((state / "preview").glob("*.png")):
-        by_name.setdefault(path.stem.rpartition("-")[0], []).append(path)
+        if path.is_file() and (match := re.fullmatch(r"(.+)-(\d{1,9})", path.stem)):
+            by_name.setdefault(match[1], []).append(path)
     return [
         {"path": path, "caption": f"{name}, step {int(path.stem.rpartition('-')[2])}"}
         for name, paths in by_name.items()
@@ -135,10 +137,3 @@ def _parameters(config: Config) -> dict[str, list[dict]]:
 
 def _short(value: object) -> str:
     return json.dumps(value) if not isinstance(value, str) else value
-
-
-def _json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}

@@ -1,10 +1,9 @@
 """SHA-256 digests of files and folders."""
 
 import hashlib
-import json
 from pathlib import Path
 
-from prolific_core.files import write_json
+from prolific_core.files import read_json, write_json
 
 
 def digest(path: Path) -> str:
@@ -35,11 +34,7 @@ class Digests:
     """
 
     def __init__(self, path: Path):
-        self._path = path
-        try:
-            self._known = dict(json.loads(path.read_bytes()))
-        except (OSError, ValueError, TypeError):
-            self._known = {}
+        self._path, self._known = path, read_json(path)
 
     def of(self, folder: Path) -> str:
         """Return the digest of the names and contents of all files in a folder."""

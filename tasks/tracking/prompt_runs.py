@@ -1,9 +1,9 @@
 """Names, tags, parameters, metrics and files of a prompt's MLflow runs."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from prolific_core.files import read_json
 from prolific_core.prompts import Prompt
 from tasks.runtime.project import ResolvedPrompt
 
@@ -48,7 +48,7 @@ class PromptRuns:
     def metrics(self) -> dict:
         """Metrics of the finished model, from the stages `evaluate` and `export`."""
         paths = [self.output(stage) / "metrics.json" for stage in ("evaluate", "export")]
-        return {name: value for path in paths if path.is_file() for name, value in json.loads(path.read_text()).items()}
+        return {name: value for path in paths for name, value in read_json(path).items()}
 
     @property
     def files(self) -> list[Path]:

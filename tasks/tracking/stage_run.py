@@ -1,12 +1,12 @@
 """Nested MLflow run of one stage, created from the stage's records and output on disk."""
 
 import hashlib
-import json
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from prolific_core.files import read_json
 from tasks.runtime import records
 
 SENT = "prolific.sent"  # tag with the number of bytes of the records file sent so far
@@ -118,7 +118,7 @@ class StageRun:
         """Send the metrics, files, run time and peak memory of a finished stage, and mark its run as finished."""
         client, end = self.tracker.client, end or {}
         metrics = self.output / "metrics.json"
-        values = end.get("metrics") or (json.loads(metrics.read_text()) if metrics.is_file() else {})
+        values = end.get("metrics") or read_json(metrics)
         usage = {name: end[name] for name in ("seconds", "peak_memory_mb") if name in end}
         fractions = {
             f"time_fraction_{name.replace(' ', '_')}": fraction for name, fraction in end.get("fractions", {}).items()

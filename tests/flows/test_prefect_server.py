@@ -74,3 +74,12 @@ def test_other_commands_find_the_server_of_this_project(clone, monkeypatch, pref
 def test_a_port_in_use_is_named(project):
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(InputError, match="is in use; choose another"):
         servers.serve(project, taken.getsockname()[1])
+
+
+def test_a_server_that_accepts_requests_and_never_answers_is_left_out(clone):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/api"
+        began = time.monotonic()
+        done = clone.prolific("sweep", PREFECT_API_URL=url)
+    assert done.returncode == 0 and f"no Prefect server answers at {url}; continuing without it" in done.stderr
+    assert time.monotonic() - began < 60 and len(clone.ran()) == 6

@@ -38,3 +38,15 @@ def test_equal_values_give_equal_json(tmp_path):
         == (tmp_path / "y").read_bytes()
         == '{\n "a": [\n  1\n ],\n "b": "ü"\n}\n'.encode()
     )
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, None])
+def test_what_is_no_json_object_is_read_as_an_empty_one(tmp_path, content):
+    path = tmp_path / "metrics.json"
+    if content is None:
+        os.mkfifo(path)  # to read it would block
+    else:
+        path.write_bytes(content)
+    assert files.read_json(path) == {} and files.read_json(tmp_path / "missing.json") == {}
+    files.write_json(tmp_path / "whole.json", {"a": [1]})
+    assert files.read_json(tmp_path / "whole.json") == {"a": [1]}
