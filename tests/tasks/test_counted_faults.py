@@ -3,6 +3,7 @@
 The n-th call fails, for every n until a run passes (the method of SQLite's own tests).
 """
 
+import contextlib
 import errno
 import os
 import shutil
@@ -91,10 +92,8 @@ def test_a_stage(project: Project, monkeypatch, owner, name, lasting):
         shutil.rmtree(final)
         with monkeypatch.context() as patched:
             fault = Fault(patched, owner, name, n, lasting)
-            try:
+            with contextlib.suppress(OSError):
                 Stage(project, "initialise", ID).run(body)
-            except OSError:
-                pass
             reached = fault.reached
         assert not final.exists() or (damaged_files(final) == {} and contents(final) == whole), n
         if not final.exists():
@@ -116,11 +115,9 @@ def test_the_files_of_a_prompt(project: Project, monkeypatch, owner, name, lasti
         (project.state / ID / "status.json").unlink(missing_ok=True)
         with monkeypatch.context() as patched:
             fault = Fault(patched, owner, name, n, lasting)
-            try:
+            with contextlib.suppress(OSError):
                 pipeline.write(project, prompt)
                 run_status.write(project, ID, RunStatus("done"))
-            except OSError:
-                pass
             reached = fault.reached
         for path, data in contents(folder).items() if folder.exists() else ():
             assert data == before[path], n  # each file is absent or whole
