@@ -134,7 +134,7 @@ class Clone:
 
 @pytest.fixture
 def clone(tmp_path) -> Clone:
-    return clone_with_fakes(tmp_path / "a clone")
+    return clone_with_fakes(tmp_path / "it's a clône")
 
 
 def clone_with_fakes(folder: Path) -> Clone:

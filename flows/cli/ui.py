@@ -20,7 +20,7 @@ def ui(
 
     from tasks.dvc_pipeline.cli import environment
     from tasks.runtime.project import Project
-    from tasks.tracking.tracker import uri
+    from tasks.tracking.tracker import artifacts, uri
 
     project = Project.find()
     store = uri(project)
@@ -46,6 +46,7 @@ def ui(
     # Background jobs are disabled because they use 1.9 GB of memory and are not needed here.
     env = {**environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
+    command += ["--default-artifact-root", artifacts(project)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     os.chdir(folder)  # the server writes files to its working directory
     os.execve(sys.executable, command, env)

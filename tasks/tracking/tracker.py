@@ -39,6 +39,11 @@ def uri(project: Project) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project.state / 'mlflow' / 'mlflow.db'}"
 
 
+def artifacts(project: Project) -> str:
+    """Return the URI of the folder in .state/ that holds the files of the runs."""
+    return (project.state / "mlflow" / "artifacts").as_uri()
+
+
 def prepare() -> None:
     """Start importing MLflow in a thread.
 
@@ -282,6 +287,9 @@ class Tracker:
 
     def _connect(self) -> None:
         _set_environment()
+        if uri(self.project).startswith("sqlite:"):
+            # MLflow inserts its default folder for artifacts into an SQL statement without escaping it.
+            os.environ.setdefault("_MLFLOW_SERVER_ARTIFACT_ROOT", artifacts(self.project))
         import logging
 
         logging.getLogger("alembic").setLevel(logging.ERROR)
@@ -302,7 +310,7 @@ class Tracker:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             local = uri(self.project).startswith("sqlite:")
-            place = (self.project.state / "mlflow" / "artifacts").as_uri() if local else None
+            place = artifacts(self.project) if local else None
             try:
                 return self.client.create_experiment(name, artifact_location=place)
             except MlflowException:  # Another process or machine has created it in the meantime.
