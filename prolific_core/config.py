@@ -306,7 +306,7 @@ class EvaluateConfig(Section):
     scorer: str | None = Field(default=None, max_length=1000)  # CLIP folder or model id; null uses the prior's scorer
     views: int = Field(default=8, ge=1, le=64)
     elevation: Elevation = 15.0
-    distance: Positive = 1.6  # world units
+    distance: Positive = 1.4  # world units
     fov: Fov = 45.0
     resolution: int = Field(default=256, ge=16, le=2048)  # pixels
     turntable_frames: int = Field(default=48, ge=2, le=1000)

@@ -32,7 +32,7 @@ def _initial(stage: Stage, field: RadianceField) -> TetrahedralSurface:
     options = {"smoothing": config.smoothing, "device": stage.device, "backend": stage.config.system.backend}
     threshold = config.density_threshold
     if threshold is None:
-        views = orbit(4, elevation=20, distance=1.6, fov=45).to(stage.device)
+        views = orbit(4, elevation=20, distance=1.4, fov=45).to(stage.device)
         with torch.no_grad():
             opacity = field.render(views, 96).opacity
         threshold = matching_threshold(field.density, opacity, views, **grid, **options)

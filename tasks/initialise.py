@@ -19,7 +19,7 @@ def run(stage: Stage) -> dict:
         fields.append(field)
         stage.progress(index + 1, config.particles)
     store.save_fields(stage.output, config.field, fields)
-    view = cameras.orbit(1, elevation=15, distance=1.6, fov=45).to(stage.device)
+    view = cameras.orbit(1, elevation=15, distance=1.4, fov=45).to(stage.device)
     with torch.no_grad():
         render = fields[0].render(view, config.preview_resolution, normals=True)
     opacity = render.opacity[0].expand(3, -1, -1)

@@ -20,7 +20,7 @@ def run(stage: Stage) -> dict:
     distil_stage(stage, config, fields, _strip(stage, shape.scene), memory.field_pixel_bytes(shape, config))
     store.save_fields(stage.output, shape, fields)
     _turntables(stage, fields)
-    views = cameras.orbit(4, elevation=15, distance=1.6, fov=45).to(stage.device)
+    views = cameras.orbit(4, elevation=15, distance=1.4, fov=45).to(stage.device)
     with torch.no_grad():
         opacity = [float(field.render(views, 64).opacity.mean()) for field in fields]
     return {"opacity": sum(opacity) / len(opacity)}

@@ -70,7 +70,7 @@ def check(
     ] = True,
     json: Json = False,
 ) -> None:
-    """Compare the metrics of a prior of the Toybox world with their goals. This takes about twenty minutes.
+    """Compare the metrics of a prior of the Toybox world with their goals. This takes about ten minutes.
 
     Examples:
     $ prolific prior check

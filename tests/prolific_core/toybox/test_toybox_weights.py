@@ -29,7 +29,7 @@ def test_layout_and_size(pipeline):
     for model in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert sum(p.stat().st_size for p in WEIGHTS.rglob("*") if p.is_file()) <= 32e6
-    assert pipeline.tokenizer.model_max_length == 20
+    assert pipeline.tokenizer.model_max_length == 32
 
 
 def classified(pipeline, prompt: str):
