@@ -323,6 +323,7 @@ NO_RESULT = {
     "prolific_core.prompts",
     "prolific_core.memory",
     "prolific_core.visualisation",
+    "prolific_core.yaml_reader",
 }
 
 

@@ -78,7 +78,7 @@ def test_a_stage_arrives_once_however_often_it_is_sent(project):
     parent, stage = found["a-red-mug"], found["initialise"]
     assert stage.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert stage.info.status == "FINISHED" and stage.data.metrics["quality"] == 0.5
-    assert parent.data.params["nerf.guidance.scale"] == "7.5" and parent.data.tags["prompt"] == "a red mug"
+    assert parent.data.params["nerf.guidance.scale"] == "4.0" and parent.data.tags["prompt"] == "a red mug"
     levels = project.config(project.prompt("a-red-mug")).initialise.field.levels
     assert stage.data.params["field.levels"] == str(levels) and stage.data.tags["cached"] == "false"
     points = client.get_metric_history(stage.info.run_id, "loss")

@@ -38,7 +38,8 @@ def test_a_true_object_has_no_excess(mugs):
         truth.against_truth(truth.Views(rgb, opacity), mugs, own)["kernel_distance_excess"]
         for rgb, opacity in zip(singles.rgb.split(8), singles.opacity.split(8), strict=True)
     ]
-    assert sorted(excess)[4] == pytest.approx(0, abs=1e-9)
+    # On some processors, the order of a convolution's sums in float32 depends on the number of images.
+    assert sorted(excess)[4] == pytest.approx(0, abs=1e-6)
     assert not torch.equal(singles.rgb[:8], mugs.rgb[:8])  # a true object is not compared with itself
     cubes = truth.true_views("a blue cube", ORBIT, count=1)
     assert truth.against_truth(cubes, mugs, own)["kernel_distance_excess"] > 3 * max(excess)
