@@ -26,7 +26,7 @@ def sample(
     text: Annotated[str, typer.Argument(help='The prompt, for example "a red mug".')],
     count: Annotated[int, typer.Option("-n", metavar="N", min=1, max=1024, help="The number of images.")] = 16,
     out: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("samples.png"),
-    scale: Annotated[float, typer.Option(help="The scale of classifier-free guidance.")] = 3.0,
+    scale: Annotated[float, typer.Option(min=0, max=1000, help="The scale of classifier-free guidance.")] = 3.0,
     steps: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="The number of DDIM steps.")] = 30,
     seed: Annotated[int, typer.Option(help="The random seed.")] = 0,
 ) -> None:
