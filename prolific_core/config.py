@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from prolific_core import discovery
-from prolific_core.errors import InputError, quote
+from prolific_core.errors import InputError, quote, shorten
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -397,13 +397,13 @@ def check(name: str, values: Any, model: type[AnySection] = Config) -> AnySectio
     try:
         text = json.dumps(values, default=str)
     except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{name}: not a set of parameters: {quote(str(error))[1:-1]}") from None
+        raise InputError(f"{name}: not a set of parameters: {shorten(str(error))}") from None
     try:
         # The strict rules for JSON accept 1 for 1.0 and a list for a tuple, but neither "20" nor true for a number.
         return model.model_validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        where = quote(".".join(str(part) for part in first["loc"]))[1:-1]
+        where = shorten(".".join(str(part) for part in first["loc"]))
         if first["type"] == "extra_forbidden":
             parent, _, key = where.rpartition(".")
             if new := RENAMED.get(f"{parent.rpartition('.')[2]}.{key}"):

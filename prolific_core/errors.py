@@ -18,6 +18,18 @@ def quote(value: object) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 2]}…{text[-1]}"
 
 
+def shorten(text: str) -> str:
+    """Return a text from a file or a library for an error message, as `quote` does but without quotation marks.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        One short line.
+    """
+    return quote(text)[1:-1]
+
+
 def mask(text: str) -> str:
     """Hide the user name and the password in all addresses of a text.
 

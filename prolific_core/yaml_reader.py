@@ -10,7 +10,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from prolific_core.errors import InputError, quote
+from prolific_core.errors import InputError, shorten
 
 # Limits that no honest file reaches. Aliases let a file of a few lines stand for more values than memory can hold.
 MAX_CHARACTERS = 1_000_000
@@ -62,13 +62,13 @@ def parse_yaml(text: str, shown: str) -> Any:
     except MarkedYAMLError as error:
         mark = error.problem_mark
         line = f", line {mark.line + 1}" if mark else ""
-        problem = quote((error.problem or "syntax error").splitlines()[0])[1:-1]
+        problem = shorten((error.problem or "syntax error").splitlines()[0])
         raise InputError(f"{shown}{line}: not valid YAML: {problem}") from None
     except RecursionError:
         raise InputError(f"{shown} is nested more deeply than {MAX_DEPTH} levels") from None
     # Constructors raise other errors too, for example ValueError for the date 2001-99-99.
     except (YAMLError, ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:
-        raise InputError(f"{shown}: not valid YAML: {quote(str(error))[1:-1]}") from None
+        raise InputError(f"{shown}: not valid YAML: {shorten(str(error))}") from None
     _check_size(value, shown)
     return value
 

@@ -64,7 +64,7 @@ def bench(project: Project, repetitions: int) -> list[Row]:
     preset = read_yaml(project.root / file, file)
     demo = config.resolve((file, preset))  # pyright: ignore[reportArgumentType] (resolve checks the type)
     device = set_up_torch(system.threads, system.device)
-    # The texture stage uses CFG with two evaluations, like the baseline. Perp-Neg in the NeRF stage needs four.
+    # The texture stage uses CFG with two evaluations, like the baseline.
     scores = {"paper": GuidanceConfig(), "demo": demo.texture.guidance}
     return [_row(name, guidance, batch, device, repetitions) for name, guidance in scores.items() for batch in BATCHES]
 

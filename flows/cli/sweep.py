@@ -42,12 +42,13 @@ def sweep(
     from tasks.tracking.tracker import prepare
 
     project = Project.find()
-    ids = preflight.choose(project, names or [], only_failed)  # reports mistakes before a server starts
-    if not ids:
+
+    def report(error: InputError) -> None:
+        print(f"prolific: {error}; the other prompts of the sweep run", file=sys.stderr, flush=True)
+
+    if not preflight.choose(project, names or [], only_failed, report):  # reports mistakes before a server starts
         print("nothing to do: no prompt failed or was interrupted")
         return 0
-    for error in preflight.faulty(project, ids).values():
-        print(f"prolific: {error}; the other prompts of the sweep run", file=sys.stderr, flush=True)
     prepare()
     prefect_runtime.set_up(project)
     from flows import sweep as flow

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,32 +26,33 @@ from tasks.runtime.job import damaged_files
 from tasks.runtime.project import STAGES, Project, ResolvedPrompt
 
 
-def choose(project: Project, names: list[str], only_failed: bool = False) -> list[str]:
+def choose(
+    project: Project,
+    names: list[str],
+    only_failed: bool = False,
+    report: Callable[[InputError], None] = lambda error: None,
+) -> list[str]:
     """Select the prompts of a sweep over `names`, check them and return their ids.
 
     A prompt that fails its check is selected too, because it must not stop the others: the sweep reports it as failed.
-    Raises its InputError only if all prompts fail.
+    `report` is called with its InputError, which is raised only if all prompts fail.
     """
     ids = sets.select(project, names)
     if not ids:
         raise InputError('no prompts exist yet; add one: prolific prompts add "a red mug"')
     if only_failed:
         ids = [id for id in ids if run_status.is_unfinished(project, id)]
-    errors = faulty(project, ids)
-    if ids and len(errors) == len(ids):
-        raise next(iter(errors.values()))
-    return ids
-
-
-def faulty(project: Project, ids: list[str]) -> dict[str, InputError]:
-    """Check prompts and return the errors of those that cannot run, by their ids."""
-    errors = {}
+    errors = []
     for id in ids:
         try:
             check(project, id)
         except InputError as error:
-            errors[id] = error
-    return errors
+            errors.append(error)
+    if ids and len(errors) == len(ids):
+        raise errors[0]
+    for error in errors:
+        report(error)
+    return ids
 
 
 def check(project: Project, id: str) -> ResolvedPrompt:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from io import BytesIO
 
 from prolific_core import config, prompts
-from prolific_core.errors import InputError, quote
+from prolific_core.errors import InputError, shorten
 from prolific_core.files import write_atomically
 from prolific_core.prompts import DEFAULT_PRESET, Prompt
 from prolific_core.yaml_reader import parse_yaml
@@ -113,7 +113,7 @@ def settings(pairs: list[str], where: str = "--set") -> dict:
     """
     sections: dict = {}
     for pair in pairs:
-        shown = f"{where} {quote(pair)[1:-1]}"
+        shown = f"{where} {shorten(pair)}"
         key, equals, text = pair.partition("=")
         path = key.strip().split(".")
         if not equals or not all(path) or len(path) > DEEPEST:

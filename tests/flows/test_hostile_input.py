@@ -84,7 +84,7 @@ def test_any_value_of_any_parameter(examples):
     def work(example) -> None:
         path, value = example
         made = config.check("params.yaml", changed(path, value))
-        # What is accepted is a value, not something that happens to be convertible to one.
+        # A value must have the type of the parameter, and must not merely be convertible to it.
         for key in path:
             made = getattr(made, key)
         assert isinstance(made, bool) == isinstance(value, bool)

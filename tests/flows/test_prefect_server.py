@@ -35,7 +35,7 @@ def authorization(string: str) -> dict[str, str]:
 
 def test_a_web_page_and_another_user_are_refused(prefect_server):
     own, page = authorization(prefect_server["PREFECT_API_AUTH_STRING"]), {"Origin": "http://example.com"}
-    # As by another user of the machine, or by a page after DNS rebinding. Nothing can be read either.
+    # Another user, or a web page after DNS rebinding, can send such requests. Reading is refused, too.
     assert post(prefect_server, {})[0] == 403
     assert post(prefect_server, authorization("prolific:guess"))[0] == 403
     assert "refuses" in servers.problem(prefect_server["PREFECT_API_URL"], {servers.STRING: "prolific:guess"})

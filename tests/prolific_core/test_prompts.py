@@ -60,7 +60,7 @@ def test_unusable_texts_are_refused_in_one_line(text, message):
 
 
 def test_every_character_that_is_accepted_is_read_again(tmp_path):
-    """Both parsers are tested: DVC reads prompt.yaml with ruamel.yaml."""
+    """DVC reads prompt.yaml with ruamel.yaml, so the test uses this parser, too."""
     accepted = []
     for code in range(sys.maxunicode + 1):
         try:
