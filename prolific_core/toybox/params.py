@@ -142,6 +142,7 @@ class DiffusionConfig(Section):
             processors that support it.
         drop_caption: Fraction of the captions that are replaced by the empty caption, for classifier-free guidance.
         fronts: Fraction of each batch that is reserved for front and back views of coloured objects that have a front.
+        pairs: Fraction of each batch that is reserved for images of two objects.
         named_views: Fraction of the captions that name the view, for objects that have a front. For all other
             images, the fraction is 0.5.
         details: Fraction of the captions that name each of the other details (`world.details`).
@@ -162,7 +163,8 @@ class DiffusionConfig(Section):
     average_power: float = Field(default=7.0, ge=0, le=1000)
     precision: Precision = "bfloat16"
     drop_caption: Fraction = 0.1
-    fronts: Fraction = 0.25
+    fronts: Fraction = 0.2
+    pairs: Fraction = 0.2
     named_views: Fraction = 0.9
     details: Fraction = 0.4
     time_shift: float = Field(default=1.0, ge=1, le=10)

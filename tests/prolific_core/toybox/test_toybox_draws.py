@@ -7,7 +7,7 @@ from prolific_core.files import write_json
 from prolific_core.toybox.files import save_array
 from prolific_core.toybox.params import DiffusionConfig
 from prolific_core.toybox.training import text
-from prolific_core.toybox.training.diffusion import Latents, towards_noise
+from prolific_core.toybox.training.diffusion import Latents, towards_noise, use_float32_group_norms
 from prolific_core.toybox.world import captions
 from prolific_core.toybox.world import draw as world
 from prolific_core.view_names import VIEWS, view_of
@@ -67,8 +67,30 @@ def test_a_fraction_of_a_batch_is_fronts_and_backs(shards):
         for row in rows
     ]
     assert all(np.array(ends).reshape(-1, 10)[:, :4].all(1)) and 0.4 < np.mean(ends) < 0.6
-    even, _, _ = draw(shards, fronts=0.0)
+    even, _, _ = draw(shards, fronts=0.0, pairs=0.0)
     assert len(set(even)) > 550
+
+
+def test_a_fraction_of_a_batch_shows_two_objects(shards):
+    rows, _, labels = draw(shards, fronts=0.2, pairs=0.3)
+    pairs = np.array([labels[row]["kind"] == "pair" for row in rows]).reshape(-1, 10)
+    assert pairs[:, 2:5].all() and not pairs[:, :2].any() and 0.3 < pairs.mean() < 0.5
+
+
+def test_group_norms_in_bfloat16_compute_in_float32():
+    import torch
+
+    torch.manual_seed(0)
+    x = (torch.randn(4, 32, 8, 8) + 3).bfloat16()
+    model = torch.nn.Sequential(torch.nn.GroupNorm(8, 32), torch.nn.SiLU())
+    torch.nn.init.normal_(model[0].weight)
+    expected = torch.nn.functional.group_norm(x.float(), 8, model[0].weight, eps=model[0].eps)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    use_float32_group_norms(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = model[0](x)
+    assert y.dtype == torch.bfloat16 and torch.equal(y, expected.bfloat16())
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
 def test_captions_name_views_details_or_nothing(shards):
