@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 
 from flows.orchestration import artifacts, dvc_runner, preflight, run_status
 from flows.orchestration.dvc_runner import StageResult
-from flows.orchestration.prefect_runtime import run_task
+from flows.orchestration.prefect_runtime import RETRY_SECONDS, may_succeed, run_task
 from flows.orchestration.run_status import RunStatus
 from flows.prompt_store import create, sets
 from flows.reporting import report
@@ -57,20 +57,6 @@ def _run_name() -> str:
     return (parameters.get("id") or parameters.get("text") or "generate")[:60]
 
 
-def _may_succeed(task, run, state) -> bool:
-    """Return whether a retry may succeed.
-
-    This is the case if the stage was killed or its files were locked.
-    """
-    try:
-        state.result()
-    except (dvc_runner.DvcLocked, dvc_runner.StageKilled):
-        return not dvc_runner.stopping.is_set()
-    except BaseException:
-        return False
-    return False
-
-
 # Prefect does not cache results, because its local cache could contradict DVC's.
 @flow(flow_run_name=_run_name, persist_result=False)
 def generate(
@@ -110,8 +96,8 @@ def generate(
     cache_policy=NO_CACHE,
     persist_result=False,
     retries=1,
-    retry_delay_seconds=2,
-    retry_condition_fn=_may_succeed,
+    retry_delay_seconds=RETRY_SECONDS,
+    retry_condition_fn=may_succeed,
 )
 def run_stage(stage: str, tracker: Tracker, cached: bool, upstream: bool) -> StageResult:
     """Run a stage with DVC, unless it is `cached`, and send its records to MLflow."""

@@ -43,9 +43,15 @@ def mask(text: str) -> str:
 
 
 class ProlificError(Exception):
-    """Failure that is not caused by the user's input, such as a full disk or a diverged run. The exit status is 1."""
+    """Failure that is not caused by the user's input, such as a full disk or a diverged run. The exit status is 1.
+
+    Attributes:
+        exit_status: Exit status of a command that fails with this error.
+        temporary: Whether the same call may succeed when it is repeated.
+    """
 
     exit_status = 1
+    temporary = False
 
 
 class InputError(ProlificError, ValueError):

@@ -3,6 +3,8 @@
 import itertools
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from prolific_core.files import read_json
 from tasks.dvc_pipeline.cli import environment
 from tasks.runtime import records
 from tasks.runtime.console import Console
+from tasks.runtime.job import EditedWhileRunning
 from tasks.runtime.project import Project
 from tasks.tracking.tracker import Tracker
 
@@ -37,18 +40,16 @@ class StageFailed(ProlificError):
         self.exit_status = status
 
 
-class StageKilled(StageFailed):
-    """Error raised when a stage ends without reporting a failure.
+class StageInterrupted(StageFailed):
+    """Error raised when a stage was killed, or when its parameters or code were edited while it ran."""
 
-    The process was most likely killed, so a retry may succeed.
-    """
+    temporary = True
 
 
 class DvcLocked(StageFailed):
-    """Error raised when another DVC process has locked the files of a stage.
+    """Error raised when another DVC process has locked the files of a stage."""
 
-    A retry may succeed.
-    """
+    temporary = True
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ def run(project: Project, stage: str, tracker: Tracker, console: Console, upstre
         if ran:
             tracker.sync_stage(stage, failed=True)
         raise _failure(project, subject, stage, ran)
+    shutil.rmtree(state / "finished", ignore_errors=True)  # DVC has recorded the output
     tracker.sync_stage(stage, cached=not ran)
     usage = read_json(state / "run.json") if ran else {}
     return StageResult(stage, not ran, round(time.monotonic() - began, 2), usage.get("peak_memory_mb"))
@@ -186,13 +188,15 @@ def _failure(project: Project, subject, stage: str, ran: bool) -> StageFailed:
         )
     noted = read_json(subject.state(stage) / "failure.json")
     if noted:
-        message, status = str(noted.get("message")), noted.get("status")
-        return StageFailed(
-            f"stage '{stage}' of '{id}' failed: {message}", log, status if isinstance(status, int) else 1
-        )
-    end = "was killed" if ran else "failed"
+        message, status = f"stage '{stage}' of '{id}' failed: {noted.get('message')}", noted.get("status")
+        if status == EditedWhileRunning.exit_status:
+            return StageInterrupted(message, log)
+        return StageFailed(message, log, status if isinstance(status, int) else 1)
+    # A stage that fails by itself says why. One that has begun without doing so, or that a signal ended, was killed.
+    killed = ran or any(re.search(r"exited with -\d+", line) for line in last)
+    end = "was killed" if killed else "failed"
     message = "\n  ".join([f"stage '{stage}' of '{id}' {end}; last lines of {log.relative_to(project.root)}:", *last])
-    return (StageKilled if ran else StageFailed)(message, log)
+    return (StageInterrupted if killed else StageFailed)(message, log)
 
 
 def tail(log: Path, count: int) -> list[str]:

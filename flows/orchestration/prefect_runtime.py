@@ -3,19 +3,23 @@
 import functools
 import os
 import sys
+import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from flows.orchestration import prefect_server
+from flows.orchestration import dvc_runner, prefect_server
 from prolific_core.errors import ProlificError, mask
 from tasks.runtime import machine
 from tasks.runtime.project import Project
 
 if TYPE_CHECKING:
-    from prefect import Flow, Task
+    from prefect import Flow, State, Task
+    from prefect.client.schemas import TaskRun
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+RETRY_SECONDS = 2  # between an interrupted stage and its second try
 
 _offline = False  # true if this process runs flows without a server
 
@@ -122,6 +126,28 @@ def run_flow(flow: "Flow[P, R]", *args: P.args, **kwargs: P.kwargs) -> R:
     return outcome.result() if outcome.done() else flow.fn(*args, **kwargs)
 
 
+def may_succeed(task: "Task[P, R]", run: "TaskRun", state: "State[R]") -> bool:
+    """Condition of Prefect's retries: whether a failed task may succeed when it is repeated."""
+    try:
+        state.result()
+    except BaseException as error:
+        return _is_temporary(error)
+    return False
+
+
 def run_task(task: "Task[P, R]", *args: P.args, **kwargs: P.kwargs) -> R:
-    """Run a task of a flow, or call its function directly if the flow runs without a server."""
-    return task.fn(*args, **kwargs) if is_offline() else task(*args, **kwargs)
+    """Run a task of a flow, or call its function with the same retries if the flow runs without a server."""
+    if not is_offline():
+        return task(*args, **kwargs)
+    for _ in range(task.retries):
+        try:
+            return task.fn(*args, **kwargs)
+        except ProlificError as error:
+            if not _is_temporary(error):
+                raise
+        time.sleep(RETRY_SECONDS)
+    return task.fn(*args, **kwargs)
+
+
+def _is_temporary(error: BaseException) -> bool:
+    return isinstance(error, ProlificError) and error.temporary and not dvc_runner.stopping.is_set()

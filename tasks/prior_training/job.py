@@ -49,6 +49,15 @@ class PriorStage(Job):
         values = self.config.model_dump(mode="json")
         return {section: values[section] for section in STAGES[self.name].sections}
 
+    def read_again(self) -> "PriorStage":
+        """Return the same stage with the parameters and the data that the files have now."""
+        return PriorStage(self.runs.project, self.name, self.runs.name)
+
+    @property
+    def lock_file(self) -> Path:
+        """DVC's file with the recorded outputs of the prior."""
+        return self.root / "priors" / self.runs.name / "dvc.lock"
+
     @property
     def resumable(self) -> dict:
         """Parameters that a checkpoint depends on: all but those that only say when the training ends."""

@@ -9,6 +9,7 @@ written to .state/ and never to the output.
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import sys
 import time
@@ -17,14 +18,21 @@ from functools import cached_property
 from pathlib import Path
 
 from prolific_core.config import LoggingConfig, SystemConfig
-from prolific_core.errors import InputError
-from prolific_core.files import atomically, write_json
-from tasks.runtime import digests, locks, machine, records
+from prolific_core.errors import InputError, ProlificError
+from prolific_core.files import atomically, read_json, write_json
+from tasks.runtime import digests, locks, machine, records, unrecorded
 from tasks.runtime.console import Console
 from tasks.runtime.digests import digest
 
 MANIFEST = "manifest.json"
 METRICS = "metrics.json"
+
+
+class EditedWhileRunning(ProlificError):
+    """Error raised when parameters or code were edited while a job ran."""
+
+    exit_status = 75  # EX_TEMPFAIL of sysexits.h
+    temporary = True
 
 
 class Job:
@@ -73,15 +81,32 @@ class Job:
         return self.parameters
 
     @cached_property
+    def sources(self) -> dict:
+        """Parameters, identity and digests of the code when the job was created or first asked."""
+        return {
+            "parameters": self.parameters,
+            **self.identity,
+            "code": [digest(self.root / path) for path in self.code],
+        }
+
+    def read_again(self) -> "Job":
+        """Return the same job with the parameters and the code that the files have now."""
+        raise NotImplementedError
+
+    @property
+    def lock_file(self) -> Path:
+        """DVC's file with the recorded outputs of this job and its neighbours."""
+        raise NotImplementedError
+
+    @cached_property
     def key(self) -> str:
         """Hash of everything that a checkpoint depends on: parameters, identity, inputs, code and models."""
         for name in self.inputs:
             self.input(name)
         parts = {
+            **self.sources,
             "parameters": self.resumable,
-            **self.identity,
             "inputs": self._inputs,
-            "code": [digest(self.root / path) for path in self.code],
             **({"models": self._model_digests} if self.models else {}),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
@@ -193,6 +218,8 @@ class Job:
         began = time.monotonic()
         with locks.hold(self.state / "lock", f"{self.title} is already running; wait for it or stop it first"):
             key = self.key  # Computing the key checks the inputs before anything is written.
+            if not self.final.exists() and self._restore_unrecorded():
+                return read_json(self.final / METRICS)
             resumes = self.checkpoint.is_dir() and any(self.checkpoint.iterdir())
             if not resumes:
                 shutil.rmtree(self.state / "preview", ignore_errors=True)
@@ -202,6 +229,7 @@ class Job:
                 if "torch" in sys.modules:
                     self.device  # noqa: B018 (sets threads and determinism before the computation starts)
                 self.measure(**(body(self) or {}))
+                self._check_sources()
                 self._finish()
             except BaseException:
                 shutil.rmtree(self._partial, ignore_errors=True)
@@ -213,6 +241,28 @@ class Job:
             self.discard_checkpoint()
             self._records.close()
         return self._metrics
+
+    def _check_sources(self) -> None:
+        """Raise an error if parameters or code were edited while the job ran.
+
+        DVC reads them after the run, so it would take the result for that of the edited files.
+        """
+        if self.read_again().sources != self.sources:
+            raise EditedWhileRunning(
+                f"{self.title}: its parameters or its code were edited while it ran; run the same command again"
+            )
+
+    def _restore_unrecorded(self) -> bool:
+        """Restore the output of a finished run that DVC was prevented from recording, and return whether there is one.
+
+        Its records are complete, so nothing is written to them.
+        """
+        copy = unrecorded.find(self.state / "finished", self.key, self.lock_file)
+        if copy is None or damaged_files(copy):
+            return False
+        unrecorded.link_tree(copy, self.output)
+        self.output.replace(self.final)
+        return True
 
     def _finish(self) -> None:
         """Write the metrics and the manifest, then move the complete output to its final folder."""
@@ -230,6 +280,8 @@ class Job:
             },
         }
         write_json(self.output / MANIFEST, {**manifest, "digest": _digest_of(manifest)})
+        if "DVC_STAGE" in os.environ:
+            unrecorded.keep(self.output, self.state / "finished", self.key)
         if self.final.exists():  # DVC deletes the old output before a run, so this happens only without DVC.
             old = self.final.with_name(f".{self.name}.old")
             shutil.rmtree(old, ignore_errors=True)

@@ -79,15 +79,15 @@ class EtaEstimator:
         return round((steps - step) * (now - then) / (step - before), 1) if step > before else None
 
 
-def read(path: Path, offset: int = 0) -> tuple[list[dict], int]:
-    """Return the complete records after a byte offset, and the offset for the next call.
+def read(path: Path, offset: int = 0, stop: int | None = None) -> tuple[list[dict], int]:
+    """Return the complete records between two byte offsets, and the offset for the next call.
 
     If the file does not exist, no records are returned.
     """
     try:
         with open(path, "rb") as file:
             file.seek(offset)
-            data = file.read()
+            data = file.read() if stop is None else file.read(stop - offset)
     except FileNotFoundError:
         return [], offset
     whole = data[: data.rfind(b"\n") + 1]

@@ -42,6 +42,15 @@ class Stage(Job):
         spec = STAGES[self.name]
         return {section: self.config.model_dump(mode="json")[section] for section in spec.sections(self.name)}
 
+    def read_again(self) -> "Stage":
+        """Return the same stage with the parameters and the code that the files have now."""
+        return Stage(self.project, self.name, self.id)
+
+    @property
+    def lock_file(self) -> Path:
+        """DVC's file with the recorded outputs of the prompt."""
+        return self.project.prompt_folder(self.id) / "dvc.lock"
+
     @property
     def subject(self) -> dict:
         prompt = self.prompt

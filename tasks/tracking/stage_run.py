@@ -25,6 +25,7 @@ class StageRun:
         self.attempt: str | None = None
         self.run = ""
         self.offset = 0
+        self.step = 0  # last step whose metrics were sent
         self.done = False
         self.facts: dict[str, Any] = {}  # values of the tags and metrics in FACTS
 
@@ -58,12 +59,13 @@ class StageRun:
 
     def _open(self, parent: str, attempt: str, start: dict | None, cached: bool) -> None:
         tracker, token = self.tracker, f"{self.tracker.token}:{self.stage}:{attempt}"
-        self.attempt, self.offset, self.done = attempt, 0, False
+        self.attempt, self.offset, self.step, self.done = attempt, 0, 0, False
         if found := tracker.find(token):
             tracker.parameters(found, tracker.subject.stage_parameters(self.stage))
             self.run, sent = found.info.run_id, {**found.data.tags, **found.data.metrics}
             self.facts = {name: sent[name] for name in FACTS if name in sent}
             self.offset = int(sent.get(SENT, 0))
+            self.step = last_step(records.read(self.state / "records.jsonl", stop=self.offset)[0])
             self.done = found.info.status == "FINISHED"
             return
         # If MLflow has no run of this attempt, the stage counts as computed even if DVC reports it as cached.
@@ -87,7 +89,9 @@ class StageRun:
         points = []
         for record in new:
             time = milliseconds(record)
-            if record["kind"] == "metrics":
+            # A run that resumes from a checkpoint repeats the steps after it, with the same values.
+            if record["kind"] == "metrics" and record["step"] > self.step:
+                self.step = record["step"]
                 values = {**record["values"], **record.get("usage", {})}
                 points += [(name, value, record["step"], time) for name, value in values.items()]
             elif record["kind"] == "image":
@@ -124,11 +128,7 @@ class StageRun:
             f"time_fraction_{name.replace(' ', '_')}": fraction for name, fraction in end.get("fractions", {}).items()
         }
         # Final metrics are logged at the last step, which makes them the last points of curves with the same names.
-        step = max(
-            (record["step"] for record in records.read(self.state / "records.jsonl")[0] if record["kind"] == "metrics"),
-            default=0,
-        )
-        step = step if end else 0  # Without an end record, the records belong to another run.
+        step = self.step if end else 0  # Without an end record, the records belong to another run.
         log(
             client,
             self.run,
@@ -143,6 +143,11 @@ class StageRun:
                 client.log_artifact(self.run, str(path))
         client.set_terminated(self.run, end_time=milliseconds(end) or None)
         self.done = True
+
+
+def last_step(found: list[dict]) -> int:
+    """Return the last step with metrics among some records, or 0."""
+    return max((record["step"] for record in found if record["kind"] == "metrics"), default=0)
 
 
 def milliseconds(record: dict) -> int:

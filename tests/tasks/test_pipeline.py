@@ -14,6 +14,7 @@ import pytest
 from prolific_core.errors import InputError, ProlificError
 from tasks.dvc_pipeline import pipeline
 from tasks.runtime import machine, records
+from tasks.runtime.job import EditedWhileRunning
 from tasks.runtime.project import STAGES, Project, code_of
 from tasks.runtime.stage import Stage
 from tests.support.imports import imported_modules, module_file
@@ -69,6 +70,24 @@ def test_a_failed_stage_leaves_the_earlier_output_and_nothing_else(project, erro
     with pytest.raises(type(error)):
         Stage(project, "initialise", "a-red-mug").run(body)
     assert everything(project.root / "runs") == before
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new"),
+    [
+        ("params.yaml", "initialise: {}", "initialise: {particles: 2}"),
+        ("prompts/a-red-mug/prompt.yaml", "seed: 0", "seed: 1"),
+        ("tasks/initialise.py", "quality", "Quality"),
+    ],
+)
+def test_a_result_of_parameters_that_were_edited_meanwhile_does_not_count(clone, project, path, old, new):
+    def body(stage):
+        clone.edit(path, old, new)
+
+    with pytest.raises(EditedWhileRunning, match="edited while it ran; run the same command again"):
+        Stage(project, "initialise", "a-red-mug").run(body)
+    assert not project.output("a-red-mug", "initialise").exists()
+    make(project, "initialise")
 
 
 def test_a_missing_or_damaged_input_is_named_with_the_command_that_makes_it(project):
@@ -208,6 +227,53 @@ def test_dvc_runs_only_what_changed(clone):
     assert clone.repro() == ["geometry", "texture", "export", "evaluate"]
 
 
+def test_a_number_edited_while_its_stage_runs_makes_it_run_again(clone):
+    clone.trouble(
+        "initialise",
+        "from pathlib import Path\npath = Path('params.yaml')\n"
+        "path.write_text(path.read_text().replace('initialise: {}', 'initialise: {particles: 2}'))",
+    )
+    done = clone.run("tasks.dvc_pipeline.cli", "repro", "prompts/a-red-mug/dvc.yaml:initialise")
+    assert done.returncode != 0 and "edited while it ran" in done.stderr
+    (clone.root / "trouble-initialise.py").unlink()
+    assert clone.repro("prompts/a-red-mug/dvc.yaml:initialise") == ["initialise"]
+    assert clone.repro("prompts/a-red-mug/dvc.yaml:initialise") == []
+
+
+def test_a_finished_stage_that_dvc_could_not_record_does_not_run_again(clone):
+    """DVC deletes the output of a stage that it has not recorded."""
+    clone.edit(
+        "tasks/__main__.py",
+        "        stage.run(project, name, id)\n",
+        "        stage.run(project, name, id)\n        if os.path.exists('kill'):\n         os.kill(os.getppid(), 9)\n",
+    )
+    target = "prompts/a-red-mug/dvc.yaml:initialise"
+    (clone.root / "kill").touch()
+    assert clone.run("tasks.dvc_pipeline.cli", "repro", target).returncode == -signal.SIGKILL
+    assert clone.ran() == ["initialise"] and not (clone.root / "prompts/a-red-mug/dvc.lock").exists()
+    (clone.root / "kill").unlink()
+    first = everything(clone.root / "runs")
+    assert clone.repro(target) == [] and everything(clone.root / "runs") == first
+    assert clone.repro(target) == []  # DVC has recorded it
+    # The copy of a recorded output is never used.
+    done = clone.run("tasks.dvc_pipeline.cli", "repro", "--force", target)
+    assert done.returncode == 0 and clone.ran() == ["initialise"]
+
+
+def test_a_damaged_copy_of_an_unrecorded_output_is_not_used(project, monkeypatch):
+    monkeypatch.setenv("DVC_STAGE", "initialise")
+    make(project, "initialise")
+    output = project.output("a-red-mug", "initialise")
+    shutil.rmtree(output)
+    make(project, "initialise", "another")
+    assert (output / "file.txt").read_text() == "x"  # restored
+    shutil.rmtree(output)
+    (copy,) = project.stage_state("a-red-mug", "initialise").glob("finished/*/file.txt")
+    copy.write_text("damaged")
+    make(project, "initialise", "another")
+    assert (output / "file.txt").read_text() == "another"
+
+
 def test_root_repro_covers_every_prompt_and_the_gallery(clone, project):
     from flows.prompt_store.create import file_prompt
 
@@ -315,6 +381,7 @@ NO_RESULT = {
     "tasks.runtime.failures",
     "tasks.runtime.locks",
     "tasks.runtime.records",
+    "tasks.runtime.unrecorded",
     "tasks.runtime.revision",
     "tasks.runtime.usage",
     "tasks.runtime.project",

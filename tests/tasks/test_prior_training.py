@@ -77,6 +77,7 @@ NO_RESULT = {
     "tasks.runtime.locks",
     "tasks.runtime.project",
     "tasks.runtime.records",
+    "tasks.runtime.unrecorded",
     "tasks.runtime.revision",
     "tasks.runtime.usage",
     "tasks.tracking.prompt_runs",

@@ -1,5 +1,6 @@
 """Tracking with MLflow: everything arrives exactly once, and no failure of MLflow stops a run."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -332,3 +333,30 @@ def test_a_run_without_stages_is_found_again_by_its_key(project, tmp_path):
         and found[0].data.params == {"steps": "3"}
     )
     assert [file.path for file in client.list_artifacts(found[0].info.run_id)] == ["table.md"]
+
+
+def test_the_repeated_steps_of_a_resumed_run_are_sent_once(project):
+    from mlflow import MlflowClient
+
+    def first(stage):
+        (stage.checkpoint / "state").write_text("5")
+        for step in range(1, 11):
+            stage.progress(step, 20, loss=1 / step)
+        raise RuntimeError("killed")
+
+    def second(stage):
+        (stage.checkpoint / "state").unlink()
+        for step in range(6, 21):
+            stage.progress(step, 20, loss=1 / step)
+        return {"loss": 0.01}
+
+    for run in (first, second):
+        with contextlib.suppress(RuntimeError):
+            Stage(project, "initialise", "a-red-mug").run(run)
+        tracker.sync(project, "a-red-mug", ["initialise"])  # each time with a tracker that knows nothing
+    client = MlflowClient(tracker.uri(project))
+    points = client.get_metric_history(runs(project)["initialise"].info.run_id, "loss")
+    assert [(point.step, point.value) for point in points] == [
+        *((step, 1 / step) for step in (1, 5, 10, 15, 20)),
+        (20, 0.01),
+    ]
