@@ -20,6 +20,7 @@ def ui(
 
     from tasks.dvc_pipeline.cli import environment
     from tasks.runtime.project import Project
+    from tasks.tracking import moved_store
     from tasks.tracking.tracker import artifacts, uri
 
     project = Project.find()
@@ -37,6 +38,7 @@ def ui(
             ) from None
     folder = project.state / "mlflow"
     folder.mkdir(parents=True, exist_ok=True)
+    moved_store.adopt(folder / "mlflow.db", artifacts(project))
     # Without this workflow type, MLflow opens its pages for language models, which do not show the project's runs.
     print(
         f"MLflow: http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning (press Ctrl-C to stop it)",

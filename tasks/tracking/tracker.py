@@ -26,7 +26,7 @@ from prolific_core.errors import mask
 from tasks.runtime import machine
 from tasks.runtime.project import Project
 from tasks.runtime.revision import revision
-from tasks.tracking import outbox
+from tasks.tracking import moved_store, outbox
 from tasks.tracking.prompt_runs import PromptRuns
 from tasks.tracking.stage_run import FACTS, StageRun, log
 
@@ -298,6 +298,7 @@ class Tracker:
         with FileLock(folder / "lock"):  # MLflow crashes if several processes create the database at once.
             from mlflow import MlflowClient
 
+            moved_store.adopt(folder / "mlflow.db", artifacts(self.project))
             client = MlflowClient(uri(self.project))
             client.get_experiment_by_name(self.subject.experiment)
         self.client = client

@@ -11,6 +11,7 @@ import pytest
 from flows.prompt_store import create, sets
 from flows.prompt_store.create import PromptRequest
 from tasks.runtime import machine, records
+from tasks.runtime.project import Project
 from tasks.runtime.stage import Stage
 from tasks.tracking import tracker
 from tasks.tracking.prompt_runs import EXPERIMENT, PromptRuns
@@ -360,3 +361,22 @@ def test_the_repeated_steps_of_a_resumed_run_are_sent_once(project):
         *((step, 1 / step) for step in (1, 5, 10, 15, 20)),
         (20, 0.01),
     ]
+
+
+def test_a_copied_project_writes_to_its_own_files(project, tmp_path):
+    from mlflow import MlflowClient
+
+    run_stage(project)
+    sync_all(project, cached=False)
+    before = {path for path in project.root.rglob("*") if path.is_file()}
+    copy = Project(shutil.copytree(project.root, tmp_path / "a copy's folder"))
+    Stage(copy, "initialise", "a-red-mug").run(lambda stage: body(stage) | {"quality": 0.75})
+    sync_all(copy, cached=False)
+    assert {path for path in project.root.rglob("*") if path.is_file()} == before
+    client = MlflowClient(tracker.uri(copy))
+    (experiment,) = [one for one in client.search_experiments() if one.name == EXPERIMENT]
+    found = client.search_runs([experiment.experiment_id])
+    assert len(found) == 3 and {run.data.tags["mlflow.runName"] for run in found} == {"a-red-mug", "initialise"}
+    for run in found:
+        assert run.info.artifact_uri.startswith(tracker.artifacts(copy))
+        assert client.list_artifacts(run.info.run_id)
