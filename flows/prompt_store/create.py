@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 
-from prolific_core import config, prompts
+from prolific_core import config_layers, prompts
 from prolific_core.errors import InputError, shorten
 from prolific_core.files import write_atomically
 from prolific_core.prompts import DEFAULT_PRESET, Prompt
@@ -54,7 +54,7 @@ def plan(project: Project, request: PromptRequest) -> Prompt:
                 )
             seed = old.seed if request.seed is None else seed
             preset = old.preset if request.preset is None else preset
-            sections = config.merge(old.sections, request.sections)
+            sections = config_layers.merge(old.sections, request.sections)
         else:
             sections = request.sections
         prompt = prompts.parse("prompt", {"id": id, "text": text, "seed": seed, "preset": preset})
@@ -124,14 +124,14 @@ def settings(pairs: list[str], where: str = "--set") -> dict:
             raise InputError(f"{shown}: the value must be YAML, for example nerf.steps=200") from None
         for name in reversed(path):
             value = {name: value}
-        checked = config.check(where, value).model_dump(mode="json")
+        checked = config_layers.check(where, value).model_dump(mode="json")
         for name in path:
             value, checked = value[name], checked[name]
         if isinstance(value, dict) or isinstance(checked, dict):
             raise InputError(f"{shown}: '{key}' is a group of parameters; set one of its parameters instead")
         for name in reversed(path):
             checked = {name: checked}
-        sections = config.merge(sections, checked)
+        sections = config_layers.merge(sections, checked)
     return sections
 
 

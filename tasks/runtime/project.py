@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from prolific_core import config, prompts
+from prolific_core import config, config_layers, prompts
 from prolific_core.errors import InputError
 from prolific_core.prompts import Prompt
 from prolific_core.yaml_reader import read_yaml
@@ -32,6 +32,7 @@ class StageSpec:
 _COMMON = (
     "prolific_core/cameras.py",
     "prolific_core/config.py",
+    "prolific_core/config_layers.py",
     "prolific_core/files.py",
     "prolific_core/seeding.py",
     "prolific_core/view_names.py",
@@ -200,7 +201,7 @@ class Project:
     def shared_config(self) -> config.Config:
         """Return the validated parameters of params.yaml, without those of a preset or a prompt."""
         values = read_yaml(self.root / "params.yaml", "params.yaml") or {}
-        return config.resolve(("params.yaml", values))  # pyright: ignore[reportArgumentType] (resolve checks the type)
+        return config_layers.resolve(("params.yaml", values))  # pyright: ignore[reportArgumentType] (resolve checks the type)
 
     def config(self, prompt: Prompt) -> config.Config:
         """Return the validated configuration of a prompt.
@@ -212,7 +213,7 @@ class Project:
             raise InputError(
                 f"no preset '{prompt.preset}' ({preset} does not exist); the presets are: {', '.join(self.presets())}"
             )
-        return config.resolve(
+        return config_layers.resolve(
             ("params.yaml", read_yaml(self.root / "params.yaml", "params.yaml") or {}),
             (preset, read_yaml(self.root / preset, preset) or {}),
             (f"prompts/{prompt.id}/prompt.yaml", prompt.sections),

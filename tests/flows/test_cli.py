@@ -105,9 +105,9 @@ def test_bad_input_is_one_line_and_status_2(clone, arguments, said):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("nerf: {}", "nerf: {step: 5}", "params.yaml: unknown key 'nerf.step'; did you mean 'steps'"),
+        ("nerf:\n  steps: 300", "nerf:\n  step: 5", "params.yaml: unknown key 'nerf.step'; did you mean 'steps'"),
         ("threads: 1", "threads: 0", "params.yaml: system.threads = 0"),
-        ("nerf: {}", "nerf: {", "params.yaml, line"),
+        ("nerf:\n  steps: 300", "nerf: {", "params.yaml, line"),
         ("path: toybox", "path: ./nowhere", "prior.path: no such folder: ./nowhere"),
     ],
 )

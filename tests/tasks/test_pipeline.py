@@ -97,9 +97,9 @@ def test_a_checkpoint_is_of_these_parameters_inputs_and_code(clone, project):
     first = folder()
     assert folder() == first
     clone.edit("params.yaml", "preview_every: 50", "preview_every: 51")  # affects no result
-    clone.edit("params.yaml", "texture: {}", "texture: {steps: 9}")  # of a later stage
+    clone.edit("params.yaml", "texture:\n  steps: 100", "texture:\n  steps: 9")  # of a later stage
     assert folder() == first
-    clone.edit("params.yaml", "initialise: {}", "initialise: {particles: 2}")
+    clone.edit("params.yaml", "particles: 1", "particles: 2")
     second = folder()
     assert second != first and not first.exists()  # checkpoints of other parameters are removed
     clone.edit("tasks/initialise.py", "quality", "Quality")
@@ -199,7 +199,7 @@ def test_dvc_runs_only_what_changed(clone):
     (clone.root / "flows" / "reporting" / "report.py").write_text("# another report\n")
     clone.edit("tasks/tracking/tracker.py", '"""', '"""(Changed.) ')
     assert clone.repro() == []
-    clone.edit("presets/demo.yaml", "export: {faces: 20000", "export: {faces: 20001")
+    clone.edit("params.yaml", "faces: 20000", "faces: 20001")
     assert clone.repro() == ["export", "evaluate"]
     clone.edit("prompts/a-red-mug/prompt.yaml", "evaluate: {}", "evaluate: {views: 4}")
     assert clone.repro() == ["evaluate"]
