@@ -22,6 +22,7 @@ Distance = Annotated[float, Field(gt=0, le=1000)]  # world units
 Fov = Annotated[float, Field(gt=0, lt=180)]  # degrees
 Elevation = Annotated[float, Field(ge=-90, le=90)]  # degrees
 
+
 def ordered(pair: tuple[float, float]) -> tuple[float, float]:
     """Return a range unchanged, or raise ValueError if its first bound is above the second."""
     if pair[0] > pair[1]:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from prolific_core.config import Config
 from prolific_core.errors import InputError, ProlificError
 from tasks.dvc_pipeline import pipeline
 from tasks.runtime import machine, records
-from tasks.runtime.project import STAGES, Project, code_of
+from tasks.runtime.imports import imported_modules, module_file
+from tasks.runtime.project import NO_RESULT, STAGES, Project, code_of
 from tasks.runtime.stage import Stage
-from tests.support.imports import imported_modules, module_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -297,39 +298,26 @@ def test_a_stage_ends_with_the_dvc_that_started_it(clone):
     assert not (clone.root / "runs/a-red-mug/initialise").exists()
 
 
-def test_the_committed_pipeline_is_up_to_date():
-    project = Project(ROOT)
-    committed = (project.prompt_folder("a-red-mug") / "dvc.yaml").read_text()
-    assert committed == pipeline.text(project, project.prompt("a-red-mug")), "run: prolific sweep a-red-mug"
+def test_no_pipeline_is_shipped_that_was_never_run():
+    """`dvc pull` fails if a stage of any pipeline in the clone has no lock."""
+    listed = subprocess.run(
+        ["git", "ls-files", "prompts", "priors"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    files = set(listed.stdout.split())
+    pipelines = {file for file in files if file.endswith("/dvc.yaml")}
+    assert {file.replace("dvc.yaml", "dvc.lock") for file in pipelines} <= files
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_lists_code_that_exists(stage):
-    missing = [path for path in code_of(stage) if not (ROOT / path).exists() and not path.endswith("weights")]
+    listed = code_of(stage, ROOT, Config())
+    missing = [path for path in listed if not (ROOT / path).exists() and not path.endswith("weights")]
     assert not missing
-
-
-# Modules that only report how a run went or find its files: no result depends on them.
-NO_RESULT = {
-    "tasks.runtime.console",
-    "tasks.runtime.failures",
-    "tasks.runtime.locks",
-    "tasks.runtime.records",
-    "tasks.runtime.revision",
-    "tasks.runtime.usage",
-    "tasks.runtime.project",
-    "prolific_core.discovery",
-    "prolific_core.errors",
-    "prolific_core.prompts",
-    "prolific_core.memory",
-    "prolific_core.visualisation",
-    "prolific_core.yaml_reader",
-}
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_code_of_a_stage_covers_all_that_it_imports(stage):
-    listed = code_of(stage)
+    listed = code_of(stage, ROOT, Config())
     imported = imported_modules(f"tasks.{stage}", ROOT) - NO_RESULT
     files = {module_file(module, ROOT).relative_to(ROOT).as_posix() for module in imported}
     missing = {
