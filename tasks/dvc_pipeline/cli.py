@@ -13,6 +13,7 @@ import re
 import sys
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from configobj import ConfigObj
 
@@ -51,7 +52,7 @@ def _set_site_cache(project: Project, cache: Path) -> None:
     path = project.root / ".dvc" / "config.local"
     if not path.parent.is_dir():
         return
-    local = ConfigObj(str(path), encoding="utf-8", default_encoding="utf-8")
+    local: Any = ConfigObj(str(path), encoding="utf-8", default_encoding="utf-8")
     core = local.setdefault("core", {})
     old = core.get("site_cache_dir", "")
     if old == str(cache) or (old and not old.endswith("/.state/dvc")):  # the project may have been moved

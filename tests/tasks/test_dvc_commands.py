@@ -4,7 +4,10 @@ The commands are plain `dvc`, as a user types them in the root of the project.
 """
 
 import json
+import os
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -33,8 +36,9 @@ def git(repo: Clone, *arguments: str) -> str:
 
 
 def dvc(repo: Clone, *arguments: str, status: int = 0) -> str:
-    """Run `dvc` as in an 80-column terminal, and return its output."""
-    done = repo.run("dvc", *arguments, COLUMNS="80")
+    """Run `dvc` as in an 80-column terminal with an activated .venv, and return its output."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = repo.run("dvc", *arguments, COLUMNS="80", PATH=path)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout
 
@@ -63,10 +67,10 @@ def repo(tmp_path_factory) -> Clone:
 @pytest.fixture
 def restored(repo):
     """The clone, whose files and outputs are restored after an experiment."""
+    (repo.root / "ran.log").unlink(missing_ok=True)
     yield repo
     git(repo, "checkout", "--quiet", ".")
     dvc(repo, "checkout", "--quiet")
-    (repo.root / "ran.log").unlink(missing_ok=True)
 
 
 def test_a_pull_into_a_fresh_clone_restores_everything(repo, tmp_path):
