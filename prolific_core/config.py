@@ -1,20 +1,16 @@
 """All parameters of a run, with units, defaults and bounds.
 
-params.yaml, presets and prompts are validated against these classes. Parameters are set by the defaults below,
-params.yaml, presets/<preset>.yaml and the sections of prompt.yaml, in order of increasing priority. Each stage has its
-own section, so that DVC re-runs a stage only if its own parameters change. The defaults are those of the
-ProlificDreamer paper (arXiv 2305.16213) if the paper specifies a value.
+params.yaml, presets and prompts are validated against these classes (`config_layers.py`). Each stage has its own
+section, so that DVC re-runs a stage only if its own parameters change. The defaults are those of the ProlificDreamer
+paper (arXiv 2305.16213) if the paper specifies a value.
 """
 
-import difflib
-import json
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from prolific_core import discovery
-from prolific_core.errors import InputError, quote, shorten
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -25,14 +21,6 @@ Steps = Annotated[int, Field(ge=1, le=1_000_000)]
 Distance = Annotated[float, Field(gt=0, le=1000)]  # world units
 Fov = Annotated[float, Field(gt=0, lt=180)]  # degrees
 Elevation = Annotated[float, Field(ge=-90, le=90)]  # degrees
-
-#: New names of renamed keys, by section and old name.
-RENAMED = {
-    "export.component_share": "component_fraction",
-    "guidance.view_words": "view_prompts",
-    "logging.measure_every": "metrics_every",
-    "time.at": "switch_at",
-}
 
 
 def ordered(pair: tuple[float, float]) -> tuple[float, float]:
@@ -333,93 +321,3 @@ class Config(Section):
     export: ExportConfig = ExportConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     logging: LoggingConfig = LoggingConfig()
-
-
-AnySection = TypeVar("AnySection", bound=Section)
-
-
-def merge(*layers: dict[Any, Any]) -> dict[Any, Any]:
-    """Merge nested dictionaries, with later values overriding earlier ones.
-
-    Args:
-        *layers: Nested dictionaries, whose keys are not yet known to be strings. An empty section (`nerf:` with nothing
-            below it) changes nothing.
-
-    Returns:
-        A new dictionary. Lists and scalars are replaced as a whole.
-    """
-    result: dict[Any, Any] = {}
-    for layer in layers:
-        for key, value in layer.items():
-            old = result.get(key)
-            if isinstance(old, dict) and (value is None or isinstance(value, dict)):
-                value = merge(old, value or {})
-            result[key] = value
-    return result
-
-
-def resolve(*layers: tuple[str, Any]) -> Config:
-    """Merge and validate the layers of a configuration.
-
-    Each layer is first validated alone, so that the error message names the file that contains the mistake.
-
-    Args:
-        *layers: Pairs of a file name and the values read from the file. Later layers override earlier ones.
-
-    Returns:
-        The validated configuration.
-
-    Raises:
-        InputError: A layer is not a valid configuration. The message names the file, the key and the allowed values.
-    """
-    for name, values in layers:
-        if not isinstance(values, dict):
-            raise InputError(f"{name}: expected sections such as 'nerf:', got {type(values).__name__}")
-        check(name, merge(values))
-    return check(" + ".join(name for name, _ in layers), merge(*(values for _, values in layers)))
-
-
-def check(name: str, values: Any, model: type[AnySection] = Config) -> AnySection:
-    """Validate values against a section or the whole configuration.
-
-    Args:
-        name: The name of the file, for error messages.
-        values: The values, which may be incomplete.
-        model: The class to validate against; all of its fields must have defaults.
-
-    Returns:
-        An instance of `model`.
-
-    Raises:
-        InputError: A key is unknown or has been renamed, or a value is not allowed.
-    """
-    values = merge(model().model_dump(mode="json"), values)  # use this model's defaults for missing keys of sections
-    try:
-        text = json.dumps(values, default=str)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{name}: not a set of parameters: {shorten(str(error))}") from None
-    try:
-        # The strict rules for JSON accept 1 for 1.0 and a list for a tuple, but neither "20" nor true for a number.
-        return model.model_validate_json(text, strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = shorten(".".join(str(part) for part in first["loc"]))
-        if first["type"] == "extra_forbidden":
-            parent, _, key = where.rpartition(".")
-            if new := RENAMED.get(f"{parent.rpartition('.')[2]}.{key}"):
-                raise InputError(f"{name}: {where} is now called {parent}.{new}") from None
-            raise InputError(f"{name}: unknown key '{where}'{_suggest(model, first['loc'])}") from None
-        raise InputError(
-            f"{name}: {where} = {quote(first['input'])}: {first['msg'].removeprefix('Value error, ')}"
-        ) from None
-
-
-def _suggest(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
-    """Return a hint that names the known key most similar to an unknown key, or all known keys if none is similar."""
-    for part in location[:-1]:
-        field = model.model_fields.get(str(part))
-        if not (field and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return ""
-        model = field.annotation
-    near = difflib.get_close_matches(str(location[-1]), model.model_fields, n=1)
-    return f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(model.model_fields)}"

@@ -145,12 +145,13 @@ def distil(
         metrics |= {"loss": total.detach(), "opacity": render.opacity.detach().mean()}
         metrics |= {f"loss_{key}": value.detach() for key, value in losses.items()}
         done = step + 1
-        if state_file and done % logging.checkpoint_every == 0 and done < config.steps:
-            _save(state_file, done, scenes, optimizers, guidance)
-            timer.lap("checkpoints")
         if observe:
             observe(done, metrics)
         timer.lap("logging")
+        # A run that resumes does not repeat the step of its checkpoint, so the step must have been observed.
+        if state_file and done % logging.checkpoint_every == 0 and done < config.steps:
+            _save(state_file, done, scenes, optimizers, guidance)
+            timer.lap("checkpoints")
         if preview and (done % logging.preview_every == 0 or done == config.steps):
             preview(done)
             timer.lap("previews")

@@ -131,7 +131,7 @@ def parse(name: str, values: object) -> Prompt:
         values: The content of the file.
 
     Returns:
-        The prompt. Its sections are validated by `config.resolve`.
+        The prompt. Its sections are validated by `config_layers.resolve`.
 
     Raises:
         InputError: A key is missing, or a value is not allowed.

@@ -9,10 +9,25 @@ import os
 import sys
 
 from prolific_core.prompts import check_id
+from tasks.dvc_pipeline import pipeline
 from tasks.runtime import machine, stage
 from tasks.runtime.failures import reported
 from tasks.runtime.job import note_failure
 from tasks.runtime.project import STAGES, Project
+
+
+def _update_pipeline(project: Project, id: str) -> None:
+    """Update a prompt's dvc.yaml if its parameters have changed since it was generated.
+
+    Its dependencies follow the parameters. DVC, which may have changed a parameter itself (`dvc exp run --set-param`),
+    has already read the file, and compares the stage with the new one when it is run again.
+    """
+    if pipeline.refresh(project, project.prompt(id)):
+        print(
+            f"prompts/{id}/dvc.yaml has been updated, because changed parameters use other files or parameters; "
+            "the next `dvc repro` may run a stage once more",
+            file=sys.stderr,
+        )
 
 
 def main(arguments: list[str]) -> int:
@@ -29,6 +44,8 @@ def main(arguments: list[str]) -> int:
         project = Project.find()
         if name in STAGES:
             (project.stage_state(check_id(id), name) / "failure.json").unlink(missing_ok=True)
+        if "DVC_STAGE" in os.environ and name in STAGES:
+            _update_pipeline(project, id)
         stage.run(project, name, id)
         if os.environ.get("PROLIFIC_TRACKER") != "flow":  # A flow sends the records itself.
             from tasks.tracking import tracker

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.imports import direct_imports, modules
+from tasks.runtime.imports import direct_imports
+from tests.support.imports import modules
 
 ROOT = Path(__file__).parents[1]
 # For each package of the core, the other packages that it may import. Single files of the core (cameras, files, ...)

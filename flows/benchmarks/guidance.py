@@ -56,14 +56,8 @@ def bench(project: Project, repetitions: int) -> list[Row]:
 
     The paper's score network uses LoRA of rank 4 on the attention layers.
     """
-    from prolific_core import config
-    from prolific_core.yaml_reader import read_yaml
-
-    system = project.shared_config().system
-    file = "presets/demo.yaml"
-    preset = read_yaml(project.root / file, file)
-    demo = config.resolve((file, preset))  # pyright: ignore[reportArgumentType] (resolve checks the type)
-    device = set_up_torch(system.threads, system.device)
+    demo = project.shared_config()
+    device = set_up_torch(demo.system.threads, demo.system.device)
     # The texture stage uses CFG with two evaluations, like the baseline.
     scores = {"paper": GuidanceConfig(), "demo": demo.texture.guidance}
     return [_row(name, guidance, batch, device, repetitions) for name, guidance in scores.items() for batch in BATCHES]

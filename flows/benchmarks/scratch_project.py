@@ -18,6 +18,7 @@ FILES = (
     ".gitignore",
     ".dvc/config",
     ".dvc/.gitignore",
+    ".dvc/plots/page.html",
     ".state/dvc/repo/.gitignore",
 )
 # The user's values of these environment variables would affect commands in the copy.

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from flows.cli import bench, doctor, prior, prompts, server, study, sweep, ui, verify
-from flows.cli.options import Json, complete_id
+from flows.cli.options import Json, Settings, complete_id
 from prolific_core.discovery import guidance_methods
 from prolific_core.errors import InputError
 from tasks.runtime import machine
@@ -96,6 +96,7 @@ def generate(
         str | None,
         typer.Option(metavar="ID", help="The id of the prompt. By default, it is derived from the text."),
     ] = None,
+    settings: Settings = None,
     json: Json = False,
 ) -> None:
     """Make a textured 3D model, a turntable video and a report from a sentence.
@@ -105,6 +106,7 @@ def generate(
     Examples:
     $ prolific generate "a red mug"
     $ prolific generate "a red mug" --preset tiny --seed 1
+    $ prolific generate "a red mug" --set nerf.steps=500 --id a-longer-mug
     $ prolific generate --method sds -- "-- a prompt that begins with dashes"
     """
     from flows.orchestration import prefect_runtime, preflight
@@ -112,8 +114,9 @@ def generate(
     from tasks.runtime.project import Project
 
     project = Project.find()
+    own = create.settings(settings or [])
     prompt = create.file_prompt(
-        project, text, preset=preset, seed=seed, particles=particles, method=method.value, id=id
+        project, text, preset=preset, seed=seed, particles=particles, method=method.value, id=id, own=own
     )
     create.warn_of_unknown_words(project, prompt)
     preflight.check(project, prompt.id)  # reports mistakes before a server starts

@@ -4,6 +4,12 @@ from typing import Annotated
 
 import typer
 
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Set a parameter, for example nerf.steps=200. This option can be repeated."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of the output.")]
 
 

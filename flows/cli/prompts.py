@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import Names, complete_id
+from flows.cli.options import Names, Settings, complete_id
 from prolific_core.errors import InputError
 
 app = typer.Typer(
@@ -23,12 +23,6 @@ $ prolific prompts list animals""",
 
 Seed = Annotated[int | None, typer.Option(help="The random seed. The default for a new prompt is 0.")]
 Preset = Annotated[str | None, typer.Option(help="A file in presets/. The default for a new prompt is demo.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Set a parameter, for example nerf.steps=200. This option can be repeated."
-    ),
-]
 
 
 @app.command()

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 
-from prolific_core import config, prompts
+from prolific_core import config_layers, prompts
 from prolific_core.errors import InputError, shorten
 from prolific_core.files import write_atomically
 from prolific_core.prompts import DEFAULT_PRESET, Prompt
@@ -54,7 +54,7 @@ def plan(project: Project, request: PromptRequest) -> Prompt:
                 )
             seed = old.seed if request.seed is None else seed
             preset = old.preset if request.preset is None else preset
-            sections = config.merge(old.sections, request.sections)
+            sections = config_layers.merge(old.sections, request.sections)
         else:
             sections = request.sections
         prompt = prompts.parse("prompt", {"id": id, "text": text, "seed": seed, "preset": preset})
@@ -75,6 +75,7 @@ def put(project: Project, prompt: Prompt) -> str:
         return "made"
     old = project.prompt(prompt.id)
     if old == prompt:
+        pipeline.refresh(project, prompt)
         return "unchanged"
     _edit(project, old, prompt)
     pipeline.refresh(project, prompt)
@@ -90,15 +91,19 @@ def file_prompt(
     particles: int = 1,
     method: str = "vsd",
     id: str | None = None,
+    own: dict | None = None,
 ) -> Prompt:
     """Return the prompt with these options, and create it if it does not exist.
 
-    The file of an existing prompt may also set other parameters. Raises an InputError if its values of these options
-    differ.
+    `own` contains sections that are written to the prompt's file. The file of an existing prompt may also set other
+    parameters. Raises an InputError if its values of the other options differ.
     """
     suffix = (f"-p{particles}" if particles != 1 else "") + (f"-{method}" if method != "vsd" else "")
-    prompt = plan(project, PromptRequest(text, id, seed, preset, sections_of(particles, method), suffix))
-    if project.has_prompt(prompt.id) and (old := project.prompt(prompt.id)) != prompt:
+    own = own or {}
+    sections = config_layers.merge(sections_of(particles, method), own)
+    prompt = plan(project, PromptRequest(text, id, seed, preset, sections, suffix))
+    old = project.prompt(prompt.id) if project.has_prompt(prompt.id) else None
+    if old and replace(old, sections=config_layers.merge(old.sections, own)) != prompt:
         name = next((name for name in ("seed", "preset") if getattr(old, name) != getattr(prompt, name)), None)
         difference = f"{name} {getattr(old, name)!r}, not {getattr(prompt, name)!r}" if name else "other parameters"
         raise InputError(f"prompts/{prompt.id}/prompt.yaml has {difference}; edit that file or choose another --id")
@@ -124,14 +129,14 @@ def settings(pairs: list[str], where: str = "--set") -> dict:
             raise InputError(f"{shown}: the value must be YAML, for example nerf.steps=200") from None
         for name in reversed(path):
             value = {name: value}
-        checked = config.check(where, value).model_dump(mode="json")
+        checked = config_layers.check(where, value).model_dump(mode="json")
         for name in path:
             value, checked = value[name], checked[name]
         if isinstance(value, dict) or isinstance(checked, dict):
             raise InputError(f"{shown}: '{key}' is a group of parameters; set one of its parameters instead")
         for name in reversed(path):
             checked = {name: checked}
-        sections = config.merge(sections, checked)
+        sections = config_layers.merge(sections, checked)
     return sections
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flows.prompt_store import create
 from flows.prompt_store.create import PromptRequest
-from prolific_core import config, prompts
+from prolific_core import config_layers, prompts
 from prolific_core.errors import InputError
 from prolific_core.files import write_atomically
 from prolific_core.prompts import Prompt
@@ -186,7 +186,7 @@ def _entries(path: Path) -> list[tuple[str, dict]]:
         values = entry if isinstance(entry, dict) else {"text": entry}
         if "text" not in values:
             raise InputError(f"{where}: 'text' is missing")
-        config.check(
+        config_layers.check(
             where, {key: value for key, value in values.items() if key not in ("text", "id", "seed", "preset")}
         )
         found.append((where, values))
@@ -196,4 +196,4 @@ def _entries(path: Path) -> list[tuple[str, dict]]:
 def _request(where: str, values: dict, default: PromptRequest) -> PromptRequest:
     own = {key: values.get(key, getattr(default, key)) for key in ("text", "id", "seed", "preset")}
     sections = {key: value for key, value in values.items() if key not in own}
-    return replace(default, **own, sections=config.merge(default.sections, sections), where=where)
+    return replace(default, **own, sections=config_layers.merge(default.sections, sections), where=where)

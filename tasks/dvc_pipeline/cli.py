@@ -11,8 +11,13 @@ On Linux, the process ends when its parent dies.
 import os
 import re
 import sys
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
+from configobj import ConfigObj
+
+from prolific_core.files import write_atomically
 from tasks.runtime import machine
 from tasks.runtime.project import Project
 
@@ -23,9 +28,11 @@ def environment() -> dict[str, str]:
     DVC's site cache is a private folder of the project, which is created if needed.
     """
     machine.disable_telemetry()
-    cache = Project.find().state / "dvc"
+    project = Project.find()
+    cache = project.state / "dvc"
     (cache / "repo").mkdir(parents=True, exist_ok=True)  # DVC would create it with write permission for everyone
     cache.chmod(0o700)
+    _set_site_cache(project, cache)
     # Do not resolve symlinks, because PATH must contain the virtual environment's folder, where `python` is a link.
     here = str(Path(sys.executable).parent)
     return {
@@ -34,6 +41,26 @@ def environment() -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "DVC_SITE_CACHE_DIR": str(cache),
     }
+
+
+def _set_site_cache(project: Project, cache: Path) -> None:
+    """Set the site cache's absolute path in .dvc/config.local, which plain `dvc` reads too.
+
+    The path in .dvc/config is relative to the current folder, because a clone may be anywhere. `dvc exp run --queue`,
+    which changes folders, fails with it. A site cache of the user's own is kept.
+    """
+    path = project.root / ".dvc" / "config.local"
+    if not path.parent.is_dir():
+        return
+    local: Any = ConfigObj(str(path), encoding="utf-8", default_encoding="utf-8")
+    core = local.setdefault("core", {})
+    old = core.get("site_cache_dir", "")
+    if old == str(cache) or (old and not old.endswith("/.state/dvc")):  # the project may have been moved
+        return
+    core["site_cache_dir"] = str(cache)
+    content = BytesIO()
+    local.write(content)
+    write_atomically(path, content.getvalue())
 
 
 def read_only(pipeline: str) -> None:

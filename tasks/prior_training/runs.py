@@ -4,7 +4,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prolific_core import config, prompts
+from prolific_core import config_layers, prompts
 from prolific_core.errors import InputError
 from prolific_core.yaml_reader import read_yaml
 from tasks.prior_training.specs import STAGES
@@ -46,7 +46,7 @@ class PriorRuns:
         if not (self.folder / "params.yaml").is_file():
             known = ", ".join(sorted(path.parent.name for path in self.project.root.glob("priors/*/params.yaml")))
             raise InputError(f"no prior '{self.name}' ({shown} does not exist); the priors are: {known or 'none'}")
-        checked = config.check(shown, self._read(), TrainingConfig)
+        checked = config_layers.check(shown, self._read(), TrainingConfig)
         for section in ("autoencoder", "text", "diffusion", "scorer"):  # Fail now rather than after hours of training.
             initial = getattr(checked, section).initial
             if initial and not (self.project.root / initial / "model_index.json").is_file():

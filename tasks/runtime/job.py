@@ -20,7 +20,7 @@ from pathlib import Path
 from prolific_core.config import LoggingConfig, SystemConfig
 from prolific_core.errors import InputError, ProlificError
 from prolific_core.files import atomically, read_json, write_json
-from tasks.runtime import digests, locks, machine, records, unrecorded
+from tasks.runtime import curve, digests, locks, machine, records, unrecorded
 from tasks.runtime.console import Console
 from tasks.runtime.digests import digest
 
@@ -65,6 +65,7 @@ class Job:
     code: tuple[str, ...]  # files and folders, relative to the root, that the result depends on
     models: tuple[str, ...] = ()  # folders, relative to the root, of models of the user's own that the job loads
     inputs: tuple[str, ...] = ()  # names of the earlier jobs whose outputs this job reads
+    keeps_curve = False  # whether the output contains the curve of the metrics
 
     def input(self, name: str) -> Path:
         """Return the output folder of an earlier job, or raise an InputError if it is missing or damaged."""
@@ -154,13 +155,16 @@ class Job:
         """
         self._step = step
         left = self._eta.left(step, steps)
-        curve = bool(metrics) and (step % self.logging.metrics_every == 0 or step in (1, steps))
+        logged = bool(metrics) and (step % self.logging.metrics_every == 0 or step in (1, steps))
+        kept = bool(metrics) and self.keeps_curve and curve.is_point(step, steps)
+        values = {name: records.plain(value) for name, value in metrics.items()} if logged or kept else {}
+        if kept:
+            self._record("curve", step=step, values=values)
         now = time.monotonic()
-        if not curve and step < steps and now - self._last_progress < 1:
+        if not logged and step < steps and now - self._last_progress < 1:
             return
         self._last_progress = now
-        if curve:
-            values = {name: records.plain(value) for name, value in metrics.items()}
+        if logged:
             self._record("metrics", step=step, values=values)
             if self._console:
                 self._console.values(values)
@@ -267,6 +271,7 @@ class Job:
     def _finish(self) -> None:
         """Write the metrics and the manifest, then move the complete output to its final folder."""
         write_json(self.output / METRICS, self._metrics)
+        curve.write(self.output, self.state / "records.jsonl")
         manifest = {
             "stage": self.name,
             **self.subject,

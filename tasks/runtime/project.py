@@ -7,20 +7,34 @@ runs/<id>/<stage>/. Logs, checkpoints, previews and databases are stored in .sta
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from prolific_core import config, prompts
+from prolific_core import config, config_layers, prompts
 from prolific_core.errors import InputError
 from prolific_core.prompts import Prompt
 from prolific_core.yaml_reader import read_yaml
+from tasks.runtime.imports import imported_modules, module_file
 
 
 @dataclass(frozen=True)
 class StageSpec:
-    """Dependencies of a stage: the earlier stages, the code, and whether the stage uses the 2D prior."""
+    """Dependencies of a stage, and the files of its output that DVC's metrics and plots show.
+
+    Attributes:
+        inputs: Earlier stages whose outputs the stage reads.
+        code: Files and folders that the result depends on. Those of the guidance are derived by `code_of`.
+        prior: Whether the stage uses the 2D prior.
+        metrics: Whether `metrics.json` describes the finished model.
+        curves: Values in `curve.json` to plot over the steps.
+        images: Images to plot.
+    """
 
     inputs: tuple[str, ...]
     code: tuple[str, ...]
     prior: bool = False
+    metrics: bool = False
+    curves: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
 
     def sections(self, name: str) -> tuple[str, ...]:
         """Return the names of the parameter sections that the stage depends on."""
@@ -32,19 +46,40 @@ class StageSpec:
 _COMMON = (
     "prolific_core/cameras.py",
     "prolific_core/config.py",
+    "prolific_core/config_layers.py",
     "prolific_core/files.py",
     "prolific_core/seeding.py",
     "prolific_core/view_names.py",
+    "tasks/runtime/curve.py",
     "tasks/runtime/digests.py",
     "tasks/runtime/job.py",
     "tasks/runtime/machine.py",
     "tasks/runtime/stage.py",
 )
+#: Modules that only find a run's files and report how it went. They do not affect results.
+NO_RESULT = frozenset(
+    {
+        "prolific_core.discovery",
+        "prolific_core.errors",
+        "prolific_core.memory",
+        "prolific_core.prompts",
+        "prolific_core.visualisation",
+        "prolific_core.yaml_reader",
+        "tasks.runtime.console",
+        "tasks.runtime.failures",
+        "tasks.runtime.imports",
+        "tasks.runtime.locks",
+        "tasks.runtime.project",
+        "tasks.runtime.records",
+        "tasks.runtime.revision",
+        "tasks.runtime.unrecorded",
+        "tasks.runtime.usage",
+    }
+)
 # The prior's scorer and classifier are omitted, because only `evaluate` uses them.
 _PIPELINE = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 _GUIDED = (
     "prolific_core/checkpoint.py",
-    "prolific_core/guidance",
     "prolific_core/optimise.py",
     "prolific_core/prior/latent_diffusion.py",
     "prolific_core/prior/location.py",
@@ -56,20 +91,27 @@ _GUIDED = (
 STAGES: dict[str, StageSpec] = {
     "initialise": StageSpec((), (*_COMMON, "prolific_core/render", "prolific_core/scenes")),
     "nerf": StageSpec(
-        ("initialise",), (*_COMMON, *_GUIDED, "prolific_core/render", "prolific_core/scenes"), prior=True
+        ("initialise",),
+        (*_COMMON, *_GUIDED, "prolific_core/render", "prolific_core/scenes"),
+        prior=True,
+        curves=("loss", "opacity"),
     ),
     "geometry": StageSpec(
         ("nerf",),
         (*_COMMON, *_GUIDED, "prolific_core/mesh", "prolific_core/render", "prolific_core/scenes"),
         prior=True,
+        curves=("loss", "opacity"),
     ),
     "texture": StageSpec(
         ("nerf", "geometry"),
         (*_COMMON, *_GUIDED, "prolific_core/mesh", "prolific_core/render", "prolific_core/scenes"),
         prior=True,
+        curves=("loss",),
     ),
     "export": StageSpec(
-        ("geometry", "texture"), (*_COMMON, "prolific_core/mesh", "prolific_core/render", "prolific_core/scenes")
+        ("geometry", "texture"),
+        (*_COMMON, "prolific_core/mesh", "prolific_core/render", "prolific_core/scenes"),
+        metrics=True,
     ),
     "evaluate": StageSpec(
         ("export",),
@@ -90,6 +132,8 @@ STAGES: dict[str, StageSpec] = {
             "prolific_core/render",
         ),
         prior=True,
+        metrics=True,
+        images=("contact.png",),
     ),
 }
 
@@ -101,9 +145,22 @@ def _current_folder() -> Path:
         raise InputError("the current folder has been deleted; change to another one") from None
 
 
-def code_of(stage: str) -> tuple[str, ...]:
-    """Return the files and folders, relative to the root, that a stage's result depends on."""
-    return tuple(sorted((f"tasks/{stage}.py", *STAGES[stage].code)))
+def code_of(stage: str, root: Path, values: config.Config) -> tuple[str, ...]:
+    """Return the files and folders, relative to the root, that a stage's result depends on.
+
+    The files of the guidance are those that the stage's method and composition import, so that a stage does not run
+    again if a file of another method is added or changed.
+    """
+    listed = (f"tasks/{stage}.py", *STAGES[stage].code)
+    guidance = getattr(getattr(values, stage), "guidance", None)
+    if guidance is None:
+        return tuple(sorted(listed))
+    chosen = (f"prolific_core.guidance.{guidance.method}", f"prolific_core.guidance.combine.{guidance.combine}")
+    modules = {name for start in (f"tasks.{stage}", *chosen) for name in imported_modules(start, root, NO_RESULT)}
+    files = {file.relative_to(root) for name in modules if (file := module_file(name, root))}
+    covered = {Path(path) for path in listed}
+    derived = {file for file in files if file.name != "__init__.py" and covered.isdisjoint([file, *file.parents])}
+    return tuple(sorted({*listed, *(file.as_posix() for file in derived)}))
 
 
 def models_of(stage: str, root: Path, values: config.Config) -> tuple[str, ...]:
@@ -121,7 +178,7 @@ def models_of(stage: str, root: Path, values: config.Config) -> tuple[str, ...]:
         folders = [f"{model}/{part}" for model in models if model for part in _PIPELINE]
     found = {root / Path(folder).expanduser() for folder in folders}
     inside = {path.relative_to(root) if path.is_relative_to(root) else path for path in found if path.is_dir()}
-    return tuple(sorted({path.as_posix() for path in inside} - set(code_of(stage))))
+    return tuple(sorted({path.as_posix() for path in inside} - set(STAGES[stage].code)))
 
 
 @dataclass(frozen=True)
@@ -200,19 +257,23 @@ class Project:
     def shared_config(self) -> config.Config:
         """Return the validated parameters of params.yaml, without those of a preset or a prompt."""
         values = read_yaml(self.root / "params.yaml", "params.yaml") or {}
-        return config.resolve(("params.yaml", values))  # pyright: ignore[reportArgumentType] (resolve checks the type)
+        return config_layers.resolve(("params.yaml", values))  # pyright: ignore[reportArgumentType] (resolve checks the type)
 
     def config(self, prompt: Prompt) -> config.Config:
         """Return the validated configuration of a prompt.
 
         The preset overrides params.yaml, and the prompt overrides both.
         """
+        return config_layers.resolve(*self.layers(prompt))
+
+    def layers(self, prompt: Prompt) -> tuple[tuple[str, Any], tuple[str, Any], tuple[str, Any]]:
+        """Return the names and the values of params.yaml, the prompt's preset and the prompt's own sections."""
         preset = f"presets/{prompt.preset}.yaml"
         if prompt.preset not in self.presets():
             raise InputError(
                 f"no preset '{prompt.preset}' ({preset} does not exist); the presets are: {', '.join(self.presets())}"
             )
-        return config.resolve(
+        return (
             ("params.yaml", read_yaml(self.root / "params.yaml", "params.yaml") or {}),
             (preset, read_yaml(self.root / preset, preset) or {}),
             (f"prompts/{prompt.id}/prompt.yaml", prompt.sections),

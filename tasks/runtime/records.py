@@ -5,6 +5,7 @@ Each line is an event with the time at which it was written:
     {"kind": "start", "attempt": "...", "key": "...", "revision": "14eb0a3c2d11", "time": ...}
     {"kind": "progress", "step": 40, "steps": 600, "left": 93.1, "time": ...}          the progress bar
     {"kind": "metrics", "step": 40, "values": {"loss": 0.31}, "usage": {...}, "time": ...}  the curves
+    {"kind": "curve", "step": 40, "values": {"loss": 0.31}, "time": ...}    a point of the output's curve
     {"kind": "image", "name": "view", "step": 50, "file": "preview/view-000050.png", "time": ...}
     {"kind": "file", "file": "preview/turntable.mp4", "time": ...}
     {"kind": "note", "text": "estimated memory: about 0.7 GB on cpu", "time": ...}       a line for the console
@@ -16,6 +17,7 @@ A resumed run appends to the same file. Slow or missing readers (the terminal, M
 
 import json
 import math
+import os
 import time
 import uuid
 from collections import deque
@@ -56,6 +58,8 @@ class Records:
             values["usage"] = self._usage.sample()
         line = json.dumps({"kind": kind, **values, "time": round(time.time(), 3)}) + "\n"
         self._file.write(line.encode())
+        if kind == "curve":
+            os.fsync(self._file.fileno())  # A checkpoint must not survive a power failure that loses these points.
 
     def close(self) -> None:
         self._file.close()

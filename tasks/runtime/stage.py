@@ -17,6 +17,8 @@ from tasks.runtime.project import STAGES, Project, code_of, models_of
 class Stage(Job):
     """Job that is passed to the function `run` in the module of a stage."""
 
+    keeps_curve = True
+
     def __init__(self, project: Project, name: str, id: str):
         if name not in STAGES:
             raise InputError(f"no stage '{name}'; the stages are {', '.join(STAGES)}")
@@ -25,7 +27,7 @@ class Stage(Job):
         resolved = project.resolve(id)  # Read the files once, so edits during the run have no effect.
         self.prompt, self.config = resolved.prompt, resolved.config
         self.title = f"stage '{name}' of '{id}'"
-        self.code, self.inputs = code_of(name), STAGES[name].inputs
+        self.code, self.inputs = code_of(name, project.root, self.config), STAGES[name].inputs
         self.models = models_of(name, project.root, self.config)
         super().__init__(
             project.root,

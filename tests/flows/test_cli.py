@@ -105,9 +105,9 @@ def test_bad_input_is_one_line_and_status_2(clone, arguments, said):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("nerf: {}", "nerf: {step: 5}", "params.yaml: unknown key 'nerf.step'; did you mean 'steps'"),
+        ("nerf:\n  steps: 300", "nerf:\n  step: 5", "params.yaml: unknown key 'nerf.step'; did you mean 'steps'"),
         ("threads: 1", "threads: 0", "params.yaml: system.threads = 0"),
-        ("nerf: {}", "nerf: {", "params.yaml, line"),
+        ("nerf:\n  steps: 300", "nerf: {", "params.yaml, line"),
         ("path: toybox", "path: ./nowhere", "prior.path: no such folder: ./nowhere"),
     ],
 )
@@ -172,6 +172,34 @@ def test_options_are_part_of_the_name_and_of_the_numbers(project):
     )
     with pytest.raises(InputError, match="seed"):
         file_prompt(project, "a red mug", seed=4, id=prompt.id)
+
+
+def test_generate_writes_set_parameters_to_the_prompts_file(clone, project):
+    clone.edit("params.yaml", "path: toybox", "path: ./nowhere")  # ends the command before a server starts
+    command = ("generate", "a red mug", "--set", "nerf.steps=20", "--set", "nerf.guidance.scale=9")
+    sds = ("generate", "a red mug", "--method", "sds", "--set", "nerf.guidance.scale=50")
+    for arguments in (command, command, sds, sds):
+        done = clone.prolific(*arguments)
+        assert done.returncode == 2 and "no such folder: ./nowhere" in done.stderr, done.stderr
+    assert project.prompt("a-red-mug").sections["nerf"] == {"steps": 20, "guidance": {"scale": 9.0}}
+    made = project.config(project.prompt("a-red-mug-sds"))
+    assert (made.nerf.guidance.method, made.nerf.guidance.scale, made.texture.guidance.scale) == ("sds", 50, 100)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("nerf.step=5", "--set: unknown key 'nerf.step'; did you mean 'steps'?"),
+        ("nerf.steps=many", "--set: nerf.steps = 'many'"),
+        ("nerf.steps", "--set nerf.steps: a setting must be KEY=VALUE"),
+        ("texture.guidance.time.minimum=0.9", "minimum must not be above maximum or final"),
+    ],
+)
+def test_generate_refuses_a_setting_in_one_line(clone, setting, said):
+    before = (clone.root / "prompts/a-red-mug/prompt.yaml").read_bytes()
+    done = clone.prolific("generate", "a red mug", "--set", setting)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and said in done.stderr, done.stderr
+    assert (clone.root / "prompts/a-red-mug/prompt.yaml").read_bytes() == before
 
 
 def test_generate_makes_everything_once(clone):

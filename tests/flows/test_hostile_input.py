@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flows.prompt_store import create, sets
-from prolific_core import config, prompts
+from prolific_core import config, config_layers, prompts
 from prolific_core.errors import InputError
 from prolific_core.yaml_reader import parse_yaml, read_yaml
 from tasks.runtime.project import Project
@@ -83,7 +83,7 @@ def check(examples: int, strategy, work) -> None:
 def test_any_value_of_any_parameter(examples):
     def work(example) -> None:
         path, value = example
-        made = config.check("params.yaml", changed(path, value))
+        made = config_layers.check("params.yaml", changed(path, value))
         # A value must have the type of the parameter, and must not merely be convertible to it.
         for key in path:
             made = getattr(made, key)
@@ -99,7 +99,7 @@ def test_any_configuration(examples):
     check(
         examples,
         st.dictionaries(st.sampled_from(list(DEFAULTS)) | text, values, max_size=3),
-        lambda x: config.check("x", x),
+        lambda x: config_layers.check("x", x),
     )
 
 

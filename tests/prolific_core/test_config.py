@@ -2,12 +2,12 @@
 
 import pytest
 
-from prolific_core import config
+from prolific_core import config, config_layers
 from prolific_core.errors import InputError
 
 
 def test_later_layers_go_over_earlier_ones():
-    resolved = config.resolve(
+    resolved = config_layers.resolve(
         ("params.yaml", {"nerf": {"steps": 10, "views": 2}, "texture": None}),
         ("preset", {"nerf": {"steps": 20, "guidance": {"scale": 3.0}}}),
         ("prompt", {"nerf": {"guidance": {"method": "sds"}}}),
@@ -33,7 +33,7 @@ def test_later_layers_go_over_earlier_ones():
 )
 def test_mistakes_name_the_file_and_the_key(values, message):
     with pytest.raises(InputError) as caught:
-        config.resolve(("params.yaml", {}), ("presets/demo.yaml", values))
+        config_layers.resolve(("params.yaml", {}), ("presets/demo.yaml", values))
     assert str(caught.value).startswith("presets/demo.yaml: ") and message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -52,12 +52,12 @@ def test_a_renamed_key_is_refused_with_its_new_name(old, new):
     for part in reversed(old.split(".")):
         values = {part: values}
     with pytest.raises(InputError) as caught:
-        config.resolve(("params.yaml", {}), ("prompts/x/prompt.yaml", values))
+        config_layers.resolve(("params.yaml", {}), ("prompts/x/prompt.yaml", values))
     assert str(caught.value) == f"prompts/x/prompt.yaml: {old} is now called {new}" and caught.value.exit_status == 2
 
 
 def test_every_renamed_key_is_tested_and_its_new_name_exists():
-    assert {".".join(old.split(".")[-2:]) for old in RENAMED} == config.RENAMED.keys()
+    assert {".".join(old.split(".")[-2:]) for old in RENAMED} == config_layers.RENAMED.keys()
     values = config.Config().model_dump()
     for new in RENAMED.values():
         section = values
@@ -110,4 +110,4 @@ def test_the_opacity_weight_fades_only_when_asked():
 )
 def test_cameras_that_cannot_be_are_refused(camera, message):
     with pytest.raises(InputError, match=message):
-        config.resolve(("x.yaml", {"nerf": {"cameras": camera}}))
+        config_layers.resolve(("x.yaml", {"nerf": {"cameras": camera}}))

@@ -24,11 +24,9 @@ def measure(count: int) -> None:
     from prolific_core.prior.latent_diffusion import LatentDiffusion
     from prolific_core.scenes.radiance_field import RadianceField
     from prolific_core.seeding import generator
-    from prolific_core.yaml_reader import read_yaml
     from tasks.runtime.project import Project
 
-    root = Project.find().root
-    values = config.resolve(("demo", read_yaml(root / "presets/demo.yaml", "demo")))
+    values = Project.find().shared_config()
     rates = {"grid_learning_rate": 2e-2, "network_learning_rate": 5e-3, "background_learning_rate": 5e-3}
     plain = {"random_background": 0.0, "patch": None, "losses": config.LossWeights(entropy=0)}
     stage = values.nerf.model_copy(update={"steps": 104, **rates, **plain})

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from prolific_core.config import Config
 from prolific_core.errors import InputError, ProlificError
 from tasks.dvc_pipeline import pipeline
 from tasks.runtime import machine, records
+from tasks.runtime.imports import imported_modules, module_file
 from tasks.runtime.job import EditedWhileRunning
-from tasks.runtime.project import STAGES, Project, code_of
+from tasks.runtime.project import NO_RESULT, STAGES, Project, code_of
 from tasks.runtime.stage import Stage
-from tests.support.imports import imported_modules, module_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,7 +76,7 @@ def test_a_failed_stage_leaves_the_earlier_output_and_nothing_else(project, erro
 @pytest.mark.parametrize(
     ("path", "old", "new"),
     [
-        ("params.yaml", "initialise: {}", "initialise: {particles: 2}"),
+        ("params.yaml", "particles: 1", "particles: 2"),
         ("prompts/a-red-mug/prompt.yaml", "seed: 0", "seed: 1"),
         ("tasks/initialise.py", "quality", "Quality"),
     ],
@@ -116,9 +117,9 @@ def test_a_checkpoint_is_of_these_parameters_inputs_and_code(clone, project):
     first = folder()
     assert folder() == first
     clone.edit("params.yaml", "preview_every: 50", "preview_every: 51")  # affects no result
-    clone.edit("params.yaml", "texture: {}", "texture: {steps: 9}")  # of a later stage
+    clone.edit("params.yaml", "texture:\n  steps: 100", "texture:\n  steps: 9")  # of a later stage
     assert folder() == first
-    clone.edit("params.yaml", "initialise: {}", "initialise: {particles: 2}")
+    clone.edit("params.yaml", "particles: 1", "particles: 2")
     second = folder()
     assert second != first and not first.exists()  # checkpoints of other parameters are removed
     clone.edit("tasks/initialise.py", "quality", "Quality")
@@ -218,7 +219,7 @@ def test_dvc_runs_only_what_changed(clone):
     (clone.root / "flows" / "reporting" / "report.py").write_text("# another report\n")
     clone.edit("tasks/tracking/tracker.py", '"""', '"""(Changed.) ')
     assert clone.repro() == []
-    clone.edit("presets/demo.yaml", "export: {faces: 20000", "export: {faces: 20001")
+    clone.edit("params.yaml", "faces: 20000", "faces: 20001")
     assert clone.repro() == ["export", "evaluate"]
     clone.edit("prompts/a-red-mug/prompt.yaml", "evaluate: {}", "evaluate: {views: 4}")
     assert clone.repro() == ["evaluate"]
@@ -231,7 +232,7 @@ def test_a_number_edited_while_its_stage_runs_makes_it_run_again(clone):
     clone.trouble(
         "initialise",
         "from pathlib import Path\npath = Path('params.yaml')\n"
-        "path.write_text(path.read_text().replace('initialise: {}', 'initialise: {particles: 2}'))",
+        "path.write_text(path.read_text().replace('particles: 1', 'particles: 2'))",
     )
     done = clone.run("tasks.dvc_pipeline.cli", "repro", "prompts/a-red-mug/dvc.yaml:initialise")
     assert done.returncode != 0 and "edited while it ran" in done.stderr
@@ -363,40 +364,26 @@ def test_a_stage_ends_with_the_dvc_that_started_it(clone):
     assert not (clone.root / "runs/a-red-mug/initialise").exists()
 
 
-def test_the_committed_pipeline_is_up_to_date():
-    project = Project(ROOT)
-    committed = (project.prompt_folder("a-red-mug") / "dvc.yaml").read_text()
-    assert committed == pipeline.text(project, project.prompt("a-red-mug")), "run: prolific sweep a-red-mug"
+def test_no_pipeline_is_shipped_that_was_never_run():
+    """`dvc pull` fails if a stage of any pipeline in the clone has no lock."""
+    listed = subprocess.run(
+        ["git", "ls-files", "prompts", "priors"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    files = set(listed.stdout.split())
+    pipelines = {file for file in files if file.endswith("/dvc.yaml")}
+    assert {file.replace("dvc.yaml", "dvc.lock") for file in pipelines} <= files
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_lists_code_that_exists(stage):
-    missing = [path for path in code_of(stage) if not (ROOT / path).exists() and not path.endswith("weights")]
+    listed = code_of(stage, ROOT, Config())
+    missing = [path for path in listed if not (ROOT / path).exists() and not path.endswith("weights")]
     assert not missing
-
-
-# Modules that only report how a run went or find its files: no result depends on them.
-NO_RESULT = {
-    "tasks.runtime.console",
-    "tasks.runtime.failures",
-    "tasks.runtime.locks",
-    "tasks.runtime.records",
-    "tasks.runtime.unrecorded",
-    "tasks.runtime.revision",
-    "tasks.runtime.usage",
-    "tasks.runtime.project",
-    "prolific_core.discovery",
-    "prolific_core.errors",
-    "prolific_core.prompts",
-    "prolific_core.memory",
-    "prolific_core.visualisation",
-    "prolific_core.yaml_reader",
-}
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_code_of_a_stage_covers_all_that_it_imports(stage):
-    listed = code_of(stage)
+    listed = code_of(stage, ROOT, Config())
     imported = imported_modules(f"tasks.{stage}", ROOT) - NO_RESULT
     files = {module_file(module, ROOT).relative_to(ROOT).as_posix() for module in imported}
     missing = {

@@ -12,8 +12,9 @@ import time
 import pytest
 import yaml
 
+from tasks.runtime.imports import imported_modules, module_file
 from tests.conftest import ROOT, Clone, copy_project
-from tests.support.imports import function_imports, imported_modules, module_file
+from tests.support.imports import function_imports
 
 TINY = {
     "render": {"images": 48, "heldout": 16, "shard": 16},
@@ -56,11 +57,9 @@ def sha(path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_the_committed_pipeline_is_what_the_stages_say():
-    from tasks.prior_training.pipeline import pipeline
+def test_the_dependencies_of_every_stage_exist():
     from tasks.prior_training.specs import STAGES
 
-    assert (ROOT / "priors/toybox/dvc.yaml").read_text() == pipeline("toybox")
     for spec in STAGES.values():
         assert all((ROOT / path).exists() for path in spec.dependencies)
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from prolific_core import cameras, config, discovery
+from prolific_core import cameras, config, config_layers, discovery
 from prolific_core.config import TimeConfig
 from prolific_core.errors import InputError
 from prolific_core.guidance import timesteps, view_prompts
@@ -172,7 +172,7 @@ def test_options_that_do_not_go_together_are_refused(prior, options, said):
 @pytest.mark.parametrize(("key", "known"), [("method", "csd, sds, vsd"), ("combine", "cfg, perp_neg, rescale")])
 def test_unknown_names_of_files_are_refused_with_the_known_ones(key, known):
     with pytest.raises(InputError) as caught:
-        config.resolve(("params.yaml", {"nerf": {"guidance": {key: "nfsd"}}}))
+        config_layers.resolve(("params.yaml", {"nerf": {"guidance": {key: "nfsd"}}}))
     assert str(caught.value) == f"params.yaml: nerf.guidance.{key} = 'nfsd': must be one of {known}"
     assert {"method": discovery.guidance_methods, "combine": discovery.score_compositions}[key]() == known.split(", ")
 
