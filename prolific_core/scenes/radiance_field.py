@@ -116,7 +116,14 @@ class RadianceField(nn.Module, Scene):
         return self(x)[0]
 
     def colour(self, x: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-        """Return the colour (N, 3) in [0, 1] at world positions (N, 3)."""
+        """Return the colour.
+
+        Args:
+            x: World positions (N, 3).
+
+        Returns:
+            The colour (N, 3) in [0, 1].
+        """
         return self(x)[1]
 
     def normals(self, x: Float[Tensor, "n 3"], epsilon: float = 0.01) -> Float[Tensor, "n 3"]:
@@ -150,6 +157,13 @@ class RadianceField(nn.Module, Scene):
 
         If a generator is given, the settings of `train_config` apply, and `Render.losses` holds the orientation loss if
         the weight of that loss is positive.
+
+        Args:
+            cameras: Cameras on the scene's device.
+            resolution: Height and width of the images in pixels.
+            generator: Source of the random numbers of a training render. If None, the render is deterministic.
+            background: Background behind the object; see `background_colour`.
+            normals: Whether to render normals too.
         """
         origins, directions = cameras.rays(resolution)
         if generator is None:
