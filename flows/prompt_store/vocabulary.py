@@ -77,10 +77,9 @@ def _ask(problems: list[str], count: int) -> None:
     message = problems[0] if count == 1 else f"the prior does not know {len(problems)} of {count} prompts"
     if not all(stream and stream.isatty() for stream in (sys.stdin, sys.stderr)):
         raise InputError(f"{message}; {HINT}; to go on anyway, add --force")
-    import typer
-
     _report(f"{message}; {HINT}")
-    if not typer.confirm("Go on anyway?", default=False, err=True):
+    print("Go on anyway? [y/N]: ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise InputError("stopped; nothing was made")
 
 

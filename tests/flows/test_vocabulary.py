@@ -1,8 +1,10 @@
 """Prompts that the prior does not know are refused before any work, unless the user insists."""
 
+import contextlib
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 
@@ -133,16 +135,26 @@ def test_a_folder_is_found_from_any_folder(prolific, clone, project, monkeypatch
     assert prolific("prompts", "add", "a corgi")[0] == 2
 
 
-@pytest.mark.parametrize(("answer", "status"), [("y", 0), ("n", 2), ("", 2)])
+@pytest.mark.parametrize(
+    ("answer", "status"), [("y\n", 0), ("n\n", 2), ("\n", 2), ("\x04", 2), ("\x03", 130)], ids=repr
+)
 def test_a_terminal_is_asked(clone, answer, status):
+    """The last two answers are Ctrl-D and Ctrl-C."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "flows.cli.main", "prompts", "add", "a corgi"]
-    process = subprocess.Popen(command, cwd=clone.root, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs)
+    process = subprocess.Popen(
+        command, cwd=clone.root, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, process_group=0
+    )
     os.close(theirs)
-    os.write(ours, f"{answer}\n".encode())
+    said = ""
+    while "[y/N]: " not in said:
+        said += os.read(ours, 10_000).decode()
+    # Without a session of its own, the process is not interrupted by the terminal.
+    process.send_signal(signal.SIGINT) if answer == "\x03" else os.write(ours, answer.encode())
     assert process.wait(120) == status
-    said = os.read(ours, 10_000).decode()
-    assert "does not know 'corgi'" in said and "Go on anyway? [y/N]" in said and "Traceback" not in said
+    with contextlib.suppress(OSError):  # nothing is left to read
+        said += os.read(ours, 10_000).decode()
+    assert "does not know 'corgi'" in said and "Traceback" not in said
     assert (clone.root / "prompts" / "a-corgi").exists() == (status == 0)
     os.close(ours)
 
