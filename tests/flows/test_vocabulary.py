@@ -15,7 +15,7 @@ from flows.orchestration import preflight
 from flows.prompt_store import create
 from prolific_core import prompts
 from prolific_core.errors import InputError
-from tasks.runtime.project import Project
+from tasks.runtime.project import STAGES, Project
 from tests.support import tiny_pipeline
 
 
@@ -173,3 +173,16 @@ def test_nothing_heavy_is_imported_for_the_check(clone):
         "timeit", "-p", "-n1", "-r1", code + "print([m for m in ('torch', 'prefect') if m in sys.modules])"
     )
     assert "[]\n" in done.stdout and "does not know 'corgi'" in done.stderr, done.stdout + done.stderr
+
+
+def test_a_sweep_reports_the_refused_prompt_and_force_runs_it(clone, project, prefect_server):
+    by_hand(project, "a corgi")
+    done = clone.prolific("sweep", **prefect_server)
+    assert done.returncode == 1 and clone.ran() == list(STAGES), done.stdout + done.stderr
+    assert (
+        "a-corgi: the prior does not know 'corgi'" in done.stderr
+        and "the other prompts of the sweep run" in done.stderr
+    )
+    assert "2 prompts: 1 done, 1 failed" in done.stdout and not (clone.root / "runs" / "a-corgi").exists()
+    done = clone.prolific("sweep", "--only-failed", "--force", **prefect_server)
+    assert done.returncode == 0 and clone.ran() == list(STAGES) * 2, done.stdout + done.stderr
