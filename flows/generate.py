@@ -14,7 +14,7 @@ from flows.orchestration import artifacts, dvc_runner, preflight, run_status
 from flows.orchestration.dvc_runner import StageResult
 from flows.orchestration.prefect_runtime import RETRY_SECONDS, may_succeed, run_task
 from flows.orchestration.run_status import RunStatus
-from flows.prompt_store import create, sets
+from flows.prompt_store import create, sets, vocabulary
 from flows.reporting import report
 from prolific_core import prompts
 from prolific_core.files import read_json
@@ -74,7 +74,8 @@ def generate(
     began = time.monotonic()
     project = Project.find()
     if id is None:
-        id = create.file_prompt(project, text or "", preset=preset, seed=seed).id
+        accept = vocabulary.acceptance(project)
+        id = create.file_prompt(project, text or "", preset=preset, seed=seed, accept=accept).id
     prompts.check_id(id)
     with prompt_lock(project, id, _print_waiting, dvc_runner.stopping.is_set):
         run_status.write(project, id, RunStatus("running"))

@@ -182,7 +182,7 @@ def panorama(height: int, width: int) -> tuple[Float[Tensor, "1 height width 3"]
     return torch.zeros_like(directions), directions
 
 
-def sample(views: int, config: CameraConfig, generator: torch.Generator) -> Cameras:
+def sample(views: int, config: CameraConfig, generator: torch.Generator | None = None) -> Cameras:
     """Sample random training cameras.
 
     With probability `config.uniform_probability`, a camera position is uniform on the upper hemisphere. Otherwise, its
@@ -191,7 +191,7 @@ def sample(views: int, config: CameraConfig, generator: torch.Generator) -> Came
     Args:
         views: Number of cameras.
         config: Ranges of the distances and angles.
-        generator: Source of the random numbers, on the CPU.
+        generator: Source of the random numbers, on the CPU. If None, torch's global generator is used.
 
     Returns:
         The cameras, on the CPU.

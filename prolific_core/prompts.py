@@ -35,6 +35,7 @@ class Prompt:
         seed: Seed of all random draws.
         preset: Name of a file in presets/, without its suffix.
         sections: Parameters by section, which override those of the preset.
+        forced: Whether the prompt was accepted although the prior does not know it.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Prompt:
     seed: int = 0
     preset: str = DEFAULT_PRESET
     sections: dict[str, Any] = field(default_factory=dict)
+    forced: bool = False
 
 
 def check_text(text: object) -> str:
@@ -147,11 +149,14 @@ def parse(name: str, values: object) -> Prompt:
     preset = values["preset"]
     if not isinstance(preset, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,60}", preset):
         raise InputError(f"{name}: preset = {quote(preset)}: must be the name of a file in presets/")
+    forced = values.get("forced", False)
+    if not isinstance(forced, bool):
+        raise InputError(f"{name}: forced = {quote(forced)}: must be true or false")
     try:
         id, text = check_id(values["id"]), check_text(values["text"])
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
-    return Prompt(id, text, seed, preset, {k: v for k, v in values.items() if k not in _KEYS})
+    return Prompt(id, text, seed, preset, {k: v for k, v in values.items() if k not in (*_KEYS, "forced")}, forced)
 
 
 def dump(prompt: Prompt) -> str:
@@ -172,6 +177,8 @@ def dump(prompt: Prompt) -> str:
         f"seed: {prompt.seed}",
         f"preset: {json.dumps(prompt.preset)}",
     ]
+    if prompt.forced:
+        lines.append("forced: true # the prior does not know this prompt, which was accepted nevertheless")
     for section in SECTIONS:
         # JSON is valid YAML and fits on one line.
         lines.append(f"{section}: {json.dumps(prompt.sections.get(section) or {}, ensure_ascii=False)}")

@@ -10,6 +10,7 @@ from flows.benchmarks import results
 from flows.orchestration import prefect_runtime
 from flows.prompt_store import create
 from prolific_core.errors import InputError
+from prolific_core.toybox.world.captions import parse
 from tasks.runtime.project import Project
 
 # Half of the objects consist of several parts. The classifier detects the front of every family that has one.
@@ -58,6 +59,12 @@ def quality(project: Project, *, prompts: list[str], seeds: int, methods: list[s
 
     The method "initial" evaluates the radiance field before any guidance.
     """
+    for text in prompts:  # before hours of work
+        if parse(text) is None:
+            raise InputError(
+                f"the prompt must name one kind of object and one colour of the Toybox world, got {text!r} "
+                "(see `prolific prior vocabulary`)"
+            )
     rows = []
     for text in prompts:
         for method in methods:
@@ -65,9 +72,7 @@ def quality(project: Project, *, prompts: list[str], seeds: int, methods: list[s
             runs = [run | _derived(run) for run in runs]
             names = set.intersection(*(set(run) for run in runs))
             if "family_agreement" not in names:
-                raise InputError(
-                    f"the prompt must name one kind of object and one colour of the Toybox world, got {text!r}"
-                )
+                raise InputError("the classifier of the Toybox is missing; reinstall the package")
             means = {name: sum(run[name] for run in runs) / len(runs) for name in names}
             kept = {name: means[name] for name in Row.__dataclass_fields__ if name in means}
             rows.append(Row(text, method, len(runs), **kept))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import Json
+from flows.cli.options import PRESET_HELP, Json, complete_preset
 
 
 class QualityMethod(StrEnum):
@@ -40,13 +40,16 @@ $ prolific bench pipeline --only noop_10""",
 def quality(
     prompt: Annotated[
         list[str] | None,
-        typer.Option(help="Use this prompt instead of the twelve default prompts. This option can be repeated."),
+        typer.Option(
+            metavar="PROMPT", help="Use this prompt instead of the twelve default prompts. This option can be repeated."
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(metavar="N", min=1, help="The number of seeds, starting from 0.")] = 3,
     method: Annotated[
-        list[QualityMethod] | None, typer.Option(help="Run only this method. This option can be repeated.")
+        list[QualityMethod] | None,
+        typer.Option(help="Run only this method. This option can be repeated. By default, all are run."),
     ] = None,
-    preset: Annotated[str, typer.Option(help="A file in presets/.")] = "demo",
+    preset: Annotated[str, typer.Option(metavar="NAME", help=PRESET_HELP, autocompletion=complete_preset)] = "demo",
     json: Json = False,
 ) -> None:
     """Evaluate models of a fixed set of prompts and seeds. This takes hours.
@@ -102,7 +105,10 @@ def render(
 def pipeline(
     only: Annotated[
         list[PipelineBenchmark] | None,
-        typer.Option(metavar="NAME", help="Run only tiny, noop_10, noop_100 or sweep. This option can be repeated."),
+        typer.Option(
+            metavar="NAME",
+            help="Run only tiny, noop_10, noop_100 or sweep. This option can be repeated. By default, all are run.",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:

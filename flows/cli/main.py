@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from flows.cli import bench, doctor, prior, prompts, server, study, sweep, ui, verify
-from flows.cli.options import Json, Settings, complete_id
+from flows.cli.options import PRESET_HELP, Force, Json, PromptText, Settings, complete_id, complete_preset, join_words
 from prolific_core.discovery import guidance_methods
 from prolific_core.errors import InputError
 from tasks.runtime import machine
@@ -30,6 +30,7 @@ $ prolific generate "a red mug" --seed 1    # another model of the same prompt
 $ prolific prompts import animals.txt       # add many prompts as a set
 $ prolific sweep animals                    # make the models of the whole set
 $ prolific ui                               # browse all runs in MLflow""",
+    epilog="Exit status: 0 if all went well, 1 for a failure, 2 for unusable input, 130 after Ctrl-C.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -85,10 +86,8 @@ def _root(
 
 
 def generate(
-    text: Annotated[str, typer.Argument(help='The prompt, for example "a red mug".')],
-    preset: Annotated[
-        str, typer.Option(help="The preset: tiny, demo, room, paper or another file in presets/.")
-    ] = "demo",
+    text: PromptText,
+    preset: Annotated[str, typer.Option(metavar="NAME", help=PRESET_HELP, autocompletion=complete_preset)] = "demo",
     seed: Annotated[int, typer.Option(help="The random seed. A different seed gives a different model.")] = 0,
     particles: Annotated[int, typer.Option(help="The number of models that are optimised together.")] = 1,
     method: Annotated[Method, typer.Option(help="The guidance method.")] = VSD,
@@ -97,6 +96,7 @@ def generate(
         typer.Option(metavar="ID", help="The id of the prompt. By default, it is derived from the text."),
     ] = None,
     settings: Settings = None,
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Make a textured 3D model, a turntable video and a report from a sentence.
@@ -105,20 +105,27 @@ def generate(
 
     Examples:
     $ prolific generate "a red mug"
-    $ prolific generate "a red mug" --preset tiny --seed 1
+    $ prolific generate a red mug --preset tiny --seed 1
     $ prolific generate "a red mug" --set nerf.steps=500 --id a-longer-mug
     $ prolific generate --method sds -- "-- a prompt that begins with dashes"
     """
     from flows.orchestration import prefect_runtime, preflight
-    from flows.prompt_store import create
+    from flows.prompt_store import create, vocabulary
     from tasks.runtime.project import Project
 
     project = Project.find()
     own = create.settings(settings or [])
     prompt = create.file_prompt(
-        project, text, preset=preset, seed=seed, particles=particles, method=method.value, id=id, own=own
+        project,
+        join_words(text),
+        preset=preset,
+        seed=seed,
+        particles=particles,
+        method=method.value,
+        id=id,
+        own=own,
+        accept=vocabulary.acceptance(project, force),
     )
-    create.warn_of_unknown_words(project, prompt)
     preflight.check(project, prompt.id)  # reports mistakes before a server starts
     prefect_runtime.set_up(project)
     from flows import generate as flow

@@ -1,4 +1,4 @@
-"""The commands `prolific prior sample`, `check` and `train`."""
+"""The commands `prolific prior sample`, `vocabulary`, `check` and `train`."""
 
 import math
 import textwrap
@@ -7,15 +7,16 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import Json
+from flows.cli.options import Json, PromptText, join_words
+from flows.cli.vocabulary import vocabulary
 from prolific_core.errors import InputError
 
 app = typer.Typer(
-    help="""Sample, check and train the 2D diffusion model.
+    help="""Sample, check and train the 2D diffusion model, and list its vocabulary.
 
 Examples:
 $ prolific prior sample "a red mushroom" -n 4
-$ prolific prior check
+$ prolific prior vocabulary
 $ prolific prior train mine""",
     no_args_is_help=True,
 )
@@ -23,31 +24,40 @@ $ prolific prior train mine""",
 
 @app.command()
 def sample(
-    text: Annotated[str, typer.Argument(help='The prompt, for example "a red mug".')],
+    text: PromptText,
     count: Annotated[int, typer.Option("-n", metavar="N", min=1, max=1024, help="The number of images.")] = 16,
     out: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("samples.png"),
-    scale: Annotated[float, typer.Option(min=0, max=1000, help="The scale of classifier-free guidance.")] = 3.0,
+    scale: Annotated[
+        float, typer.Option(min=0, max=1000, metavar="X", help="The scale of classifier-free guidance.")
+    ] = 3.0,
     steps: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="The number of DDIM steps.")] = 30,
     seed: Annotated[int, typer.Option(help="The random seed.")] = 0,
 ) -> None:
     """Sample images of a prompt and write them as one PNG file."""
+    from flows.prompt_store.vocabulary import warn
     from prolific_core import prompts
+    from tasks.runtime.project import Project
 
-    text, out = prompts.check_text(text), out.resolve()
+    prompt, out = prompts.check_text(join_words(text)), out.resolve()
     if not out.parent.is_dir():
         raise InputError(f"--out: the folder {out.parent} does not exist")
+    project = Project.find()
+    shared = _shared_config()
+    warn(project, prompt, shared)
     from prolific_core.prior.latent_diffusion import LatentDiffusion
     from prolific_core.seeding import generator
     from prolific_core.visualisation import contact_sheet
     from tasks.runtime.job import save_png
     from tasks.runtime.machine import set_up_torch
 
-    shared = _shared_config()
     device = set_up_torch(shared.system.threads, shared.system.device)
     prior = LatentDiffusion.load(shared.prior.path, device=device, dtype=shared.prior.dtype)
-    images = prior.sample([text] * count, scale=scale, steps=steps, generator=generator(seed, "sample"))
+    images = prior.sample([prompt] * count, scale=scale, steps=steps, generator=generator(seed, "sample"))
     save_png(out, contact_sheet(images.cpu(), columns=min(count, 8)))
     print(out)
+
+
+app.command()(vocabulary)
 
 
 @app.command()
@@ -58,7 +68,12 @@ def check(
     ] = None,
     samples: Annotated[int, typer.Option(metavar="N", min=40, help="The number of images to sample.")] = 1000,
     image: Annotated[
-        Path | None, typer.Option("--image", metavar="FILE", help="Write samples beside true renders as a PNG file.")
+        Path | None,
+        typer.Option(
+            "--image",
+            metavar="FILE",
+            help="Write samples beside true renders as a PNG file. By default, none is written.",
+        ),
     ] = None,
     classifier: Annotated[
         Path | None,

@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import Names, Settings, complete_id
+from flows.cli.options import (
+    PRESET_HELP,
+    Force,
+    Names,
+    PromptText,
+    Settings,
+    complete_id,
+    complete_preset,
+    join_words,
+)
 from prolific_core.errors import InputError
 
 app = typer.Typer(
@@ -22,12 +31,17 @@ $ prolific prompts list animals""",
 )
 
 Seed = Annotated[int | None, typer.Option(help="The random seed. The default for a new prompt is 0.")]
-Preset = Annotated[str | None, typer.Option(help="A file in presets/. The default for a new prompt is demo.")]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help=f"{PRESET_HELP} The default for a new prompt is demo.", autocompletion=complete_preset
+    ),
+]
 
 
 @app.command()
 def add(
-    text: Annotated[str, typer.Argument(help='The prompt, for example "a red mug".')],
+    text: PromptText,
     id: Annotated[
         str | None,
         typer.Option(metavar="ID", help="The id of the prompt. By default, it is derived from the text."),
@@ -35,16 +49,16 @@ def add(
     seed: Seed = None,
     preset: Preset = None,
     settings: Settings = None,
+    force: Force = False,
 ) -> None:
     """Add a prompt, or change the parameters of an existing prompt."""
-    from flows.prompt_store import create
+    from flows.prompt_store import create, vocabulary
     from tasks.runtime.project import Project
 
     project = Project.find()
-    request = create.PromptRequest(text, id, seed, preset, create.settings(settings or []))
-    prompt = create.plan(project, request)
+    request = create.PromptRequest(join_words(text), id, seed, preset, create.settings(settings or []))
+    prompt = vocabulary.acceptance(project, force)(create.plan(project, request))
     print(f"{prompt.id}: {create.put(project, prompt)}")
-    create.warn_of_unknown_words(project, prompt)
 
 
 @app.command("list")
@@ -113,6 +127,7 @@ def read(
     seed: Seed = None,
     preset: Preset = None,
     settings: Settings = None,
+    force: Force = False,
 ) -> None:
     """Add all prompts in a file, and save their ids as a set.
 
@@ -125,7 +140,7 @@ def read(
 
     project = Project.find()
     default = create.PromptRequest("", None, seed, preset, create.settings(settings or []))
-    name, done = sets.import_file(project, file, name, default)
+    name, done = sets.import_file(project, file, name, default, force)
     for id, what in done.items():
         print(f"{id}: {what}")
     print(f"set {name}: {len(done)} prompts; to make their models, run: prolific sweep {name}")

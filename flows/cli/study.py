@@ -18,17 +18,32 @@ def study(
     ] = False,
     prompt: Annotated[
         list[str] | None,
-        typer.Option(help="Use this prompt instead of the default prompts. This option can be repeated."),
+        typer.Option(
+            metavar="PROMPT", help="Use this prompt instead of the default prompts. This option can be repeated."
+        ),
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help='Run only this method, for example "vsd 7.5". This option can be repeated.'),
+        typer.Option(
+            metavar="NAME",
+            help='Run only this method, for example "vsd 7.5". This option can be repeated. By default, all are run.',
+        ),
     ] = None,
     particles: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="The number of images for each prompt and method.")
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="The number of images for each prompt and method. The default is 8 (--quick: 2, --full: 16).",
+        ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="The number of optimisation steps per particle.")
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="The number of optimisation steps per particle. The default is 200 (--quick: 30, --full: 300).",
+        ),
     ] = None,
     pixels: Annotated[
         bool, typer.Option("--pixels", help="Optimise pixels through the encoder instead of latents.")

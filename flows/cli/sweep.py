@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import Names
+from flows.cli.options import Force, Names
 from prolific_core.errors import InputError
 
 
@@ -17,7 +17,9 @@ def sweep(
     pool: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Run the prompts on the workers of this Prefect work pool (see prolific deploy)."
+            metavar="NAME",
+            help="Run the prompts on the workers of this Prefect work pool (see prolific deploy). By default, they run "
+            "on this machine.",
         ),
     ] = None,
     only_failed: Annotated[
@@ -25,8 +27,14 @@ def sweep(
     ] = False,
     max_failures: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, max=1000, help="Start no more prompts after this number of failures."),
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=1000,
+            help="Start no more prompts after this number of failures. By default, all are started.",
+        ),
     ] = None,
+    force: Force = False,
 ) -> int:
     """Bring many prompts up to date. A prompt that fails does not stop the others.
 
@@ -46,7 +54,9 @@ def sweep(
     def report(error: InputError) -> None:
         print(f"prolific: {error}; the other prompts of the sweep run", file=sys.stderr, flush=True)
 
-    if not preflight.choose(project, names or [], only_failed, report):  # reports mistakes before a server starts
+    if not preflight.choose(
+        project, names or [], only_failed, report, force
+    ):  # reports mistakes before a server starts
         print("nothing to do: no prompt failed or was interrupted")
         return 0
     prepare()
@@ -64,7 +74,10 @@ def sweep(
 def worker(
     pool: Annotated[str, typer.Option(metavar="NAME", help="The work pool.")] = "gpu",
     gpus: Annotated[
-        str | None, typer.Option(metavar="0,1", help="The GPUs to use, with one prompt at a time on each.")
+        str | None,
+        typer.Option(
+            metavar="0,1", help="The GPUs to use, with one prompt at a time on each. By default, --slots applies."
+        ),
     ] = None,
     slots: Annotated[
         int, typer.Option(metavar="N", min=1, max=256, help="The number of prompts to run at once without a GPU.")

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from flows.orchestration import integrity, run_status
-from flows.prompt_store import sets
+from flows.prompt_store import create, sets, vocabulary
 from prolific_core import checkpoint
 from prolific_core.errors import InputError
 from prolific_core.files import write_atomically
@@ -31,11 +31,13 @@ def choose(
     names: list[str],
     only_failed: bool = False,
     report: Callable[[InputError], None] = lambda error: None,
+    force: bool = False,
 ) -> list[str]:
     """Select the prompts of a sweep over `names`, check them and return their ids.
 
     A prompt that fails its check is selected too, because it must not stop the others: the sweep reports it as failed.
-    `report` is called with its InputError, which is raised only if all prompts fail.
+    `report` is called with its InputError, which is raised only if all prompts fail. With `force`, prompts that the
+    prior does not know are accepted, which their files record.
     """
     ids = sets.select(project, names)
     if not ids:
@@ -45,6 +47,8 @@ def choose(
     errors = []
     for id in ids:
         try:
+            if force:
+                create.put(project, vocabulary.acceptance(project, force)(project.prompt(id)))
             check(project, id)
         except InputError as error:
             errors.append(error)
@@ -56,7 +60,7 @@ def choose(
 
 
 def check(project: Project, id: str) -> ResolvedPrompt:
-    """Check the parameters of a prompt and return it.
+    """Check the parameters of a prompt and whether the prior knows its words, and return it.
 
     This takes milliseconds. It changes the working directory to the project root, because paths in the parameters are
     relative to the root.
@@ -64,6 +68,7 @@ def check(project: Project, id: str) -> ResolvedPrompt:
     os.chdir(project.root)
     prompt = project.resolve(id)
     locate(prompt.config.prior.path)
+    vocabulary.check(project, prompt.prompt, prompt.config)
     return prompt
 
 

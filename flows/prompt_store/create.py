@@ -3,7 +3,7 @@
 All values are checked before any file is written.
 """
 
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 
@@ -54,11 +54,11 @@ def plan(project: Project, request: PromptRequest) -> Prompt:
                 )
             seed = old.seed if request.seed is None else seed
             preset = old.preset if request.preset is None else preset
-            sections = config_layers.merge(old.sections, request.sections)
+            sections, forced = config_layers.merge(old.sections, request.sections), old.forced
         else:
-            sections = request.sections
+            sections, forced = request.sections, False
         prompt = prompts.parse("prompt", {"id": id, "text": text, "seed": seed, "preset": preset})
-        prompt = replace(prompt, sections=sections)
+        prompt = replace(prompt, sections=sections, forced=forced)
         project.config(prompt)
     except InputError as error:
         raise InputError(f"{request.where}: {error}" if request.where else str(error)) from None
@@ -92,11 +92,13 @@ def file_prompt(
     method: str = "vsd",
     id: str | None = None,
     own: dict | None = None,
+    accept: Callable[[Prompt], Prompt] = lambda prompt: prompt,
 ) -> Prompt:
     """Return the prompt with these options, and create it if it does not exist.
 
     `own` contains sections that are written to the prompt's file. The file of an existing prompt may also set other
-    parameters. Raises an InputError if its values of the other options differ.
+    parameters. Raises an InputError if its values of the other options differ. `accept` is called with the prompt
+    before it is written, and returns the prompt to write.
     """
     suffix = (f"-p{particles}" if particles != 1 else "") + (f"-{method}" if method != "vsd" else "")
     own = own or {}
@@ -107,6 +109,7 @@ def file_prompt(
         name = next((name for name in ("seed", "preset") if getattr(old, name) != getattr(prompt, name)), None)
         difference = f"{name} {getattr(old, name)!r}, not {getattr(prompt, name)!r}" if name else "other parameters"
         raise InputError(f"prompts/{prompt.id}/prompt.yaml has {difference}; edit that file or choose another --id")
+    prompt = accept(prompt)
     put(project, prompt)
     return prompt
 
@@ -151,24 +154,6 @@ def sections_of(particles: int, method: str) -> dict:
     return sections
 
 
-def warn_of_unknown_words(project: Project, prompt: Prompt) -> None:
-    """Print a warning if a prompt contains words that the Toybox was not trained on.
-
-    Prompts for other priors are not checked, because their vocabulary is unknown.
-    """
-    if project.config(prompt).prior.path != "toybox":
-        return
-    from prolific_core.toybox.world.captions import suggest
-
-    unknown, known = suggest(prompt.text)
-    if unknown:
-        words = ", ".join(f"'{word}'" for word in unknown[:5])
-        print(
-            f"prolific: warning: the Toybox was not trained on {words}; known words include {', '.join(known[:8])}",
-            file=sys.stderr,
-        )
-
-
 def _make_id(project: Project, request: PromptRequest, text: str, seed: int, preset: str) -> str:
     """Return a readable id for a text and its options that no other text uses."""
     suffix = (f"-s{seed}" if seed else "") + (
@@ -188,10 +173,11 @@ def _edit(project: Project, old: Prompt, new: Prompt) -> None:
     editor = YAML()
     editor.preserve_quotes, editor.width = True, 10_000
     document = editor.load(path.read_text(encoding="utf-8"))
+    forced = {"forced": True} if new.forced else {}
     _update(
         document,
         {"seed": old.seed, "preset": old.preset, **old.sections},
-        {"seed": new.seed, "preset": new.preset, **new.sections},
+        {"seed": new.seed, "preset": new.preset, **forced, **new.sections},
     )
     stream = BytesIO()
     editor.dump(document, stream)

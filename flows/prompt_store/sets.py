@@ -10,7 +10,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from flows.prompt_store import create
+from flows.prompt_store import create, vocabulary
 from flows.prompt_store.create import PromptRequest
 from prolific_core import config_layers, prompts
 from prolific_core.errors import InputError
@@ -40,10 +40,13 @@ def read(path: Path, default: PromptRequest) -> list[PromptRequest]:
     return [_request(where, values, default) for where, values in rows]
 
 
-def import_file(project: Project, path: Path, name: str | None, default: PromptRequest) -> tuple[str, dict[str, str]]:
+def import_file(
+    project: Project, path: Path, name: str | None, default: PromptRequest, force: bool = False
+) -> tuple[str, dict[str, str]]:
     """Add all prompts in a file, and save their ids as the set `name` (by default the file's name).
 
-    Returns the name of the set and a dictionary that maps each id to "made", "changed" or "unchanged".
+    With `force`, prompts that the prior does not know are added too; see `vocabulary.accept`. Returns the name of the
+    set and a dictionary that maps each id to "made", "changed" or "unchanged".
     """
     if project.root / "prompts" in path.resolve().parents:
         raise InputError(f"{path} is already a set, because it is in prompts/; to run it: prolific sweep {path.stem}")
@@ -57,7 +60,8 @@ def import_file(project: Project, path: Path, name: str | None, default: PromptR
             raise InputError(
                 f"{request.where}: '{prompt.id}' occurs twice with different values; give each prompt its own id"
             )
-    done = {id: create.put(project, prompt) for id, prompt in planned.items()}
+    accepted = vocabulary.accept(project, list(planned.values()), force)
+    done = {prompt.id: create.put(project, prompt) for prompt in accepted}
     write_atomically(_set_file(project, name), "".join(f"{id}\n" for id in done).encode())
     return name, done
 

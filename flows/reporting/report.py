@@ -68,6 +68,8 @@ def command(prompt: Prompt, config: Config) -> str:
         parts += ["--particles", str(config.initialise.particles)]
     if config.nerf.guidance.method != "vsd":
         parts += ["--method", config.nerf.guidance.method]
+    if prompt.forced:
+        parts.append("--force")
     return shlex.join([*parts, "--", prompt.text] if prompt.text.startswith("-") else [*parts, prompt.text])
 
 

@@ -24,7 +24,7 @@ from prolific_core.prior.noise_schedule import Latents, TextEmbeddings, Times
 
 
 def build_guidance(
-    prior: LatentDiffusion, config: GuidanceConfig, prompt: str, *, generator: torch.Generator
+    prior: LatentDiffusion, config: GuidanceConfig, prompt: str, *, generator: torch.Generator | None = None
 ) -> "Guidance":
     """Create the guidance method named by `config.method`.
 
@@ -32,7 +32,8 @@ def build_guidance(
         prior: The diffusion model to distil.
         config: Parameters of the guidance.
         prompt: Text of the prompt, which is inserted into the template `config.prompt`.
-        generator: Source of the random numbers that initialise a score network.
+        generator: Source of the random numbers that initialise a score network. If None, torch's global generator is
+            used.
 
     Returns:
         An instance of the subclass of `Guidance` in `guidance/<method>.py`.
@@ -56,10 +57,13 @@ class Guidance:
         prior: The diffusion model to distil.
         config: Parameters of the guidance.
         prompt: Text of the prompt, which is inserted into the template `config.prompt`.
-        generator: Source of the random numbers that initialise a score network.
+        generator: Source of the random numbers that initialise a score network. If None, torch's global generator is
+            used.
     """
 
-    def __init__(self, prior: LatentDiffusion, config: GuidanceConfig, prompt: str, *, generator: torch.Generator):
+    def __init__(
+        self, prior: LatentDiffusion, config: GuidanceConfig, prompt: str, *, generator: torch.Generator | None = None
+    ):
         self.prior, self.config = prior, config
         self.prompt = config.prompt.replace("{prompt}", prompt)
         composition = importlib.import_module(f"prolific_core.guidance.combine.{config.combine}")
@@ -113,7 +117,7 @@ class Guidance:
         return self.pretrained(noisy, t, cameras) - self.predict_eps_q(noisy, t, noise, cameras)
 
     def loss(
-        self, latents: Latents, cameras: Cameras, progress: float, generator: torch.Generator
+        self, latents: Latents, cameras: Cameras, progress: float, generator: torch.Generator | None = None
     ) -> Float[Tensor, ""]:
         """Return a loss whose gradient with respect to the latents is the distillation gradient over the batch size.
 
@@ -124,7 +128,8 @@ class Guidance:
             latents: Latents of the rendered views, which must require gradients.
             cameras: Cameras of the views.
             progress: Fraction of the run in [0, 1], which determines the range of t.
-            generator: Source of the random time steps and noise, on the CPU.
+            generator: Source of the random time steps and noise, on the CPU. If None, torch's global generator is
+                used.
 
         Returns:
             The loss.
@@ -221,7 +226,7 @@ class Guidance:
         self,
         latents: Latents,
         cameras: Cameras,
-        step_generator: Callable[[str], torch.Generator],
+        step_generator: Callable[[str], torch.Generator] | None = None,
         measure: bool = False,
     ) -> dict[str, float]:
         """Train eps_q on the particles' latents. Methods without a score network do nothing.
@@ -229,7 +234,8 @@ class Guidance:
         Args:
             latents: Latents of the rendered views.
             cameras: Cameras of the views.
-            step_generator: Function that returns this step's random number generator for a named purpose.
+            step_generator: Function that returns the random number generator of this step for a purpose, which it
+                receives as a string such as "score 0". If None, torch's global generator is used.
             measure: Whether to compute metrics that need additional evaluations of the networks.
 
         Returns:

@@ -19,11 +19,19 @@ class CSD(Guidance):
     With w2 = w1, the default, the unconditional prediction cancels out and two evaluations are sufficient:
     w1 (eps(x_t; y) - eps(x_t; negative)).
 
+    Args:
+        prior: The diffusion model to distil.
+        config: Parameters of the guidance.
+        prompt: Text of the prompt, which is inserted into the template `config.prompt`.
+        generator: Not used, because no network is trained.
+
     Raises:
         InputError: `config.combine` or `config.interval` is set, although neither applies to this method.
     """
 
-    def __init__(self, prior: LatentDiffusion, config: GuidanceConfig, prompt: str, *, generator: torch.Generator):
+    def __init__(
+        self, prior: LatentDiffusion, config: GuidanceConfig, prompt: str, *, generator: torch.Generator | None = None
+    ):
         super().__init__(prior, config, prompt, generator=generator)
         for name in ("combine", "interval"):
             if getattr(config, name) != type(config).model_fields[name].default:

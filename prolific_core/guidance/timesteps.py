@@ -49,7 +49,9 @@ def upper_bound(config: TimeConfig, progress: float) -> float:
     return config.maximum + (config.final - config.maximum) * ANNEALING[config.anneal](progress)
 
 
-def sample_times(batch: int, config: TimeConfig, progress: float, length: int, generator: torch.Generator) -> Times:
+def sample_times(
+    batch: int, config: TimeConfig, progress: float, length: int, generator: torch.Generator | None = None
+) -> Times:
     """Sample time steps uniformly between the lower and the upper bound.
 
     Args:
@@ -57,7 +59,7 @@ def sample_times(batch: int, config: TimeConfig, progress: float, length: int, g
         config: The distribution of t.
         progress: Fraction of the run in [0, 1].
         length: Number of time steps of the noise schedule.
-        generator: Source of the random numbers, on the CPU.
+        generator: Source of the random numbers, on the CPU. If None, torch's global generator is used.
 
     Returns:
         Integers from 0 to `length - 1`, on the CPU.

@@ -47,7 +47,8 @@ class VSD(Guidance):
         prior: The diffusion model to distil.
         config: Parameters of the guidance.
         prompt: Text of the prompt, which is inserted into the template `config.prompt`.
-        generator: Source of the random numbers that initialise the score network.
+        generator: Source of the random numbers that initialise the score network. If None, torch's global generator is
+            used.
         score: The score network; if None, it is created from `config.score`.
     """
 
@@ -57,7 +58,7 @@ class VSD(Guidance):
         config: GuidanceConfig,
         prompt: str,
         *,
-        generator: torch.Generator,
+        generator: torch.Generator | None = None,
         score: ScoreModel | None = None,
     ):
         super().__init__(prior, config, prompt, generator=generator)
@@ -81,7 +82,7 @@ class VSD(Guidance):
         self,
         latents: Latents,
         cameras: Cameras,
-        step_generator: Callable[[str], torch.Generator],
+        step_generator: Callable[[str], torch.Generator] | None = None,
         measure: bool = False,
     ) -> dict[str, float]:
         """Train the score network for `config.score.steps` steps; see `Guidance.train_score_network`.
@@ -93,19 +94,25 @@ class VSD(Guidance):
         metrics: dict[str, float] = {}
         for k in range(self.config.score.steps):
             shared, self._shared = self._shared, None
-            forward = shared or self._evaluate(latents, cameras.c2w, step_generator(f"score {k}"))
+            generator = step_generator(f"score {k}") if step_generator else None
+            forward = shared or self._evaluate(latents, cameras.c2w, generator)
             metrics = self._learn(latents, forward, measure and k == 0) | metrics
         return metrics
 
     def train_step(
-        self, latents: Latents, c2w: Float[Tensor, "batch 4 4"], generator: torch.Generator, measure: bool = False
+        self,
+        latents: Latents,
+        c2w: Float[Tensor, "batch 4 4"],
+        generator: torch.Generator | None = None,
+        measure: bool = False,
     ) -> dict[str, float]:
         """Perform one training step with the denoising loss.
 
         Args:
             latents: Latents of the rendered views.
             c2w: Camera-to-world matrices of the views.
-            generator: Source of the random time steps, noise and camera dropout, on the CPU.
+            generator: Source of the random time steps, noise and camera dropout, on the CPU. If None, torch's global
+                generator is used.
             measure: Whether to compute `score_gain`.
 
         Returns:
@@ -116,7 +123,9 @@ class VSD(Guidance):
         """
         return self._learn(latents, self._evaluate(latents, c2w, generator), measure)
 
-    def _evaluate(self, latents: Latents, c2w: Float[Tensor, "batch 4 4"], generator: torch.Generator) -> ForwardPass:
+    def _evaluate(
+        self, latents: Latents, c2w: Float[Tensor, "batch 4 4"], generator: torch.Generator | None
+    ) -> ForwardPass:
         """Evaluate the score network with random time steps and noise."""
         batch, schedule = len(latents), self.score.schedule
         t = torch.randint(schedule.length, (batch,), generator=generator).to(latents.device)

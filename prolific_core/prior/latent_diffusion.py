@@ -204,15 +204,16 @@ class LatentDiffusion(nn.Module):
         return (self.vae.decode(latents.to(self.vae.dtype)).sample.float() / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
-    def embed(self, texts: list[str]) -> TextEmbeddings:
+    def embed(self, texts: str | list[str]) -> TextEmbeddings:
         """Embed texts and cache the embedding of each text.
 
         Args:
-            texts: The texts.
+            texts: One text or several.
 
         Returns:
-            The last hidden states of the text encoder.
+            The last hidden states of the text encoder, with one row per text.
         """
+        texts = [texts] if isinstance(texts, str) else texts
         for text in set(texts) - self._embeddings.keys():
             tokens = self.tokenizer(
                 text,
@@ -273,27 +274,28 @@ class LatentDiffusion(nn.Module):
     @torch.no_grad()
     def sample(
         self,
-        texts: list[str],
+        texts: str | list[str],
         *,
         scale: float = 3.0,
         steps: int = 30,
         eta: float = 0.0,
-        generator: torch.Generator,
+        generator: torch.Generator | None = None,
         negative: str = "",
     ) -> Float[Tensor, "batch 3 height width"]:
         """Sample images with DDIM (Song et al., arXiv 2010.02502, eqs. 12 and 16).
 
         Args:
-            texts: One text per image.
+            texts: One text per image, or a single text for one image.
             scale: Scale of the classifier-free guidance.
             steps: Number of sampling steps.
             eta: 0 for deterministic sampling, 1 for ancestral sampling with new noise at every step.
-            generator: Source of the random numbers, on the CPU.
+            generator: Source of the random numbers, on the CPU. If None, torch's global generator is used.
             negative: The negative prompt.
 
         Returns:
             Images in [0, 1].
         """
+        texts = [texts] if isinstance(texts, str) else texts
         text, empty = self.embed(texts), self.embed([negative] * len(texts))
         latents = torch.randn(len(texts), *self.latent_shape, generator=generator).to(self.device)
         times = torch.linspace(self.schedule.length - 1, 0, steps + 1).round().long().to(self.device)

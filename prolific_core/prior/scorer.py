@@ -54,12 +54,14 @@ class Scorer:
         return cls(model, tokenizer, *_normalisation(Path(path)))
 
     @torch.no_grad()
-    def similarity(self, images: Float[Tensor, "batch 3 height width"], texts: list[str]) -> Float[Tensor, "batch n"]:
+    def similarity(
+        self, images: Float[Tensor, "batch 3 height width"], texts: str | list[str]
+    ) -> Float[Tensor, "batch n"]:
         """Return the cosine similarity of every image with every text.
 
         Args:
             images: Images in [0, 1], which are resized to the model's resolution.
-            texts: The n texts.
+            texts: The n texts, or a single one.
 
         Returns:
             Similarities in [-1, 1].
@@ -67,6 +69,7 @@ class Scorer:
         side = self.model.config.vision_config.image_size
         if images.shape[-1] != side:
             images = nn.functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
+        texts = [texts] if isinstance(texts, str) else texts
         tokens = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
         out = self.model(pixel_values=(images - self.mean) / self.std, **tokens)
         return nn.functional.normalize(out.image_embeds, dim=-1) @ nn.functional.normalize(out.text_embeds, dim=-1).T

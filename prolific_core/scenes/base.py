@@ -49,8 +49,13 @@ class Scene(Protocol):
         """
         ...
 
-    def before_step(self, step: int, generator: torch.Generator) -> None:
-        """Prepare for a training step, for example by updating an occupancy grid."""
+    def before_step(self, step: int, generator: torch.Generator | None = None) -> None:
+        """Prepare for a training step, for example by updating an occupancy grid.
+
+        Args:
+            step: Number of finished steps.
+            generator: Source of the random numbers. If None, none are drawn.
+        """
 
     def losses(self, render: Render, progress: float) -> dict[str, Tensor]:
         """Return the weighted regularisers of a training render, as scalars by name.
@@ -72,4 +77,8 @@ class Scene(Protocol):
         ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
-        """Restore a state returned by `state_dict`."""
+        """Restore a state returned by `state_dict`.
+
+        Args:
+            state_dict: The state.
+        """

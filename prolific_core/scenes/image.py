@@ -19,10 +19,12 @@ class ImageScene(nn.Module, Scene):
         side: Height and width in pixels. Renders have this size regardless of the requested resolution.
         count: Number of images, either 1 or the number of cameras per step.
         learning_rate: Learning rate of the pixels' logits.
-        generator: Source of the initial noise.
+        generator: Source of the initial noise. If None, torch's global generator is used.
     """
 
-    def __init__(self, side: int, *, count: int = 1, learning_rate: float = 0.1, generator: torch.Generator):
+    def __init__(
+        self, side: int, *, count: int = 1, learning_rate: float = 0.1, generator: torch.Generator | None = None
+    ):
         super().__init__()
         self.learning_rate = learning_rate
         self.pixels = nn.Parameter(torch.randn(count, 3, side, side, generator=generator) * 0.1)
@@ -47,13 +49,18 @@ class LatentScene(nn.Module, Scene):
         shape: Channels, height and width of one latent image; see `LatentDiffusion.latent_shape`.
         count: Number of images, either 1 or the number of cameras per step.
         learning_rate: Learning rate of the latents.
-        generator: Source of the initial noise.
+        generator: Source of the initial noise. If None, torch's global generator is used.
     """
 
     renders_latents = True
 
     def __init__(
-        self, shape: tuple[int, int, int], *, count: int = 1, learning_rate: float = 0.1, generator: torch.Generator
+        self,
+        shape: tuple[int, int, int],
+        *,
+        count: int = 1,
+        learning_rate: float = 0.1,
+        generator: torch.Generator | None = None,
     ):
         super().__init__()
         self.learning_rate = learning_rate

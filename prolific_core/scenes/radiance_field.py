@@ -44,7 +44,7 @@ class RadianceField(nn.Module, Scene):
 
     Args:
         config: Configuration of the field.
-        generator: Source of the initial parameters.
+        generator: Source of the initial parameters. If None, torch's global generator is used.
         backend: Kernel backend; see `render.backends`.
         max_samples: Maximum number of samples per render, or per patch if a render is divided into patches. The limit
             prevents running out of memory; see `render.volume.marching.march`.
@@ -105,11 +105,25 @@ class RadianceField(nn.Module, Scene):
         return F.softplus(before), torch.sigmoid(raw_colour)
 
     def density(self, x: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
-        """Return the density (N,) per world unit, without noise, at world positions (N, 3)."""
+        """Return the density without noise.
+
+        Args:
+            x: World positions (N, 3).
+
+        Returns:
+            The density (N,) per world unit, at least 0.
+        """
         return self(x)[0]
 
     def colour(self, x: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-        """Return the colour (N, 3) in [0, 1] at world positions (N, 3)."""
+        """Return the colour.
+
+        Args:
+            x: World positions (N, 3).
+
+        Returns:
+            The colour (N, 3) in [0, 1].
+        """
         return self(x)[1]
 
     def normals(self, x: Float[Tensor, "n 3"], epsilon: float = 0.01) -> Float[Tensor, "n 3"]:
@@ -143,6 +157,13 @@ class RadianceField(nn.Module, Scene):
 
         If a generator is given, the settings of `train_config` apply, and `Render.losses` holds the orientation loss if
         the weight of that loss is positive.
+
+        Args:
+            cameras: Cameras on the scene's device.
+            resolution: Height and width of the images in pixels.
+            generator: Source of the random numbers of a training render. If None, the render is deterministic.
+            background: Background behind the object; see `background_colour`.
+            normals: Whether to render normals too.
         """
         origins, directions = cameras.rays(resolution)
         if generator is None:
@@ -325,7 +346,7 @@ class RadianceField(nn.Module, Scene):
         known = [*PLAIN, *(["network"] if self.background is not None else [])]
         raise InputError(f"background must be a colour or one of {', '.join(known)}, got {background!r}")
 
-    def update_occupancy(self, step: int, generator: torch.Generator) -> bool:
+    def update_occupancy(self, step: int, generator: torch.Generator | None = None) -> bool:
         """Update the occupancy grid at every 16th call and at step 0.
 
         Each field counts its own calls (see `OccupancyGrid.due`), because each step of a run trains only one of
@@ -333,7 +354,8 @@ class RadianceField(nn.Module, Scene):
 
         Args:
             step: Step of the run.
-            generator: Source of the positions at which the density is evaluated.
+            generator: Source of the positions at which the density is evaluated. If None, they are the centres of the
+                cells.
 
         Returns:
             Whether the grid was updated.
@@ -343,7 +365,7 @@ class RadianceField(nn.Module, Scene):
             self.occupancy.update(self.density, generator)
         return due
 
-    def before_step(self, step: int, generator: torch.Generator) -> None:
+    def before_step(self, step: int, generator: torch.Generator | None = None) -> None:
         """Update the occupancy grid if an update is due; see `Scene.before_step`."""
         self.update_occupancy(step, generator)
 

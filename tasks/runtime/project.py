@@ -4,7 +4,6 @@ A project is a clone of the repository, with params.yaml, presets/ and prompts/ 
 runs/<id>/<stage>/. Logs, checkpoints, previews and databases are stored in .state/, which can safely be deleted.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from prolific_core.errors import InputError
 from prolific_core.prompts import Prompt
 from prolific_core.yaml_reader import read_yaml
 from tasks.runtime.imports import imported_modules, module_file
+from tasks.runtime.root import find_root, preset_names
 
 
 @dataclass(frozen=True)
@@ -138,13 +138,6 @@ STAGES: dict[str, StageSpec] = {
 }
 
 
-def _current_folder() -> Path:
-    try:
-        return Path.cwd()
-    except FileNotFoundError:
-        raise InputError("the current folder has been deleted; change to another one") from None
-
-
 def code_of(stage: str, root: Path, values: config.Config) -> tuple[str, ...]:
     """Return the files and folders, relative to the root, that a stage's result depends on.
 
@@ -189,22 +182,8 @@ class Project:
 
     @classmethod
     def find(cls, start: Path | None = None) -> "Project":
-        """Find the project in $PROLIFIC_ROOT or, if it is not set, the nearest enclosing project.
-
-        If no enclosing project exists, the clone that contains this file is returned.
-        """
-        if given := os.environ.get("PROLIFIC_ROOT"):
-            candidates = [Path(given).expanduser().resolve()]
-        else:
-            here = (start or _current_folder()).resolve()
-            candidates = [here, *here.parents, Path(__file__).resolve().parents[2]]
-        for folder in candidates:
-            if (folder / "params.yaml").is_file() and (folder / "presets").is_dir():
-                return cls(folder)
-        raise InputError(
-            f"no project at {candidates[0]}: it must contain params.yaml and presets/; "
-            "change to your clone or set PROLIFIC_ROOT to its path"
-        )
+        """Find the project that encloses `start`, by default the current folder; see `find_root`."""
+        return cls(find_root(start))
 
     @property
     def state(self) -> Path:
@@ -252,7 +231,7 @@ class Project:
         return sorted(path.parent.name for path in self.root.glob("prompts/*/prompt.yaml"))
 
     def presets(self) -> list[str]:
-        return sorted(path.stem for path in self.root.glob("presets/*.yaml"))
+        return preset_names(self.root)
 
     def shared_config(self) -> config.Config:
         """Return the validated parameters of params.yaml, without those of a preset or a prompt."""

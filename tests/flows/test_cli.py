@@ -6,9 +6,12 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+from flows.cli import main as cli
 from prolific_core.errors import InputError
 from tasks.runtime.project import STAGES
 
@@ -23,27 +26,55 @@ def test_help_is_quick_because_nothing_heavy_is_imported(clone):
     assert seconds.endswith("msec") and float(seconds.split()[0]) < 1000, seconds
 
 
-def test_every_command_has_a_help_page_that_fits_80_columns(monkeypatch, capsys):
-    import typer
+def commands() -> dict[tuple[str, ...], Any]:
+    """Return all commands and groups by their words."""
 
-    from flows.cli import main as cli
-
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def pages(command, path):
+    def below(command, path):
         yield path, command
         for name, part in getattr(command, "commands", {}).items():
-            yield from pages(part, [*path, name])
+            yield from below(part, (*path, name))
 
-    found = list(pages(typer.main.get_command(cli.app), []))
-    assert len(found) == 25
-    for path, command in found:
+    return dict(below(typer.main.get_command(cli.app), ()))
+
+
+def test_every_command_has_a_help_page_that_fits_80_columns(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert len(commands()) == 26
+    for path, command in commands().items():
         assert cli.main([*path, "--help"]) == 0
-        lines = capsys.readouterr().out.splitlines()
+        page = capsys.readouterr().out
+        lines = page.splitlines()
         assert max(map(len, lines)) <= 80 and len(lines) > 5, path
-        helps = [command.help, *(parameter.help for parameter in command.params if hasattr(parameter, "help"))]
-        assert all(text and text[0].isupper() for text in helps), (path, helps)
+        for paragraph in command.help.split("\n\n"):
+            # Typer keeps line breaks after the first paragraph, so a longer line would be broken twice.
+            broken = paragraph.splitlines()[:-1] if paragraph != command.help.split("\n\n")[0] else []
+            assert all(len(line) <= 78 for line in broken), (path, paragraph)
         assert command.help.split("\n\n")[0].endswith("."), path
+    assert "Exit status: 0" in page or cli.app.info.epilog
+
+
+def test_every_parameter_has_help_and_shows_its_default(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    for path, command in commands().items():
+        assert cli.main([*path, "--help"]) == 0
+        page = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        for parameter in command.params:
+            text = parameter.help
+            assert text and text[0].isupper() and text.endswith("."), (path, parameter.name)
+            assert len(text.split()) > 1 and text.split()[0] in page, (path, parameter.name)
+            default = parameter.default
+            if parameter.required or default is False or getattr(parameter, "is_flag", False):
+                continue
+            if default is None:
+                assert "default" in text.lower(), (path, parameter.name, "does not say what happens without it")
+            else:
+                assert f"[default: {getattr(default, 'value', default)}]" in page, (path, parameter.name)
+
+
+def test_the_help_lists_the_presets_on_file(clone):
+    (clone.root / "presets" / "mine.yaml").write_text("nerf: {}\n")
+    page = " ".join(clone.prolific("generate", "--help", COLUMNS="80").stdout.replace("│", " ").split())
+    assert "A file in presets/: demo, mine, paper, room, tiny." in page
 
 
 def test_the_version_and_the_bare_command(clone):
@@ -88,9 +119,10 @@ def test_completion_knows_commands_and_prompts(clone):
         (["worker", "--gpus", "0", "--slots", "2"], "--gpus and --slots cannot be used together"),
         (["generate", "a mug", "--method", "magic"], "'--method': 'magic' is not one of 'csd', 'sds', 'vsd'"),
         (["generate"], "Missing argument"),
-        (["generate", "a", "mug"], "unexpected extra argument"),
+        (["generate", "a", "mug", "red"], 'the nearest prompt that it knows is "a red mug"'),
+        (["generate", "a red mug", "a blue car"], "one prompt is expected, got 2: 'a red mug', 'a blue car'"),
         (["generate", "-x"], "No such option: -x"),
-        (["generate", "--", "-x", "--preset", "tiny"], "unexpected extra argument"),
+        (["generate", "--", "-x", "--preset", "tiny"], "does not know '-', 'x', 'preset' and 'tiny'"),
         (["generat", "a mug"], "No such command 'generat'"),
     ],
 )
@@ -205,7 +237,7 @@ def test_generate_refuses_a_setting_in_one_line(clone, setting, said):
 def test_generate_makes_everything_once(clone):
     """The prompt holds characters that are special in a shell, a template and a path."""
     text = "a 'red' mug; touch owned ../x ${id} 🍄"
-    done = clone.prolific("generate", text, "--preset", "tiny", "--json")
+    done = clone.prolific("generate", text, "--preset", "tiny", "--json", "--force")
     assert done.returncode == 0, done.stderr
     assert clone.ran() == list(STAGES)
     result = json.loads(done.stdout.splitlines()[-1])

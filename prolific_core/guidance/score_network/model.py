@@ -53,7 +53,7 @@ class ScoreModel:
     Args:
         base: The frozen model that the network starts from, usually the prior.
         config: Parameters of the score network.
-        generator: Source of the random initial weights.
+        generator: Source of the random initial weights. If None, torch's global generator is used.
 
     Attributes:
         base: The frozen model.
@@ -62,9 +62,11 @@ class ScoreModel:
         camera: The camera embedding.
     """
 
-    def __init__(self, base: LatentDiffusion, config: ScoreConfig, *, generator: torch.Generator):
+    def __init__(self, base: LatentDiffusion, config: ScoreConfig, *, generator: torch.Generator | None = None):
         self.base, self.schedule = base, base.schedule
         small = config.kind == "unet"
+        if generator is None:  # The draws below would not advance the global generator, whose state is restored.
+            generator = torch.Generator().manual_seed(int(torch.randint(2**62, (1,))))
         # Restore the global generator's state afterwards, because the constructors of new layers draw from it.
         with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
             self._network = (small_unet.SmallScoreUNet if small else Lora)(base.unet, config, generator)
@@ -86,13 +88,15 @@ class ScoreModel:
         self._parameters: dict[str, nn.Parameter] = named | self._network.parameters
 
     @classmethod
-    def from_prior(cls, prior: LatentDiffusion, config: ScoreConfig, *, generator: torch.Generator) -> "ScoreModel":
+    def from_prior(
+        cls, prior: LatentDiffusion, config: ScoreConfig, *, generator: torch.Generator | None = None
+    ) -> "ScoreModel":
         """Create a score network from the prior, or from the model `config.base` if it is set.
 
         Args:
             prior: The diffusion model that is distilled.
             config: Parameters of the score network.
-            generator: Source of the random initial weights.
+            generator: Source of the random initial weights. If None, torch's global generator is used.
 
         Returns:
             The score network.

@@ -1,0 +1,38 @@
+"""The root folder of a project, found without reading the project's files."""
+
+import os
+from pathlib import Path
+
+from prolific_core.errors import InputError
+
+
+def find_root(start: Path | None = None) -> Path:
+    """Find the project in $PROLIFIC_ROOT or, if it is not set, the nearest project that encloses `start`.
+
+    By default, `start` is the current folder. If no enclosing project exists, the clone that contains this file is
+    returned.
+    """
+    if given := os.environ.get("PROLIFIC_ROOT"):
+        candidates = [Path(given).expanduser().resolve()]
+    else:
+        here = (start or _current_folder()).resolve()
+        candidates = [here, *here.parents, Path(__file__).resolve().parents[2]]
+    for folder in candidates:
+        if (folder / "params.yaml").is_file() and (folder / "presets").is_dir():
+            return folder
+    raise InputError(
+        f"no project at {candidates[0]}: it must contain params.yaml and presets/; "
+        "change to your clone or set PROLIFIC_ROOT to its path"
+    )
+
+
+def preset_names(root: Path) -> list[str]:
+    """Return the names of the presets, which are the files in presets/."""
+    return sorted(path.stem for path in root.glob("presets/*.yaml"))
+
+
+def _current_folder() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise InputError("the current folder has been deleted; change to another one") from None
