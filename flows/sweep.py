@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows.generate import Result, generate
+from flows.generate import generate
 from flows.orchestration import artifacts, dvc_runner, preflight, run_status, work_pool
 from flows.orchestration.prefect_runtime import run_flow
+from flows.orchestration.prompt_run import Result
 from flows.orchestration.run_status import RunStatus
 from flows.prompt_store import sets
 from flows.reporting.sweep_progress import Board

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from flows.orchestration import prefect_server
 from prolific_core.errors import ProlificError, mask
 from tasks.runtime import machine
+from tasks.runtime.console import announce
 from tasks.runtime.project import Project
 
 if TYPE_CHECKING:
@@ -46,14 +47,17 @@ def set_up(project: Project) -> None:
     }.items():
         os.environ.setdefault(name, value)
     if not url:
+        announce("starting Prefect's server, which takes about ten seconds")
         (project.state / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect hangs if this folder does not exist
         if prefect_server.start(project.state / "prefect" / "server.log", meanwhile=_import) is None:
             del os.environ[prefect_server.URL], os.environ[prefect_server.STRING]
             go_offline("the Prefect server did not start (see .state/prefect/server.log)")
             return
-    elif not is_offline() and (problem := prefect_server.problem(url)):
-        go_offline(problem)
-        return
+    elif not is_offline():
+        announce(f"using the Prefect server at {mask(url)}")
+        if problem := prefect_server.problem(url):
+            go_offline(problem)
+            return
     from prefect.events.clients import PrefectEventsClient
     from prefect.events.worker import EventsWorker
 
