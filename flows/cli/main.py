@@ -130,6 +130,8 @@ def generate(
     print(f"model      {result.glb}")
     print(f"turntable  {result.turntable}")
     print(f"report     {result.report}")
+    if result.seconds is not None:
+        print(f"time       {result.seconds:.0f} s, the sum over the stages")
     if result.page:
         print(f"MLflow     prolific ui, then {result.page}")
 

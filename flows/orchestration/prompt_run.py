@@ -17,6 +17,7 @@ from flows.prompt_store import sets
 from flows.reporting import report
 from prolific_core.files import read_json
 from tasks.dvc_pipeline import pipeline
+from tasks.runtime import records
 from tasks.runtime.console import announce
 from tasks.runtime.failures import explain
 from tasks.runtime.locks import prompt_lock
@@ -114,9 +115,8 @@ def _make(prompt: ResolvedPrompt, sweep: list[str] | None, run_stages: RunStages
 
 
 def _result(runs: PromptRuns, stages: list[StageResult], page: Path, address: str | None) -> Result:
-    seconds = [stage.seconds for stage in stages if stage.seconds is not None]
     peaks = [stage.peak_memory_mb for stage in stages if stage.peak_memory_mb]
-    total = round(sum(seconds), 2) if len(seconds) == len(stages) else None
+    total = records.total_seconds(stage.seconds for stage in stages)
     metrics = read_json(runs.output("evaluate") / "metrics.json")
     glb, turntable = runs.files[:2]
     return Result(runs.name, total, max(peaks, default=None), stages, glb, turntable, page, metrics, address)

@@ -55,7 +55,7 @@ class Console:
             self._bar.start()
             self._task = self._bar.add_task(self.title, total=None, count="", detail="")
         if progress is None:
-            self._bar.update(self._task, detail=text)
+            self._bar.update(self._task, detail=text, refresh=True)
         else:
             step, steps = progress
             self._bar.update(self._task, completed=step, total=steps, count=f"{step}/{steps}", detail=text)
@@ -91,6 +91,7 @@ def bar():
         text("{task.fields[detail]}"),
         console=Terminal(stderr=True),
         transient=True,
+        redirect_stdout=False,  # nothing is printed there, but a library may keep the replaced stream
     )
 
 

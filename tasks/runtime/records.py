@@ -20,7 +20,7 @@ import math
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tasks.runtime.digests import digest
@@ -132,6 +132,12 @@ def end_of(path: Path, output: Path) -> dict:
     last = next(reversed(read(path)[0]), {})
     manifest = output / "manifest.json"
     return last if manifest.is_file() and last.get("manifest") == digest(manifest) else {}
+
+
+def total_seconds(seconds: Iterable[float | None]) -> float | None:
+    """Return the duration of a run, which is the sum over its stages, or None if that of a stage is not known."""
+    known = list(seconds)
+    return None if None in known else round(sum(filter(None, known)), 2)
 
 
 def _worked(records: list[dict]) -> float:

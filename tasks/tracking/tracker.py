@@ -23,7 +23,7 @@ import yaml
 from filelock import FileLock
 
 from prolific_core.errors import mask
-from tasks.runtime import machine
+from tasks.runtime import machine, records
 from tasks.runtime.project import Project
 from tasks.runtime.revision import revision
 from tasks.tracking import outbox, receipts
@@ -213,7 +213,10 @@ class Tracker:
         taken = {name: [run.facts[name] for run in stages.values() if name in run.facts] for name in FACTS}
         values = dict(metrics)
         if stages and len(taken["seconds"]) == len(stages):
-            values |= {"seconds": sum(taken["seconds"]), "peak_memory_mb": max(taken["peak_memory_mb"])}
+            values |= {
+                "seconds": records.total_seconds(taken["seconds"]),
+                "peak_memory_mb": max(taken["peak_memory_mb"]),
+            }
         self._log_metrics(parent, values)
         for path in files:
             if path.is_file():
