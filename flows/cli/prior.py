@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from flows.cli.options import Json
 from prolific_core.errors import InputError
+from tasks.runtime.console import announce
 
 app = typer.Typer(
     help="""Sample, check and train the 2D diffusion model.
@@ -36,6 +38,7 @@ def sample(
     text, out = prompts.check_text(text), out.resolve()
     if not out.parent.is_dir():
         raise InputError(f"--out: the folder {out.parent} does not exist")
+    announce("loading the prior")
     from prolific_core.prior.latent_diffusion import LatentDiffusion
     from prolific_core.seeding import generator
     from prolific_core.visualisation import contact_sheet
@@ -45,6 +48,7 @@ def sample(
     shared = _shared_config()
     device = set_up_torch(shared.system.threads, shared.system.device)
     prior = LatentDiffusion.load(shared.prior.path, device=device, dtype=shared.prior.dtype)
+    announce(f"sampling {count} images")
     images = prior.sample([text] * count, scale=scale, steps=steps, generator=generator(seed, "sample"))
     save_png(out, contact_sheet(images.cpu(), columns=min(count, 8)))
     print(out)
@@ -101,14 +105,15 @@ def check(
         if image:
             save_png(image, contact_sheet(images, columns=16))
 
+    announce(f"comparing {samples} images of the prior with true renders")
     set_up_torch(shared.system.threads, "cpu")
-    console, eta = Console("check"), EtaEstimator()
+    eta = EtaEstimator()
+    with closing(Console("check")) as console:
 
-    def progress(done: int, total: int) -> None:
-        console.step(done, total, eta.left(done, total))
+        def progress(done: int, total: int) -> None:
+            console.step(done, total, eta.left(done, total))
 
-    numbers = measure(folder, samples, classifier=classifier, sides=sides, progress=progress, show=show)
-    console.close()
+        numbers = measure(folder, samples, classifier=classifier, sides=sides, progress=progress, show=show)
     print(table(numbers))
     if json:
         from flows.benchmarks.results import as_json
