@@ -1,55 +1,19 @@
 """Flow that turns one prompt into a textured model and a report."""
 
-import json
-import sys
-import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
-
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from flows.orchestration import artifacts, dvc_runner, preflight, run_status
+from flows.orchestration import artifacts, dvc_runner, prompt_run
 from flows.orchestration.dvc_runner import StageResult
 from flows.orchestration.prefect_runtime import RETRY_SECONDS, may_succeed, run_task
-from flows.orchestration.run_status import RunStatus
-from flows.prompt_store import create, sets, vocabulary
-from flows.reporting import report
+from flows.orchestration.prompt_run import Result
+from flows.prompt_store import create, vocabulary
 from prolific_core import prompts
-from prolific_core.files import read_json
 from prolific_core.prompts import DEFAULT_PRESET
-from tasks.dvc_pipeline import pipeline
 from tasks.runtime.console import new_console
-from tasks.runtime.failures import explain
-from tasks.runtime.locks import prompt_lock
-from tasks.runtime.project import STAGES, Project, ResolvedPrompt
-from tasks.tracking.prompt_runs import PromptRuns
-from tasks.tracking.tracker import Tracker, prepare
-
-
-@dataclass(frozen=True)
-class Result:
-    """Result of the flow `generate`, with the files, metrics and stages of the finished model."""
-
-    id: str
-    seconds: float
-    peak_memory_mb: float | None
-    stages: list[StageResult]
-    glb: Path
-    turntable: Path
-    report: Path
-    metrics: dict
-    page: str | None  # URL of the run in MLflow's UI
-
-    def json(self) -> str:
-        values = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items() if k != "page"}
-        stages = {done.stage: {k: v for k, v in asdict(done).items() if k != "stage"} for done in self.stages}
-        return json.dumps(values | {"stages": stages})
-
-
-def _print_waiting(message: str) -> None:
-    print(f"prolific: {message}", file=sys.stderr, flush=True)
+from tasks.runtime.project import Project
+from tasks.tracking.tracker import Tracker
 
 
 def _run_name() -> str:
@@ -71,24 +35,14 @@ def generate(
     Finished stages are not run again, and an interrupted run resumes. If this run is part of a sweep, `sweep` contains
     the names that were passed to the sweep.
     """
-    began = time.monotonic()
     project = Project.find()
     if id is None:
         accept = vocabulary.acceptance(project)
         id = create.file_prompt(project, text or "", preset=preset, seed=seed, accept=accept).id
     prompts.check_id(id)
-    with prompt_lock(project, id, _print_waiting, dvc_runner.stopping.is_set):
-        run_status.write(project, id, RunStatus("running"))
-        try:
-            prompt = preflight.check(project, id)
-            preflight.repair(project, id)
-            result = _make(prompt, sweep, began)
-        except Exception as error:
-            message = (explain(error) or f"{type(error).__name__}: {error}").splitlines()[0]
-            log = str(error.log.relative_to(project.root)) if isinstance(error, dvc_runner.StageFailed) else ""
-            run_status.write(project, id, RunStatus("failed", message, log, _seconds_since(began)))
-            raise
-        run_status.write(project, id, RunStatus("done", seconds=result.seconds))
+    result = prompt_run.bring_up_to_date(project, id, sweep, run_stages)
+    if result.page:
+        artifacts.link(f"mlflow-{id}", result.page, f"{id} in MLflow (prolific ui)")
     return result
 
 
@@ -105,7 +59,7 @@ def run_stage(stage: str, tracker: Tracker, cached: bool, upstream: bool) -> Sta
     console = new_console.get()(stage)
     if cached:
         tracker.sync_stage(stage, cached=True)
-        done = StageResult(stage, True, 0.0, None)
+        done = dvc_runner.cached(tracker.subject, stage)
     else:
         done = dvc_runner.run(tracker.project, stage, tracker, console, upstream)
     console.done(_describe(done), done.cached)
@@ -119,30 +73,8 @@ def run_stages(tracker: Tracker, stages: list[str]) -> list[StageResult]:
     return [run_task(run_stage, stage, tracker, stage in finished, stage == stages[-1]) for stage in stages]
 
 
-def _make(prompt: ResolvedPrompt, sweep: list[str] | None, began: float) -> Result:
-    project, group = prompt.project, None if sweep is None else sets.group(prompt.project, sweep)
-    runs = PromptRuns(prompt, group)
-    pipeline.refresh(project, prompt.prompt)
-    prepare()
-    with Tracker(project, runs) as tracker:
-        stages = run_stages(tracker, list(STAGES))
-        page = report.write(prompt)
-        metrics = read_json(prompt.output("evaluate") / "metrics.json")
-        tracker.finish(runs.metrics, runs.files)
-        address = tracker.address()
-    if address:
-        artifacts.link(f"mlflow-{prompt.id}", address, f"{prompt.id} in MLflow (prolific ui)")
-    peaks = [stage.peak_memory_mb for stage in stages if stage.peak_memory_mb]
-    seconds = _seconds_since(began)
-    glb, turntable = runs.files[:2]
-    return Result(prompt.id, seconds, max(peaks, default=None), stages, glb, turntable, page, metrics, address)
-
-
-def _seconds_since(began: float) -> float:
-    return round(time.monotonic() - began, 1)
-
-
 def _describe(done: StageResult) -> str:
     if done.cached:
         return "up to date"
-    return f"{done.seconds:.0f} s" + (f", {done.peak_memory_mb:.0f} MB" if done.peak_memory_mb else "")
+    facts = [(done.seconds, "s"), (done.peak_memory_mb, "MB")]
+    return ", ".join(f"{value:.0f} {unit}" for value, unit in facts if value is not None)

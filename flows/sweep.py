@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows.generate import Result, generate
+from flows.generate import generate
 from flows.orchestration import artifacts, dvc_runner, preflight, run_status, work_pool
 from flows.orchestration.prefect_runtime import run_flow
+from flows.orchestration.prompt_run import Result
 from flows.orchestration.run_status import RunStatus
 from flows.prompt_store import sets
 from flows.reporting.sweep_progress import Board
@@ -32,7 +33,10 @@ class SweepFailed(ProlificError):
 
 @dataclass(frozen=True)
 class Row:
-    """Outcome of one prompt in a sweep, with the state "done", "failed" or "waiting" (never started)."""
+    """Outcome of one prompt in a sweep, with the state "done", "failed" or "waiting" (never started).
+
+    `seconds` is the sum over the stages of a finished model, or the time until a failure.
+    """
 
     id: str
     state: str
@@ -80,7 +84,7 @@ def _run(
         workers, run_prompt = work_pool.MAX_RUNS, work_pool.runner(project, pool, names)
     state = _Sweep(project, ids, run_prompt, max_failures)
     with state.board:
-        _threads(state.bring_up_to_date, ids, workers)
+        _threads(state.bring_up_to_date, ids, workers, lambda: state.board.say(_farewell(state.board, pool)))
     rows = [state.rows.get(id, Row(id, "waiting")) for id in ids]
     artifacts.table("sweep-results", [_cells(row) for row in rows], _counts(rows))
     return rows
@@ -88,6 +92,7 @@ def _run(
 
 def _local_runner(names: list[str]) -> RunPrompt:
     def run_prompt(id: str, board: Board) -> Result:
+        board.show(id, "checking")
         new_console.set(board.console(id))  # applies to this thread only
         return run_flow(generate, id, sweep=names)
 
@@ -109,7 +114,8 @@ class _Sweep:
         row = self._row(id)
         with self._lock:
             self.rows[id] = row
-            self.board.end(id, row.state, f"{row.state} after {row.seconds:.0f} s")
+            outcome = "done, made in" if row.state == "done" else "failed after"
+            self.board.end(id, row.state, f"{outcome} {row.seconds:.0f} s")
             artifacts.progress("sweep-progress", len(self.rows) / self.total, f"{self.total} prompts", self._progress)
 
     def _row(self, id: str) -> Row:
@@ -120,13 +126,28 @@ class _Sweep:
             status = run_status.read(self.project, id)  # contains the log's path if the prompt ran on this machine
             message = (explain(error) or f"unexpected {type(error).__name__}: {error}").splitlines()[0]
             return Row(id, "failed", time.monotonic() - began, message, status.log if status else "")
-        return Row(id, "done", time.monotonic() - began, page=getattr(result, "page", None))
+        status = run_status.read(self.project, id)  # of this sweep, which has reset it
+        known = status.seconds if status and status.state == "done" else None
+        seconds = time.monotonic() - began if known is None else known
+        return Row(id, "done", seconds, page=getattr(result, "page", None))
 
 
-def _threads(work: Callable[[str], None], ids: list[str], count: int) -> None:
+def _farewell(board: Board, pool: str | None) -> str:
+    """Return a message on what happens to the running prompts after an interruption."""
+    running = len(board.running)
+    if pool:
+        what = f"cancelling all runs on pool '{pool}', of which {running} {'is' if running == 1 else 'are'} running"
+    else:
+        what = f"stopping {running} running {'prompt' if running == 1 else 'prompts'}"
+    return f"{what};\nfinished stages and checkpoints are kept"
+
+
+def _threads(
+    work: Callable[[str], None], ids: list[str], count: int, interrupted: Callable[[], None] = lambda: None
+) -> None:
     """Call `work` for every id in a pool of `count` threads.
 
-    If this thread is interrupted, all running stages are stopped.
+    If this thread is interrupted, `interrupted` is called, and all running stages are stopped.
     """
     with ThreadPoolExecutor(max(1, min(count, len(ids)))) as executor:
         # Prefect stores the parent flow run in the context, so each call runs in a copy of this context.
@@ -134,6 +155,7 @@ def _threads(work: Callable[[str], None], ids: list[str], count: int) -> None:
         try:
             wait(futures)
         except BaseException:
+            interrupted()
             dvc_runner.stopping.set()
             executor.shutdown(cancel_futures=True)
             raise

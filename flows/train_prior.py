@@ -1,6 +1,5 @@
 """Flow that trains a prior of the Toybox world, from scratch or from another prior."""
 
-import time
 from pathlib import Path
 
 from prefect import flow
@@ -19,11 +18,10 @@ def train_prior(name: str = "toybox") -> Path:
 
     Training a useful prior takes hours. An interrupted training resumes from its last checkpoint.
     """
-    began = time.monotonic()
     project = Project.find()
     pipeline.refresh(project, name)
     runs = PriorRuns(project, name)
     with Tracker(project, runs) as tracker:
         run_stages(tracker, list(STAGES))
-        tracker.finish({"seconds": round(time.monotonic() - began, 1)}, [])
+        tracker.finish({}, [])
     return runs.output("model")

@@ -81,6 +81,7 @@ def distil(
     seed: int = 0,
     name: str = "distil",
     state_file: Path | None = None,
+    resume: Callable[[int], object] | None = None,
     observe: Callable[[int, dict[str, Any]], object] | None = None,
     preview: Callable[[int], object] | None = None,
 ) -> StageTimer:
@@ -96,6 +97,7 @@ def distil(
         seed: Seed of all random draws.
         name: Name of the run, which is part of every seed and of error messages.
         state_file: The checkpoint file. The run resumes from it if it exists. If None, no checkpoints are saved.
+        resume: Function called with the number of finished steps if the run resumes from its checkpoint.
         observe: Function called after every step with the number of finished steps and the step's metrics.
         preview: Function called every `logging.preview_every` steps and at the end with the number of finished steps.
 
@@ -109,6 +111,8 @@ def distil(
     optimizers = [torch.optim.Adam(scene.parameter_groups(), betas=(0.9, 0.99), eps=1e-15) for scene in scenes]
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     first = _load(state_file, scenes, optimizers, guidance) if state_file and state_file.exists() else 0
+    if resume and first:
+        resume(first)
     timer = StageTimer()
     for step in range(first, config.steps):
 

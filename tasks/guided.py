@@ -33,6 +33,7 @@ def distil_stage(
     The configured number of steps is per particle, so n particles need n times as many steps in total.
     """
     seed = stage.prompt.seed
+    stage.status("loading the prior")
     prior = LatentDiffusion.load(**stage.config.prior.model_dump(), device=stage.device)
     guidance = base.build_guidance(
         prior, _guidance(stage, config), stage.prompt.text, generator=generator(seed, stage.name, "score model")
@@ -57,6 +58,7 @@ def distil_stage(
         seed=seed,
         name=stage.name,
         state_file=state_file(stage),
+        resume=lambda step: stage.note(f"resuming from step {step} of {config.steps}"),
         observe=observe,
         preview=lambda step: stage.image("views", preview(scenes, strip), step),
     )

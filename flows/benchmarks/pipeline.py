@@ -5,6 +5,7 @@ runs with MLflow and write reports. The benchmarks `noop` and `sweep` replace th
 sleep and write a file.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -25,15 +26,14 @@ from tasks.runtime.project import STAGES, Project
 
 GOALS = {
     "stage_overhead_s": Goal(None, 2.5, "`prolific generate`: overhead per stage (s)"),
-    "rerun_s": Goal(None, 15, "`prolific generate` of a finished prompt (s)"),
-    "rerun_with_server_s": Goal(None, 5, "the same with a running Prefect server (s)"),
+    "rerun_s": Goal(None, 5, "`prolific generate` of a finished prompt (s of processor time)"),
     "noop_10_s": Goal(None, 4, "`dvc repro` of 10 finished prompts (s)"),
     "noop_100_s": Goal(None, 30, "`dvc repro` of 100 finished prompts (s)"),
     "sweep_efficiency": Goal(0.85, None, "sweep of 16 prompts by 4 workers: ideal time / actual time"),
     "head_memory_mb": Goal(None, 600, "peak memory of the sweep's process (MB)"),
 }
 METRICS = {  # metric names of each benchmark
-    "tiny": ("stage_overhead_s", "rerun_s", "rerun_with_server_s"),
+    "tiny": ("stage_overhead_s", "rerun_s"),
     "noop_10": ("noop_10_s",),
     "noop_100": ("noop_100_s",),
     "sweep": ("sweep_efficiency", "head_memory_mb"),
@@ -77,26 +77,25 @@ def bench(project: Project, names: list[str], note: Callable[[str], None] = lamb
 
 
 def tiny(project: Project) -> dict[str, float]:
-    """Measure the overhead per stage of `prolific generate` and the duration of a second run with nothing to do.
+    """Measure the overhead per stage of `prolific generate` and the processor time of a second run with nothing to do.
 
-    The overhead is the additional time compared with running the same stages from a shell. The second run is measured
-    with and without a server.
+    The overhead is the additional time compared with running the same stages from a shell.
     """
     with _scratch(project, weights=True) as root:
 
-        def generate(text: str, **settings: str) -> float:
-            command = ("flows.cli.main", "generate", text, "--preset", "tiny")
-            return _seconds(lambda: _run(root, *command, **settings))
+        def generate(text: str) -> None:
+            _run(root, "flows.cli.main", "generate", text, "--preset", "tiny")
 
         generate("a red mug")  # creates the databases and caches before the measurement
         ids = _add(root, ["a red cube", "a blue cube"])
         commands = " && ".join(f"{sys.executable} -m tasks {name} {ids[0]}" for name in STAGES)
         bare = _seconds(lambda: _shell(root, commands, PROLIFIC_TRACKER="off"))
-        whole, rerun = generate("a blue cube"), generate("a blue cube")
-        with _server(root) as client:
-            generate("a blue cube", **client)  # the first requests to a server are slow
-            served = generate("a blue cube", **client)
-    return {"stage_overhead_s": (whole - bare) / len(STAGES), "rerun_s": rerun, "rerun_with_server_s": served}
+        whole = _seconds(lambda: generate("a blue cube"))
+        before = os.times()
+        generate("a blue cube")
+        after = os.times()
+    rerun = after.children_user + after.children_system - before.children_user - before.children_system
+    return {"stage_overhead_s": (whole - bare) / len(STAGES), "rerun_s": rerun}
 
 
 def noop(project: Project, count: int) -> float:

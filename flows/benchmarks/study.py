@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import time
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -98,16 +99,16 @@ class Study:
         folder = self.folder / prompts.make_id(f"{method.name} {text}", distinct=True)
         done = folder / "cell.safetensors"
         if not done.is_file():
-            console, eta, began = Console(title), EtaEstimator(), time.monotonic()
-            images = study.make(
-                self.prior,
-                method,
-                text,
-                self.settings,
-                folder,
-                lambda step, steps: console.step(step, steps, eta.left(step, steps)),
-            )
-            console.close()
+            eta, began = EtaEstimator(), time.monotonic()
+            with closing(Console(title)) as console:
+                images = study.make(
+                    self.prior,
+                    method,
+                    text,
+                    self.settings,
+                    folder,
+                    lambda step, steps: console.step(step, steps, eta.left(step, steps)),
+                )
             # If a cell was interrupted, only the time since it was resumed is counted.
             checkpoint.save(done, {"images": images.cpu(), "seconds": time.monotonic() - began})
             for state in folder.glob("state-*.safetensors"):

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import PRESET_HELP, Json, complete_preset
+from tasks.runtime.console import announce
 
 
 class QualityMethod(StrEnum):
@@ -77,6 +78,7 @@ def guidance(
     json: Json = False,
 ) -> None:
     """Measure the cost of a VSD iteration relative to its bare network calls."""
+    announce("loading the prior")
     from flows.benchmarks import guidance
     from tasks.runtime.project import Project
 
@@ -95,6 +97,7 @@ def render(
     from tasks.runtime import machine
 
     machine.threads(1)
+    announce("measuring the kernels")
     from flows.benchmarks import render
 
     numbers = render.bench(repetitions)

@@ -16,10 +16,11 @@ from flows.cli.options import PRESET_HELP, Force, Json, PromptText, Settings, co
 from prolific_core.discovery import guidance_methods
 from prolific_core.errors import InputError
 from tasks.runtime import machine
-from tasks.runtime.failures import reported
+from tasks.runtime.failures import STOPPED, reported
 
 Method = StrEnum("Method", guidance_methods())
 VSD = Method("vsd")
+TERMINATED = 143  # exit status after SIGTERM
 
 app = typer.Typer(
     help="""Turn a sentence into a textured 3D model by variational score distillation.
@@ -45,7 +46,13 @@ def main(arguments: list[str] | None = None) -> int:
     sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     # By default, SIGTERM would skip Python's exit handlers, which stop the Prefect server.
     signal.signal(signal.SIGTERM, _stop)
-    return reported(lambda: _run(arguments))
+    try:
+        return reported(lambda: _run(arguments))
+    except SystemExit as end:
+        if end.code != TERMINATED:
+            raise
+        print(STOPPED, file=sys.stderr, flush=True)  # now that no progress bar is shown any more
+        return TERMINATED
 
 
 def _run(arguments: list[str] | None) -> int | None:
@@ -64,8 +71,7 @@ def _run(arguments: list[str] | None) -> int | None:
 
 
 def _stop(*_) -> None:
-    print("prolific: stopped", file=sys.stderr, flush=True)
-    sys.exit(143)
+    sys.exit(TERMINATED)
 
 
 def _print_version(wanted: bool) -> None:
@@ -109,7 +115,7 @@ def generate(
     $ prolific generate "a red mug" --set nerf.steps=500 --id a-longer-mug
     $ prolific generate --method sds -- "-- a prompt that begins with dashes"
     """
-    from flows.orchestration import prefect_runtime, preflight
+    from flows.orchestration import preflight, prompt_run
     from flows.prompt_store import create, vocabulary
     from tasks.runtime.project import Project
 
@@ -127,18 +133,28 @@ def generate(
         accept=vocabulary.acceptance(project, force),
     )
     preflight.check(project, prompt.id)  # reports mistakes before a server starts
-    prefect_runtime.set_up(project)
-    from flows import generate as flow
-
-    result = prefect_runtime.run_flow(flow.generate, prompt.id)
+    result = prompt_run.finished(project, prompt.id) or _run_flow(project, prompt.id)
     if json:
         print(result.json(), flush=True)
         return
     print(f"model      {result.glb}")
     print(f"turntable  {result.turntable}")
     print(f"report     {result.report}")
+    if result.seconds is not None:
+        print(f"time       {result.seconds:.0f} s, the sum over the stages")
     if result.page:
         print(f"MLflow     prolific ui, then {result.page}")
+
+
+def _run_flow(project, id: str):
+    from flows.orchestration import prefect_runtime
+    from tasks.runtime.console import announce
+
+    announce(f"making {id}")
+    prefect_runtime.set_up(project)
+    from flows.generate import generate
+
+    return prefect_runtime.run_flow(generate, id)
 
 
 def stage(

@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from flows.cli.options import Json, PromptText, join_words
 from flows.cli.vocabulary import vocabulary
 from prolific_core.errors import InputError
+from tasks.runtime.console import announce
 
 app = typer.Typer(
     help="""Sample, check and train the 2D diffusion model, and list its vocabulary.
@@ -44,6 +46,7 @@ def sample(
     project = Project.find()
     shared = _shared_config()
     warn(project, prompt, shared)
+    announce("loading the prior")
     from prolific_core.prior.latent_diffusion import LatentDiffusion
     from prolific_core.seeding import generator
     from prolific_core.visualisation import contact_sheet
@@ -52,6 +55,7 @@ def sample(
 
     device = set_up_torch(shared.system.threads, shared.system.device)
     prior = LatentDiffusion.load(shared.prior.path, device=device, dtype=shared.prior.dtype)
+    announce(f"sampling {count} images")
     images = prior.sample([prompt] * count, scale=scale, steps=steps, generator=generator(seed, "sample"))
     save_png(out, contact_sheet(images.cpu(), columns=min(count, 8)))
     print(out)
@@ -116,14 +120,15 @@ def check(
         if image:
             save_png(image, contact_sheet(images, columns=16))
 
+    announce(f"comparing {samples} images of the prior with true renders")
     set_up_torch(shared.system.threads, "cpu")
-    console, eta = Console("check"), EtaEstimator()
+    eta = EtaEstimator()
+    with closing(Console("check")) as console:
 
-    def progress(done: int, total: int) -> None:
-        console.step(done, total, eta.left(done, total))
+        def progress(done: int, total: int) -> None:
+            console.step(done, total, eta.left(done, total))
 
-    numbers = measure(folder, samples, classifier=classifier, sides=sides, progress=progress, show=show)
-    console.close()
+        numbers = measure(folder, samples, classifier=classifier, sides=sides, progress=progress, show=show)
     print(table(numbers))
     if json:
         from flows.benchmarks.results import as_json

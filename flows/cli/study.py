@@ -7,6 +7,7 @@ import typer
 
 from flows.cli.options import Json
 from prolific_core.errors import InputError
+from tasks.runtime.console import announce
 
 
 def study(
@@ -62,6 +63,7 @@ def study(
     """
     if full and quick:
         raise InputError("--full and --quick cannot be used together")
+    announce("loading the prior")
     from flows.benchmarks import study
     from flows.benchmarks.results import as_json
     from tasks.runtime.project import Project

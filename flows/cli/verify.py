@@ -3,6 +3,7 @@
 import sys
 
 from flows.cli.options import Names
+from tasks.runtime.console import announce
 
 
 def verify(names: Names = None) -> int:
@@ -22,7 +23,9 @@ def verify(names: Names = None) -> int:
 
     project = Project.find()
     files, damaged, affected, complete = 0, 0, [], True
-    for id in sets.select(project, names or []):
+    ids = sets.select(project, names or [])
+    announce(f"comparing the files of {len(ids)} {'prompt' if len(ids) == 1 else 'prompts'} with their digests")
+    for id in ids:
         try:
             with prompt_lock(project, id):
                 checked = list(integrity.verify(project, id, preflight.lock_file(project, id, remove=False)))

@@ -56,12 +56,13 @@ class DvcLocked(StageFailed):
 class StageResult:
     """Result of a finished stage.
 
-    `cached` is true if the stage did not run because it was already up to date.
+    `cached` is true if the stage did not run because it was already up to date. `seconds` and `peak_memory_mb` are
+    those of the run that made the output, or None if that run has left no records here.
     """
 
     stage: str
     cached: bool
-    seconds: float
+    seconds: float | None
     peak_memory_mb: float | None
 
 
@@ -96,25 +97,35 @@ def run(project: Project, stage: str, tracker: Tracker, console: Console, upstre
     state = subject.state(stage)
     state.mkdir(parents=True, exist_ok=True)
     (state / "failure.json").unlink(missing_ok=True)
-    began = time.monotonic()
-    before = _stamp(state / "records.jsonl")
+    path = state / "records.jsonl"
+    before, attempt = _stamp(path), (records.first(path) or {}).get("attempt")
+    console.status("starting")
     process = _start(project, f"{subject.pipeline}:{stage}", state / "console.log", upstream)
     try:
-        _watch(process, state / "records.jsonl", before, lambda: tracker.sync_stage(stage), console)
+        _watch(process, path, before, attempt, lambda: tracker.sync_stage(stage), console)
     except BaseException:
         _stop(process)
         raise
     finally:
         console.close()
-    ran = _stamp(state / "records.jsonl") != before
+    ran = _stamp(path) != before
     if process.returncode != 0:
         if ran:
             tracker.sync_stage(stage, failed=True)
         raise _failure(project, subject, stage, ran)
     shutil.rmtree(state / "finished", ignore_errors=True)  # DVC has recorded the output
     tracker.sync_stage(stage, cached=not ran)
-    usage = read_json(state / "run.json") if ran else {}
-    return StageResult(stage, not ran, round(time.monotonic() - began, 2), usage.get("peak_memory_mb"))
+    return _result(subject, stage, cached=not ran)
+
+
+def cached(subject, stage: str) -> StageResult:
+    """Return the result of a stage that is up to date."""
+    return _result(subject, stage, cached=True)
+
+
+def _result(subject, stage: str, cached: bool) -> StageResult:
+    end = records.end_of(subject.state(stage) / "records.jsonl", subject.output(stage))
+    return StageResult(stage, cached, end.get("seconds"), end.get("peak_memory_mb"))
 
 
 def _start(project: Project, target: str, console: Path, upstream: bool) -> subprocess.Popen:
@@ -131,8 +142,19 @@ def _start(project: Project, target: str, console: Path, upstream: bool) -> subp
         )
 
 
-def _watch(process: subprocess.Popen, path: Path, before, sync: Callable[[], None], console: Console) -> None:
-    offset, attempt, synced = 0, None, time.monotonic()
+def _watch(
+    process: subprocess.Popen,
+    path: Path,
+    before: tuple[int, int] | None,
+    attempt: str | None,
+    sync: Callable[[], None],
+    console: Console,
+) -> None:
+    """Show and send the records of a stage until its process ends.
+
+    `before` is the stamp of the records before its start, and `attempt` is their id. A resumed stage appends to them.
+    """
+    offset, synced = before[1] if before else 0, time.monotonic()
     while True:
         running = process.poll() is None
         if _stamp(path) != before:
@@ -157,6 +179,8 @@ def _watch(process: subprocess.Popen, path: Path, before, sync: Callable[[], Non
 def _show(record: dict, console: Console) -> None:
     if record["kind"] == "metrics":
         console.values(record["values"])
+    elif record["kind"] == "status":
+        console.status(record["text"])
     elif record["kind"] == "note":
         console.note(record["text"])
     elif record["kind"] == "progress":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from flows.orchestration import dvc_runner, prefect_server
 from prolific_core.errors import ProlificError, mask
 from tasks.runtime import machine
+from tasks.runtime.console import announce
 from tasks.runtime.project import Project
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ R = TypeVar("R")
 RETRY_SECONDS = 2  # between an interrupted stage and its second try
 
 _offline = False  # true if this process runs flows without a server
+_own_server = False  # true if this process has started its server, which nobody restarts
 
 
 def set_up(project: Project) -> None:
@@ -37,9 +39,9 @@ def set_up(project: Project) -> None:
     for name, value in {
         "PREFECT_HOME": str(project.state / "prefect"),
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
-        # Three retries take 14 seconds, enough for a user to restart their server. Our own server is never restarted.
-        "PREFECT_CLIENT_MAX_RETRIES": "3" if url else "1",
-        "PREFECT_API_REQUEST_TIMEOUT": "5",  # seconds, after which a server that accepts requests only is given up
+        # A server that accepts requests and does not answer is given up after two times five seconds and a pause.
+        "PREFECT_CLIENT_MAX_RETRIES": "1",
+        "PREFECT_API_REQUEST_TIMEOUT": "5",
         "PREFECT_LOGGING_LEVEL": "CRITICAL",  # the command itself reports each failure once
         "PREFECT_LOGGING_ROOT_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_SERVER_LEVEL": "CRITICAL",
@@ -49,15 +51,20 @@ def set_up(project: Project) -> None:
         "PREFECT_SHOW_LOGO": "false",
     }.items():
         os.environ.setdefault(name, value)
+    global _own_server
+    _own_server = not url
     if not url:
+        announce("starting Prefect's server, which takes about ten seconds")
         (project.state / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect hangs if this folder does not exist
         if prefect_server.start(project.state / "prefect" / "server.log", meanwhile=_import) is None:
             del os.environ[prefect_server.URL], os.environ[prefect_server.STRING]
             go_offline("the Prefect server did not start (see .state/prefect/server.log)")
             return
-    elif not is_offline() and (problem := prefect_server.problem(url)):
-        go_offline(problem)
-        return
+    elif not is_offline():
+        announce(f"using the Prefect server at {mask(url)}")
+        if problem := prefect_server.problem(url):
+            go_offline(problem)
+            return
     from prefect.events.clients import PrefectEventsClient
     from prefect.events.worker import EventsWorker
 
@@ -77,11 +84,32 @@ def is_offline() -> bool:
 
 
 def go_offline(reason: str) -> None:
-    """Make this process run flows without a server, and print a warning on the first call."""
+    """Make this process run flows without a server, and print a warning on the first call.
+
+    Flows that have started with the server do not wait for it again when they end.
+    """
     global _offline
     if not _offline:
         _offline = True
+        _refuse_requests()
         print(f"prolific: {mask(reason)}; continuing without it", file=sys.stderr, flush=True)
+
+
+def _refuse_requests() -> None:
+    """Make all requests of Prefect's clients in this process fail at once instead of after their timeouts."""
+    if "prefect" not in sys.modules:
+        return
+    import httpx
+    from prefect.client import base
+
+    def refuse(*args, **kwargs):
+        raise httpx.ConnectError("the server has been given up")
+
+    async def refuse_async(*args, **kwargs):
+        refuse()
+
+    base.PrefectHttpxSyncClient.send = refuse
+    base.PrefectHttpxAsyncClient.send = refuse_async
 
 
 def is_server_error(error: BaseException) -> bool:
@@ -98,7 +126,7 @@ def run_flow(flow: "Flow[P, R]", *args: P.args, **kwargs: P.kwargs) -> R:
     """Run a flow, or call its function directly if no server is available.
 
     If the server is lost before the function has returned, the function is called again. The function must therefore
-    skip work that is already finished.
+    skip work that is already finished. A server that is being restarted is waited for.
     """
     if is_offline():
         return flow.fn(*args, **kwargs)
@@ -121,9 +149,11 @@ def run_flow(flow: "Flow[P, R]", *args: P.args, **kwargs: P.kwargs) -> R:
     except Exception as error:
         if not is_server_error(error):
             raise
-        go_offline(f"the Prefect server at {os.environ['PREFECT_API_URL']} no longer answers")
+        url = os.environ[prefect_server.URL]
+        if not is_offline() and (_own_server or not prefect_server.comes_back(url)):
+            go_offline(f"the Prefect server at {url} no longer answers")
     # The function may have finished before Prefect failed to record its result.
-    return outcome.result() if outcome.done() else flow.fn(*args, **kwargs)
+    return outcome.result() if outcome.done() else run_flow(flow, *args, **kwargs)
 
 
 def may_succeed(task: "Task[P, R]", run: "TaskRun", state: "State[R]") -> bool:

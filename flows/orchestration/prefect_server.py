@@ -22,6 +22,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from prolific_core.errors import InputError
 from prolific_core.files import write_atomically
@@ -142,6 +143,28 @@ def problem(url: str, environment: Mapping[str, str] = os.environ, seconds: floa
         return ""
     except (OSError, ValueError):
         return f"no Prefect server answers at {url}"
+
+
+def comes_back(url: str, seconds: float = 12.0) -> bool:
+    """Return whether a server that refuses connections, because it is being restarted, answers within some seconds.
+
+    For a server that accepts connections and does not answer, the function returns False at once.
+    """
+    refused, end = False, time.monotonic() + seconds
+    host, port = urlsplit(url).hostname or "", urlsplit(url).port or 80
+    while time.monotonic() < end:
+        try:
+            socket.create_connection((host, port), timeout=1).close()
+            if not refused:
+                return False
+            if answers(url):
+                return True
+        except ConnectionRefusedError:
+            refused = True
+        except OSError:
+            return False
+        time.sleep(0.5)
+    return False
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ class RunStatus:
     state: str
     message: str = ""  # one line that describes a failure
     log: str = ""  # path of the failed stage's log, relative to the project root
-    seconds: float = 0.0
+    seconds: float | None = 0.0  # of the model's stages, or until the failure
 
 
 def read(project: Project, id: str) -> RunStatus | None:

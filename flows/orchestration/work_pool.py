@@ -14,6 +14,7 @@ from tasks.runtime.project import STAGES, Project
 MAX_RUNS = 32  # maximum number of submitted runs; should be at least the number of workers
 RESUBMIT = 2  # number of times that a crashed run is restarted
 POLL_SECONDS = 2.0
+IDLE = 30.0  # seconds that a run waits for a worker before a pool without workers is reported
 CLAIMED = 120.0  # seconds within which a worker must start a run that it has claimed
 PATIENCE = 600.0  # seconds without an answer from the server before a run counts as failed
 
@@ -44,7 +45,7 @@ def _run(project: Project, pool: str, names: list[str], id: str, board: Board) -
 
     for submission in range(1 + RESUBMIT):
         run = run_deployment(f"generate/{pool}", parameters={"id": id, "sweep": names}, flow_run_name=id, timeout=0)
-        state = _until_it_ends(project, run.id, id, board)  # pyright: ignore[reportAttributeAccessIssue]
+        state = _until_it_ends(project, pool, run.id, id, board)  # pyright: ignore[reportAttributeAccessIssue]
         if state.is_completed():
             return
         if not state.is_crashed():
@@ -61,19 +62,22 @@ def _run(project: Project, pool: str, names: list[str], id: str, board: Board) -
     )
 
 
-def _until_it_ends(project: Project, run_id, id: str, board: Board):
+def _until_it_ends(project: Project, pool: str, run_id, id: str, board: Board):
     """Wait until a run ends and return its final state.
 
-    In the meantime, show the progress of its stages on the board.
+    In the meantime, show the progress of its stages on the board. A scheduled or late run waits for a worker.
     """
     from prefect.client.orchestration import get_client
-    from prefect.states import Cancelling, Crashed
+    from prefect.states import Crashed
 
     answered, claimed, began = time.monotonic(), None, time.time()
     with get_client(sync_client=True) as client:
         while True:
             try:
                 state = client.read_flow_run(run_id).state
+                if state is not None and state.is_scheduled() and time.time() - began > IDLE:
+                    began = time.time()
+                    _warn_of_idle_pool(client, pool, board)
                 answered = time.monotonic()
             except Exception as error:
                 if not prefect_runtime.is_server_error(error):
@@ -86,7 +90,7 @@ def _until_it_ends(project: Project, run_id, id: str, board: Board):
             if state is not None and state.is_final():
                 return state
             if state is not None:
-                board.show(id, *(_where(project, id, began) if state.is_running() else (str(state.name).lower(),)))
+                _show(project, id, state, began, board)
             # The automation does not detect a worker that dies before the first heartbeat of a run that it has claimed.
             claimed = (claimed or time.monotonic()) if state is not None and state.is_pending() else None
             if claimed and time.monotonic() - claimed > CLAIMED:
@@ -94,8 +98,43 @@ def _until_it_ends(project: Project, run_id, id: str, board: Board):
                     run_id, Crashed(message=f"claimed by a worker but not started within {CLAIMED:.0f} s"), force=True
                 )
             if dvc_runner.stopping.wait(POLL_SECONDS):
-                client.set_flow_run_state(run_id, Cancelling(), force=True)
+                _cancel(client, run_id, board)
                 raise KeyboardInterrupt
+
+
+def _cancel(client, run_id, board: Board) -> None:
+    """Cancel a run. If a worker has started it, the worker stops it.
+
+    The request is not repeated, because the user waits for the end of the command.
+    """
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+    from prefect.states import Cancelling
+
+    try:
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            client.set_flow_run_state(run_id, Cancelling(), force=True)
+    except Exception as error:
+        if not prefect_runtime.is_server_error(error):
+            raise
+        board.say_once("the Prefect server has not confirmed that all runs are cancelled; look at its page")
+
+
+def _warn_of_idle_pool(client, pool: str, board: Board) -> None:
+    if client.read_work_pool(pool).status == "NOT_READY":
+        board.say_once(f"no worker of pool '{pool}' is running; start one: prolific worker --pool {pool}")
+
+
+def _show(project: Project, id: str, state, since: float, board: Board) -> None:
+    if state.is_running():
+        if not board.live:
+            board.say_once(f"{id}  started by a worker")
+        board.show(id, *_where(project, id, since))
+    elif state.is_pending():
+        board.show(id, "starting")
+    elif state.name == "Cancelling":
+        board.show(id, "stopping")
+    else:
+        board.wait(id)
 
 
 def _where(project: Project, id: str, since: float) -> tuple[str, str, str]:

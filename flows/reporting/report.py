@@ -36,7 +36,7 @@ def write(resolved: ResolvedPrompt) -> Path:
     page = render(
         "report.html",
         title=prompt.text,
-        chips=_chips(prompt, config),
+        chips=_chips(prompt, config) + _duration(resolved),
         turntable=evaluated / "turntable.mp4",
         contact_sheet=evaluated / "contact.png",
         mesh=mesh,
@@ -79,6 +79,12 @@ def _chips(prompt: Prompt, config: Config) -> list[str]:
     if config.initialise.particles > 1:
         chips.append(f"{config.initialise.particles} particles")
     return chips
+
+
+def _duration(prompt: ResolvedPrompt) -> list[str]:
+    ends = [records.end_of(prompt.state(stage) / "records.jsonl", prompt.output(stage)) for stage in STAGES]
+    total = records.total_seconds(end.get("seconds") for end in ends)
+    return [] if total is None else [f"made in {total:.0f} s"]
 
 
 def _metrics(project: Project, id: str) -> list[list[str]]:

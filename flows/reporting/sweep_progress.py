@@ -17,7 +17,8 @@ class Board:
     def __init__(self, total: int):
         self.total, self.counts = total, {"done": 0, "failed": 0}
         self._lock = threading.RLock()
-        self._rows: dict[str, tuple[str, str, str]] = {}  # stage, steps and detail of each prompt id
+        self._rows: dict[str, tuple[str, str, str]] = {}  # stage, steps and detail of each running prompt
+        self._said: set[str] = set()
         self._live = None
 
     def __enter__(self) -> "Board":
@@ -25,7 +26,13 @@ class Board:
             from rich.console import Console as Terminal
             from rich.live import Live
 
-            self._live = Live(console=Terminal(stderr=True), get_renderable=self._table, refresh_per_second=4)
+            self._live = Live(
+                console=Terminal(stderr=True),
+                get_renderable=self._table,
+                refresh_per_second=4,
+                transient=True,
+                redirect_stdout=False,  # nothing is printed there, but a library may keep the replaced stream
+            )
             self._live.start()
         return self
 
@@ -42,6 +49,17 @@ class Board:
         with self._lock:
             self._rows[id] = (stage, steps, detail)
 
+    def wait(self, id: str) -> None:
+        """Remove a prompt that waits for a worker from the table."""
+        with self._lock:
+            self._rows.pop(id, None)
+
+    @property
+    def running(self) -> list[str]:
+        """Ids of the running prompts."""
+        with self._lock:
+            return list(self._rows)
+
     def end(self, id: str, state: str, text: str) -> None:
         """Remove a prompt from the table and print a line with its outcome."""
         with self._lock:
@@ -57,6 +75,13 @@ class Board:
                 self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
             else:
                 print(text, file=sys.stderr, flush=True)
+
+    def say_once(self, text: str) -> None:
+        """Print a line unless it has been printed before."""
+        with self._lock:
+            if text not in self._said:
+                self._said.add(text)
+                self.say(text)
 
     @property
     def live(self) -> bool:
@@ -75,8 +100,9 @@ class Board:
             for id, cells in self._rows.items():
                 table.add_row(*(Text(cell) for cell in (id, *cells)))
             waiting = self.total - sum(self.counts.values()) - len(self._rows)
-            counts = ", ".join(f"{count} {state}" for state, count in self.counts.items() if count or state == "done")
-        return Group(table, Text(f"{counts}, {waiting} waiting", style="dim"))
+            counts = {**self.counts, "running": len(self._rows), "waiting": waiting}
+            shown = ", ".join(f"{count} {state}" for state, count in counts.items() if count or state != "failed")
+        return Group(table, Text(shown, style="dim"))
 
 
 class _Row(Console):
@@ -91,6 +117,9 @@ class _Row(Console):
     def note(self, text: str) -> None:
         if not self.board.live:
             self.board.say(f"{self.title}: {text}")
+
+    def status(self, text: str) -> None:
+        self.board.show(self.id, self.stage, "", text)
 
     def step(self, step: int, steps: int, left: float | None) -> None:
         self.board.show(self.id, self.stage, f"{step}/{steps}", detail(left, self._values))

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 from prolific_core.errors import ProlificError, mask
 
+STOPPED = "prolific: stopped; run the same command to go on"
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -46,7 +48,7 @@ def reported(work: Callable[[], int | None], note: Callable[[str, int], None] | 
     try:
         return work() or 0
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        print(STOPPED, file=sys.stderr, flush=True)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -45,6 +45,7 @@ class Job:
     def __init__(
         self, root: Path, name: str, *, final: Path, state: Path, system: SystemConfig, logging: LoggingConfig
     ):
+        self._began = time.monotonic()
         self.root, self.name = root, name
         self.final, self.state = final, state
         self.system, self.logging = system, logging
@@ -172,6 +173,12 @@ class Job:
         if self._console:
             self._console.step(step, steps, left)
 
+    def status(self, text: str) -> None:
+        """Show what the job does before its first step. It is not part of the result."""
+        self._record("status", text=text)
+        if self._console:
+            self._console.status(text)
+
     def note(self, text: str) -> None:
         """Print and record a one-line note or warning. It is not part of the result."""
         self._record("note", text=text)
@@ -219,7 +226,6 @@ class Job:
 
     def run(self, body: Callable[["Job"], dict | None], console: Console | None = None) -> dict:
         """Run the function `body`, move its output to the final folder and return the metrics."""
-        began = time.monotonic()
         with locks.hold(self.state / "lock", f"{self.title} is already running; wait for it or stop it first"):
             key = self.key  # Computing the key checks the inputs before anything is written.
             if not self.final.exists() and self._restore_unrecorded():
@@ -227,7 +233,8 @@ class Job:
             resumes = self.checkpoint.is_dir() and any(self.checkpoint.iterdir())
             if not resumes:
                 shutil.rmtree(self.state / "preview", ignore_errors=True)
-            self._records = records.Records(self.state / "records.jsonl", key)
+            loading = time.monotonic() - self._began
+            self._records = records.Records(self.state / "records.jsonl", key, loading)
             self._console = console
             try:
                 if "torch" in sys.modules:
@@ -241,7 +248,7 @@ class Job:
             finally:
                 if console:
                     console.close()
-            self._report(time.monotonic() - began)
+            self._report(time.monotonic() - self._began + self._records.earlier)
             self.discard_checkpoint()
             self._records.close()
         return self._metrics

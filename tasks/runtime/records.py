@@ -2,7 +2,8 @@
 
 Each line is an event with the time at which it was written:
 
-    {"kind": "start", "attempt": "...", "key": "...", "revision": "14eb0a3c2d11", "time": ...}
+    {"kind": "start", "attempt": "...", "key": "...", "revision": "14eb0a3c2d11", "loading": 4.2, "time": ...}
+    {"kind": "status", "text": "loading the prior", "time": ...}                         before the first step
     {"kind": "progress", "step": 40, "steps": 600, "left": 93.1, "time": ...}          the progress bar
     {"kind": "metrics", "step": 40, "values": {"loss": 0.31}, "usage": {...}, "time": ...}  the curves
     {"kind": "curve", "step": 40, "values": {"loss": 0.31}, "time": ...}    a point of the output's curve
@@ -21,9 +22,10 @@ import os
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from tasks.runtime.digests import digest
 from tasks.runtime.revision import revision
 from tasks.runtime.usage import Usage
 
@@ -38,12 +40,14 @@ class Records:
     """Writer of a records file.
 
     An existing file is continued if its run is unfinished and has the same `key`. Otherwise it is overwritten.
+    `loading` is the number of seconds that the process has spent so far.
     """
 
-    def __init__(self, path: Path, key: str):
+    def __init__(self, path: Path, key: str, loading: float = 0.0):
         self.path = path
-        start = first(path)
+        start, earlier = first(path), read(path)[0]
         resumed = start is not None and start.get("key") == key and not ended(path)
+        self.earlier = _worked(earlier) if resumed else 0.0  # seconds of the parts before an interruption
         self.attempt = start["attempt"] if start and resumed else uuid.uuid4().hex
         path.parent.mkdir(parents=True, exist_ok=True)
         # Each line is a single unbuffered write, so a killed process leaves at most one partial line. Readers skip it.
@@ -51,7 +55,8 @@ class Records:
         if resumed:
             self._file.write(b"\n")  # Terminate the last line, which may be partial.
         self._usage = Usage()
-        self.write("start", attempt=self.attempt, key=key, revision=revision(path.parent))
+        code = revision(path.parent)
+        self.write("start", attempt=self.attempt, key=key, revision=code, loading=round(loading, 2))
 
     def write(self, kind: str, **values) -> None:
         if kind == "metrics":
@@ -66,21 +71,29 @@ class Records:
 
 
 class EtaEstimator:
-    """Estimator of the remaining seconds.
+    """Estimator of the remaining seconds from the mean duration of the latest steps.
 
-    It uses only the latest steps, because the first steps are slowed by loading and compiling.
+    The first steps are left out, because loading and compiling slow them down. The window is long, so that a preview or
+    a checkpoint hardly changes the estimate.
     """
 
-    def __init__(self, window: int = 40):
+    def __init__(self, skipped: int = 5, window: int = 100):
+        self._skipped = skipped
+        self._first: int | None = None
         self._seen: deque[tuple[float, int]] = deque(maxlen=window)
 
     def left(self, step: int, steps: int) -> float | None:
-        if self._seen and step <= self._seen[-1][1]:
-            self._seen.clear()  # The step count has restarted.
+        """Return the estimate after a step, or None if too few steps have been measured."""
+        if self._first is None or (self._seen and step <= self._seen[-1][1]):
+            self._first = step  # The step count has started, or restarted.
+            self._seen.clear()
+        if step - self._first < self._skipped:
+            return None
         now = time.monotonic()
         self._seen.append((now, step))
         (then, before) = self._seen[0]
-        return round((steps - step) * (now - then) / (step - before), 1) if step > before else None
+        measured = step - before
+        return round((steps - step) * (now - then) / measured, 1) if measured >= self._skipped else None
 
 
 def read(path: Path, offset: int = 0, stop: int | None = None) -> tuple[list[dict], int]:
@@ -112,6 +125,33 @@ def ended(path: Path) -> bool:
     """Return whether the run that wrote the file has finished."""
     records, _ = read(path)
     return bool(records) and records[-1]["kind"] == "end"
+
+
+def end_of(path: Path, output: Path) -> dict:
+    """Return the last record of the run that made an output.
+
+    Returns an empty dictionary if these records belong to another run, because the output was restored from DVC's cache
+    or made on another machine.
+    """
+    last = next(reversed(read(path)[0]), {})
+    manifest = output / "manifest.json"
+    return last if manifest.is_file() and last.get("manifest") == digest(manifest) else {}
+
+
+def total_seconds(seconds: Iterable[float | None]) -> float | None:
+    """Return the duration of a run, which is the sum over its stages, or None if that of a stage is not known."""
+    known = list(seconds)
+    return None if None in known else round(sum(filter(None, known)), 2)
+
+
+def _worked(records: list[dict]) -> float:
+    """Return the seconds that the processes of a run have worked, without the time between them."""
+    worked, began, last = 0.0, 0.0, 0.0
+    for record in records:
+        if record["kind"] == "start":
+            worked, began = worked + last - began, record.get("time", last) - record.get("loading", 0.0)
+        last = record.get("time", last)
+    return worked + last - began
 
 
 def _parse(data: bytes) -> Iterator[dict]:

@@ -5,11 +5,12 @@ Each stage is a function `run(stage: Stage) -> dict[str, float]` in tasks/<name>
 
 import importlib
 import os
+import sys
 from pathlib import Path
 
 from prolific_core.errors import InputError, ProlificError
 from tasks.runtime import machine
-from tasks.runtime.console import Console
+from tasks.runtime.console import Console, announce
 from tasks.runtime.job import Job, check_output
 from tasks.runtime.project import STAGES, Project, code_of, models_of
 
@@ -78,6 +79,8 @@ def run(project: Project, name: str, id: str) -> dict:
     """Run a stage in this process and return its metrics."""
     stage = Stage(project, name, id)
     stage.key  # noqa: B018 (reports a missing input before torch is loaded)
+    if sys.stderr.isatty():
+        announce(f"{id} {name}: loading")
     os.chdir(project.root)  # Paths in the parameters are relative to the root.
     machine.threads(stage.config.system.threads)  # This must precede the import of torch in the stage's module.
     body = importlib.import_module(f"tasks.{name}").run

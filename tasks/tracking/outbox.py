@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prolific_core.errors import ProlificError
-from tasks.runtime import locks, records
+from tasks.runtime import locks
 from tasks.runtime.project import Project
-from tasks.tracking.stage_run import FILES, manifest_digest
+from tasks.tracking import receipts
+from tasks.tracking.stage_run import FILES
 
 # Attributes of the subject that are copied.
 _PLAIN = ("experiment", "name", "identity", "tags", "parameters", "prompts")
@@ -63,14 +64,7 @@ def keep(project: Project, token: str, subject, stages: dict[str, dict], finishe
         name: flags | {"tags": subject.stage_tags(name), "parameters": subject.stage_parameters(name)}
         for name, flags in stages.items()
     }
-    attempts = [
-        [
-            name,
-            (records.first(subject.state(name) / "records.jsonl") or {}).get("attempt"),
-            manifest_digest(subject.output(name)),
-        ]
-        for name in stages
-    ]
+    attempts = receipts.attempts(subject, list(stages))
     identity = json.dumps([subject.experiment, token, attempts, finished and finished["metrics"]], sort_keys=True)
     folder = _folder(project) / hashlib.sha256(identity.encode()).hexdigest()[:16]
     partial = folder.with_name(f".{folder.name}")
@@ -105,6 +99,11 @@ def kept(project: Project) -> Iterator[PendingRun]:
     with lock:
         for folder in sorted(_folder(project).glob("[!.]*/"), key=lambda folder: folder.stat().st_mtime):
             yield PendingRun(folder)
+
+
+def is_empty(project: Project) -> bool:
+    """Return whether no pending run exists."""
+    return next(_folder(project).glob("[!.]*/"), None) is None
 
 
 def _folder(project: Project) -> Path:

@@ -32,7 +32,7 @@ class StageRun:
     def send(self, parent: str, cached: bool, failed: bool) -> None:
         path = self.state / "records.jsonl"
         start = records.first(path)
-        if cached and not self._recorded(path):
+        if cached and not records.end_of(path, self.output):
             start = None  # The output came from DVC's cache, and the records belong to another run.
         attempt = start["attempt"] if start else manifest_digest(self.output)
         if attempt is None:
@@ -51,11 +51,6 @@ class StageRun:
         if offset != self.offset:  # Set the tag last, so that an interrupted transfer is repeated.
             self.offset = offset
             self.tracker.client.set_tag(self.run, SENT, str(offset))
-
-    def _recorded(self, path: Path) -> bool:
-        """Return whether the records belong to the current output."""
-        found, _ = records.read(path)
-        return bool(found) and found[-1].get("manifest", "")[:16] == manifest_digest(self.output)
 
     def _open(self, parent: str, attempt: str, start: dict | None, cached: bool) -> None:
         tracker, token = self.tracker, f"{self.tracker.token}:{self.stage}:{attempt}"

@@ -23,11 +23,12 @@ import yaml
 from filelock import FileLock
 
 from prolific_core.errors import mask
-from tasks.runtime import machine
+from tasks.runtime import machine, records
 from tasks.runtime.project import Project
 from tasks.runtime.revision import revision
-from tasks.tracking import moved_store, outbox
+from tasks.tracking import moved_store, outbox, receipts
 from tasks.tracking.prompt_runs import PromptRuns
+from tasks.tracking.receipts import Receipt
 from tasks.tracking.stage_run import FACTS, StageRun, log
 
 TOKEN = "prolific.token"
@@ -104,6 +105,7 @@ class Tracker:
         self._stages: dict[str, StageRun] = {}
         self._synced: dict[str, dict] = {}
         self._finished: dict | None = None
+        self._receipt: Receipt | None = None
 
     def __enter__(self) -> "Tracker":
         return self
@@ -112,6 +114,8 @@ class Tracker:
         failed = error is not None
         if self._parent:
             self._guarded(lambda: self._end(failed))
+        if self._parent and self._finished and not (failed or self._off):
+            self._keep_receipt()
         if self._lost:
             try:
                 outbox.keep(self.project, self.token, self.subject, self._synced, self._finished, failed)
@@ -137,11 +141,21 @@ class Tracker:
         self._finished = {"metrics": metrics, "files": files, "origin": origin}
         self._guarded(lambda: self._finish(metrics, files, origin))
 
+    def is_delivered(self, stages: list[str], metrics: dict, files: list[Path]) -> bool:
+        """Return whether MLflow has received all of this and no other run is pending, without importing MLflow."""
+        if self._off:
+            return True
+        found = receipts.find(self.project, uri(self.project), self.subject, self.token)
+        if found and found.content == receipts.content(self.subject, stages, metrics, files):
+            self._receipt = found
+        return self._receipt is not None and outbox.is_empty(self.project)
+
     def address(self, port: int = 5000) -> str | None:
         """Return the URL of the parent run in the UI that `prolific ui` serves, or None if no run was sent."""
-        if not self._parent:
-            return None
-        return f"http://127.0.0.1:{port}/#/experiments/{self._experiment}/runs/{self._parent}"
+        if self._parent:
+            return f"http://127.0.0.1:{port}/#/experiments/{self._experiment}/runs/{self._parent}"
+        found = self._receipt
+        return f"http://127.0.0.1:{port}/#/experiments/{found.experiment}/runs/{found.run}" if found else None
 
     def parent(self) -> str:
         """Return the id of the subject's parent run, and create the run if it does not exist."""
@@ -199,7 +213,10 @@ class Tracker:
         taken = {name: [run.facts[name] for run in stages.values() if name in run.facts] for name in FACTS}
         values = dict(metrics)
         if stages and len(taken["seconds"]) == len(stages):
-            values |= {"seconds": sum(taken["seconds"]), "peak_memory_mb": max(taken["peak_memory_mb"])}
+            values |= {
+                "seconds": records.total_seconds(taken["seconds"]),
+                "peak_memory_mb": max(taken["peak_memory_mb"]),
+            }
         self._log_metrics(parent, values)
         for path in files:
             if path.is_file():
@@ -212,6 +229,12 @@ class Tracker:
         })  # fmt: skip
         for name, run in stages.items():
             self._tag(run.run, {"dvc_lock": origin["locks"].get(name)})
+
+    def _keep_receipt(self) -> None:
+        finished = self._finished or {}
+        content = receipts.content(self.subject, list(self._synced), finished["metrics"], finished["files"])
+        receipt = Receipt(content, self._experiment, self._parent)
+        receipts.write(self.project, uri(self.project), self.subject, self.token, receipt)
 
     def _end(self, failed: bool) -> None:
         status = "FAILED" if failed else "FINISHED"

@@ -1,13 +1,16 @@
 """A Prefect server answers to its own clients only, and other commands find the one of `prolific server`."""
 
 import base64
+import contextlib
 import json
 import os
 import signal
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -83,3 +86,76 @@ def test_a_server_that_accepts_requests_and_never_answers_is_left_out(clone):
         done = clone.prolific("sweep", PREFECT_API_URL=url)
     assert done.returncode == 0 and f"no Prefect server answers at {url}; continuing without it" in done.stderr
     assert time.monotonic() - began < 60 and len(clone.ran()) == 6
+
+
+def test_a_server_that_is_restarted_comes_back_and_a_silent_one_does_not(prefect_server):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        assert not servers.comes_back(f"http://127.0.0.1:{port}/api", 60)
+    assert not servers.comes_back(f"http://127.0.0.1:{port}/api", 0.2)
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    started = []
+    restart = threading.Timer(1, lambda: started.append(ThreadingHTTPServer(("127.0.0.1", port), Answers)))
+    restart.start()
+    thread = threading.Thread(target=lambda: (restart.join(), started[0].serve_forever()))
+    thread.start()
+    try:
+        assert servers.comes_back(f"http://127.0.0.1:{port}/api", 60)
+    finally:
+        restart.join()
+        started[0].shutdown()
+        started[0].server_close()
+
+
+class Silence(threading.Thread):
+    """Relay to a server that stops answering when it is told to, and counts the requests that it then gets."""
+
+    def __init__(self, url: str):
+        super().__init__(daemon=True)
+        self.target = int(url.split(":")[2].split("/")[0])
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.silent, self.unanswered = threading.Event(), 0
+        self.url = f"http://127.0.0.1:{self.listening.getsockname()[1]}/api"
+
+    def run(self):
+        while True:
+            try:
+                client = self.listening.accept()[0]
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self.target))
+            for source, target, requests in ((client, server, True), (server, client, False)):
+                threading.Thread(target=self.pump, args=(source, target, requests), daemon=True).start()
+
+    def pump(self, source, target, requests: bool):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if not self.silent.is_set():
+                    target.sendall(data)
+                elif requests and b"/set_state " in data:
+                    self.unanswered += 1
+            target.shutdown(socket.SHUT_WR)
+
+
+def test_a_server_that_falls_silent_during_a_run_is_given_up_once(clone, prefect_server):
+    """The run of the sweep itself does not wait again for the server that the run of the prompt has given up."""
+    relay = Silence(prefect_server["PREFECT_API_URL"])
+    relay.start()
+    running = clone.start("flows.cli.main", "sweep", **{**prefect_server, "PREFECT_API_URL": relay.url})
+    while "nerf" not in clone.ran():
+        assert running.poll() is None
+        time.sleep(0.1)
+    relay.silent.set()
+    out, err = running.communicate(timeout=600)
+    relay.listening.close()
+    assert running.returncode == 0 and "1 prompt: 1 done" in out and "Traceback" not in err, err
+    assert err.count("no longer answers; continuing without it") == 1
+    assert relay.unanswered == 2  # both are attempts to record the end of the prompt's run

@@ -170,7 +170,8 @@ def test_a_signal_stops_a_sweep_that_waits_for_another_run(clone, project, prefe
     (chair,) = add(project, "a blue chair")
     with prompt_lock(project, chair):
         waiting = clone.start("flows.cli.main", "sweep", chair, **prefect_server)
-        assert "waiting for it" in waiting.stderr.readline()
+        while "waiting for it" not in waiting.stderr.readline():
+            assert waiting.poll() is None
         began = time.monotonic()
         waiting.send_signal(number)
         out, err = waiting.communicate(timeout=60)
@@ -302,6 +303,8 @@ def test_a_terminal_shows_a_line_per_running_prompt_in_80_columns():
     long = "a-very-long-name-of-a-prompt-that-would-not-fit-in-a-line-of-it"
     for id in (long, "car"):
         console = shown.console(id)("geometry")
+        console.status("loading the prior")
+        assert shown._rows[id] == ("geometry", "", "loading the prior")
         console.values({"loss": 0.123456})
         console.step(1234, 15000, 1234.5)
     shown.end("mug", "done", "done after 5 s")
@@ -311,9 +314,11 @@ def test_a_terminal_shows_a_line_per_running_prompt_in_80_columns():
     assert (
         all(len(line) <= 80 for line in lines)
         and "1234/15000" in lines[0]
-        and lines[0].rstrip().endswith("1234 s left")
+        and lines[0].rstrip().endswith("21 min left")
     )
-    assert lines[1].split()[:3] == ["car", "geometry", "1234/15000"] and lines[2].strip() == "1 done, 2 waiting"
+    assert (
+        lines[1].split()[:3] == ["car", "geometry", "1234/15000"] and lines[2].strip() == "1 done, 2 running, 2 waiting"
+    )
 
 
 @pytest.mark.parametrize(

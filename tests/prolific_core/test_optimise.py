@@ -27,7 +27,7 @@ class Killed(Exception):
     pass
 
 
-def run(folder, tmp_path, *, steps=6, kill_at=None, method="vsd", particles=2, final=1.0):
+def run(folder, tmp_path, *, steps=6, kill_at=None, method="vsd", particles=2, final=1.0, resumed=None):
     prior = LatentDiffusion.load(folder)
     guidance = base.build_guidance(
         prior,
@@ -53,6 +53,7 @@ def run(folder, tmp_path, *, steps=6, kill_at=None, method="vsd", particles=2, f
             seed=3,
             name="nerf",
             state_file=tmp_path / "s.safetensors",
+            resume=resumed.append if resumed is not None else None,
             observe=observe,
         )
     return images, seen
@@ -63,8 +64,9 @@ def test_a_killed_run_resumes_to_the_same_bytes(folder, tmp_path, final):
     whole, seen = run(folder, tmp_path / "whole", final=final)
     first, before = run(folder, tmp_path / "cut", kill_at=5, final=final)
     assert not torch.equal(first[0].pixels, whole[0].pixels) or not torch.equal(first[1].pixels, whole[1].pixels)
-    again, after = run(folder, tmp_path / "cut", final=final)
-    assert [step for step, _ in after] == [5, 6]  # from the checkpoint of step 4 to the last step
+    resumed = []
+    again, after = run(folder, tmp_path / "cut", final=final, resumed=resumed)
+    assert resumed == [4] and [step for step, _ in after] == [5, 6]  # from the checkpoint of step 4 to the last step
     assert before[:4] + after == seen
     for a, b in zip(whole, again, strict=True):
         assert torch.equal(a.pixels, b.pixels)

@@ -380,3 +380,46 @@ def test_a_copied_project_writes_to_its_own_files(project, tmp_path):
     for run in found:
         assert run.info.artifact_uri.startswith(tracker.artifacts(copy))
         assert client.list_artifacts(run.info.run_id)
+
+
+def test_only_what_mlflow_has_received_completely_is_not_sent_again(project, monkeypatch):
+    run_stage(project)
+    page = project.root / "page.html"
+    page.write_text("first")
+
+    def send(quality: float = 0.5, failing: bool = False) -> Tracker:
+        with contextlib.suppress(ValueError), Tracker(project, "a-red-mug") as run:
+            run.sync_stage("initialise")
+            run.finish({"quality": quality}, [page])
+            if failing:
+                raise ValueError
+        return run
+
+    def delivered(quality: float = 0.5) -> str | None:
+        run = Tracker(project, "a-red-mug")
+        return run.address() if run.is_delivered(["initialise"], {"quality": quality}, [page]) else None
+
+    assert not delivered()
+    send(failing=True)
+    assert not delivered()
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        send(quality=0.7)
+        assert not delivered(0.7)
+    first = send()
+    assert delivered() == first.address() and not delivered(0.7)
+    page.write_text("second")
+    assert not delivered()
+    assert send() and delivered()
+    run_stage(project)  # another computation of the same stage
+    assert not delivered()
+    assert send() and delivered()
+    first.client.delete_run(first._parent)
+    assert not delivered()
+    assert send().address() == delivered() != first.address()
+    with monkeypatch.context() as patch:
+        patch.setattr(tracker.outbox, "is_empty", lambda project: False)
+        assert not delivered()  # the pending run must be sent
+    shutil.rmtree(project.state / "mlflow")
+    assert not delivered()
