@@ -3,6 +3,7 @@
 # make test                           run the tests: about 8 minutes on two cores
 # make test-slow                      run the slower tests too: whole runs of every stage
 # make test-faults                    kill stages, servers and workers by the hundred: minutes
+# make test-interop                   check exported files with other programs: the glTF validator, Blender
 # make docs                           build the documentation into site/
 # make setup                          only install .venv
 # make setup-cuda                     compile the optional CUDA backends (docs/gpu.md)
@@ -14,7 +15,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint test test-slow test-faults docs setup-cuda upgrade clean
+.PHONY: help setup demo lint test test-slow test-faults test-interop docs setup-cuda upgrade clean
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13,$(shell command -v $(name))) python3.11)
 TORCH ?= torch==2.13.0
@@ -79,6 +80,17 @@ test-slow: $(DEVELOP)
 
 test-faults: $(DEVELOP)
 	@$(BIN)/python -m pytest "$$TESTS" -m faults $(ARGUMENTS)
+
+# The Khronos validator needs Node.js. Blender takes 1.3 GB, so it is not installed: BLENDER_PYTHON names a Python that
+# has bpy. A test whose program is missing is skipped.
+NODE_MODULES ?= .venv/interop/node_modules
+BLENDER_PYTHON ?=
+export NODE_MODULES BLENDER_PYTHON
+
+test-interop: $(DEVELOP)
+	@if command -v npm >/dev/null && [ ! -d "$$NODE_MODULES/gltf-validator" ]; then \
+	    npm install --silent --no-fund --no-audit --prefix .venv/interop gltf-validator@2.0.0-dev.3.10; fi
+	@$(BIN)/python -m pytest tests/interop -m interop $(ARGUMENTS)
 
 docs: $(DEVELOP)
 	@$(BIN)/mkdocs build --strict --quiet --site-dir site

@@ -286,6 +286,9 @@ class ExportConfig(Section):
     texture_size: int = Field(default=2048, ge=64, le=8192)  # pixels
     smoothing: int = Field(default=0, ge=0, le=100)  # Taubin iterations
     component_fraction: Fraction = 0.05  # components smaller than this fraction of the largest one are removed
+    # Point of the object that is the origin of the files: `center` is the centre of the box in which the object was
+    # optimised, and `feet` is the centre of the bottom of the object's bounding box, so that it stands on the ground.
+    origin: Literal["center", "feet"] = "center"
 
 
 class EvaluateConfig(Section):

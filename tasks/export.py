@@ -4,7 +4,7 @@ import torch
 
 from prolific_core.mesh.bake import bake
 from prolific_core.mesh.clean import clean
-from prolific_core.mesh.export import write_glb, write_obj
+from prolific_core.mesh.export import feet, write_glb, write_obj
 from prolific_core.mesh.unwrap import unwrap
 from prolific_core.scenes import store
 from tasks.runtime.stage import Stage
@@ -27,8 +27,9 @@ def run(stage: Stage) -> dict:
         with torch.no_grad():
             texture = bake(field.colour, mesh.vertices, mesh.faces, mesh.uvs, config.texture_size, device=stage.device)
         name = "mesh" if index == 0 else f"mesh_{index}"
-        write_obj(stage.output / f"{name}.obj", mesh, texture)
-        write_glb(stage.output / f"{name}.glb", mesh, texture)
+        origin = feet(mesh.vertices) if config.origin == "feet" else None
+        write_obj(stage.output / f"{name}.obj", mesh, texture, origin)
+        write_glb(stage.output / f"{name}.glb", mesh, texture, origin)
         stage.progress(index + 1, len(meshes))
         sizes.append(len(faces))
     return {"faces": sum(sizes) / len(sizes)}

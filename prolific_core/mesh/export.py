@@ -1,30 +1,42 @@
 """Export of textured meshes as OBJ (with material and PNG) and GLB, and loading of GLB files.
 
-Each file is written under a temporary name and then renamed, so it is either complete or absent. The same mesh always
-gives the same bytes.
+Both formats have the same axes, y up and the front at +z, and therefore the same vertices. Each file is written under a
+temporary name and then renamed, so it is either complete or absent. The same mesh always gives the same bytes.
 """
 
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 
 from prolific_core.files import write_atomically
-from prolific_core.mesh.glb import glb_bytes, png_bytes, read_glb
+from prolific_core.mesh.glb import glb_bytes, png_bytes, read_glb, to_y_up
 from prolific_core.mesh.textured_view import TexturedView
 from prolific_core.mesh.unwrap import UnwrappedMesh
 
 
-def write_obj(path: str | Path, mesh: UnwrappedMesh, texture: Shaped[np.ndarray, "size size 3"]) -> list[Path]:
-    """Write an OBJ file (z up) together with its material (.mtl) and texture (.png).
+def feet(vertices: Float[np.ndarray, "vertices 3"]) -> Float[np.ndarray, " 3"]:
+    """Return the centre (3,) of the bottom of a bounding box, for vertices (V, 3) in world axes (z up)."""
+    low, high = vertices.min(0), vertices.max(0)
+    return np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]], np.float32)
+
+
+def write_obj(
+    path: str | Path,
+    mesh: UnwrappedMesh,
+    texture: Shaped[np.ndarray, "size size 3"],
+    origin: Float[np.ndarray, " 3"] | None = None,
+) -> list[Path]:
+    """Write an OBJ file with y up, together with its material (.mtl) and texture (.png).
 
     The OBJ file is written last, so the other two files exist if the OBJ file exists.
 
     Args:
         path: Path of the OBJ file; the other files are written to the same folder with the same stem.
-        mesh: The unwrapped mesh.
+        mesh: The unwrapped mesh in world axes (z up).
         texture: Texture (T, T, 3), float in [0, 1] or uint8; row 0 is the top.
+        origin: World point that becomes the origin of the file; None keeps the world origin.
 
     Returns:
         The paths of the OBJ, material and texture files.
@@ -32,22 +44,16 @@ def write_obj(path: str | Path, mesh: UnwrappedMesh, texture: Shaped[np.ndarray,
     path = Path(path)
     material, image = path.with_suffix(".mtl"), path.with_suffix(".png")
     write_atomically(image, png_bytes(texture))
-    lines = [
-        "newmtl surface",
-        "Ka 1 1 1",
-        "Kd 1 1 1",
-        "Ks 0 0 0",
-        "illum 0",
-        f"map_Ka {image.name}",
-        f"map_Kd {image.name}",
-    ]
+    # Blender's importer warns about map_Ka and about illumination model 0. Model 1 is diffuse without highlights.
+    lines = ["newmtl surface", "Kd 1 1 1", "Ks 0 0 0", "illum 1", f"map_Kd {image.name}"]
     write_atomically(material, ("\n".join(lines) + "\n").encode())
     out = [f"mtllib {material.name}", "o mesh"]
     # Nine significant digits represent a float32 exactly.
-    out += [f"v {x:.9g} {y:.9g} {z:.9g}" for x, y, z in mesh.vertices.tolist()]
+    vertices = mesh.vertices if origin is None else mesh.vertices - origin
+    out += [f"v {x:.9g} {y:.9g} {z:.9g}" for x, y, z in to_y_up(vertices).tolist()]
     out += [f"vt {u:.9g} {v:.9g}" for u, v in mesh.uvs.tolist()]
     if mesh.normals is not None:
-        out += [f"vn {x:.6g} {y:.6g} {z:.6g}" for x, y, z in mesh.normals.tolist()]
+        out += [f"vn {x:.6g} {y:.6g} {z:.6g}" for x, y, z in to_y_up(mesh.normals).tolist()]
     repeat = 3 if mesh.normals is not None else 2
     out.append("usemtl surface")
     for face in (np.asarray(mesh.faces) + 1).tolist():
@@ -56,19 +62,25 @@ def write_obj(path: str | Path, mesh: UnwrappedMesh, texture: Shaped[np.ndarray,
     return [path, material, image]
 
 
-def write_glb(path: str | Path, mesh: UnwrappedMesh, texture: Shaped[np.ndarray, "size size 3"]) -> Path:
+def write_glb(
+    path: str | Path,
+    mesh: UnwrappedMesh,
+    texture: Shaped[np.ndarray, "size size 3"],
+    origin: Float[np.ndarray, " 3"] | None = None,
+) -> Path:
     """Write a binary glTF file with y up and an embedded texture.
 
     Args:
         path: Path of the GLB file.
-        mesh: The unwrapped mesh.
+        mesh: The unwrapped mesh in world axes (z up).
         texture: Texture (T, T, 3), float in [0, 1] or uint8; row 0 is the top.
+        origin: World point that becomes the origin of the file; None keeps the world origin.
 
     Returns:
         The path of the file.
     """
     path = Path(path)
-    write_atomically(path, glb_bytes(mesh, texture))
+    write_atomically(path, glb_bytes(mesh, texture, origin))
     return path
 
 
@@ -81,7 +93,7 @@ def load_glb(path: str | Path, *, device: str | torch.device = "cpu", backend: s
         backend: Visibility backend; see `render.mesh.raster.Visibility`.
 
     Returns:
-        The textured mesh in world axes (z up).
+        The textured mesh in world axes (z up), with the world origin even if the file has another one.
 
     Raises:
         InputError: If the file does not exist or is not a GLB file with one textured mesh.

@@ -44,17 +44,24 @@ def png_bytes(texture: Shaped[np.ndarray, "size size 3"]) -> bytes:
     return stream.getvalue()
 
 
-def glb_bytes(mesh: UnwrappedMesh, texture: Shaped[np.ndarray, "size size 3"]) -> bytes:
+def glb_bytes(
+    mesh: UnwrappedMesh,
+    texture: Shaped[np.ndarray, "size size 3"],
+    origin: Float[np.ndarray, " 3"] | None = None,
+) -> bytes:
     """Encode a mesh and its texture as a GLB file with a JSON chunk and a binary chunk (glTF 2.0, section 4).
 
     Args:
         mesh: The unwrapped mesh in world axes.
         texture: Texture (T, T, 3), float in [0, 1] or uint8; row 0 is the top.
+        origin: World point that becomes the origin of the file; None keeps the world origin. The file records it in the
+            `extras` of its node, so that `read_glb` returns world coordinates.
 
     Returns:
         The contents of the file.
     """
-    points = to_y_up(np.asarray(mesh.vertices, np.float32))
+    vertices = np.asarray(mesh.vertices, np.float32)
+    points = to_y_up(vertices if origin is None else vertices - origin)
     # In glTF, v points down.
     uvs = np.stack([mesh.uvs[:, 0], 1 - mesh.uvs[:, 1]], axis=1)
     blocks = [
@@ -76,13 +83,16 @@ def glb_bytes(mesh: UnwrappedMesh, texture: Shaped[np.ndarray, "size size 3"]) -
     views.append({"buffer": 0, "byteOffset": len(body), "byteLength": len(image)})
     body += image + b"\0" * (-len(image) % 4)
 
+    node = {"mesh": 0, "name": "mesh"}
+    if origin is not None:
+        node["extras"] = {"origin": np.asarray(origin, np.float64).tolist()}
     names = [block[0] for block in blocks]
     document = {
         "asset": {"version": "2.0", "generator": "prolific"},
         "extensionsUsed": ["KHR_materials_unlit"],
         "scene": 0,
         "scenes": [{"nodes": [0]}],
-        "nodes": [{"mesh": 0, "name": "mesh"}],
+        "nodes": [node],
         "meshes": [
             {
                 "primitives": [
@@ -143,6 +153,9 @@ def read_glb(path: str | Path) -> tuple[UnwrappedMesh, UInt8[np.ndarray, "size s
         if faces.min() < 0 or faces.max() >= len(points):
             raise ValueError("a face refers to a vertex that does not exist")
         normals = _accessor(document, body, attributes["NORMAL"]) if "NORMAL" in attributes else None
+        origin = np.array(document.get("nodes", [{}])[0].get("extras", {}).get("origin", (0, 0, 0)), np.float32)
+        if origin.shape != (3,):
+            raise ValueError("the origin in the extras of the node must have three numbers")
         material = document["materials"][primitive["material"]]
         texture = document["textures"][material["pbrMetallicRoughness"]["baseColorTexture"]["index"]]
         view = document["bufferViews"][document["images"][texture["source"]]["bufferView"]]
@@ -150,10 +163,10 @@ def read_glb(path: str | Path) -> tuple[UnwrappedMesh, UInt8[np.ndarray, "size s
 
         with Image.open(io.BytesIO(_view(body, view))) as image:
             pixels = np.array(image.convert("RGB"))
-    except (OSError, KeyError, IndexError, TypeError, ValueError, struct.error) as error:
+    except (OSError, AttributeError, KeyError, IndexError, TypeError, ValueError, struct.error) as error:
         raise InputError(f"cannot read {path} as a GLB file with one textured mesh: {error}") from None
     uvs = np.stack([uvs[:, 0], 1 - uvs[:, 1]], axis=1)
-    return UnwrappedMesh(to_z_up(points), faces, uvs, None if normals is None else to_z_up(normals)), pixels
+    return UnwrappedMesh(to_z_up(points) + origin, faces, uvs, None if normals is None else to_z_up(normals)), pixels
 
 
 def _chunks(data: bytes) -> tuple[dict, bytes]:

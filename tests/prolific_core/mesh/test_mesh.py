@@ -13,7 +13,7 @@ from prolific_core.cameras import orbit
 from prolific_core.errors import InputError
 from prolific_core.mesh.bake import bake, texel_positions
 from prolific_core.mesh.clean import clean, keep_large_components
-from prolific_core.mesh.export import load_glb, write_glb, write_obj
+from prolific_core.mesh.export import feet, load_glb, write_glb, write_obj
 from prolific_core.mesh.extract import EmptyMesh, marching_tetrahedra
 from prolific_core.mesh.glb import glb_bytes, read_glb, to_y_up, to_z_up
 from prolific_core.mesh.tetrahedra import grid_points
@@ -22,7 +22,7 @@ from prolific_core.mesh.unwrap import UnwrappedMesh, unwrap
 from prolific_core.scenes.textured_mesh import TexturedMesh
 
 trimesh = pytest.importorskip("trimesh")
-pytest.importorskip("pymeshlab")
+pymeshlab = pytest.importorskip("pymeshlab")
 pytest.importorskip("xatlas")
 
 SIZE = 256
@@ -212,9 +212,53 @@ def test_the_obj_reads_back(tmp_path):
     assert [p.name for p in paths] == ["mesh.obj", "mesh.mtl", "mesh.png"]
     other = trimesh.load(paths[0], force="mesh", process=False, maintain_order=True)
     corners = other.vertices[other.faces]
-    assert np.allclose(corners, baked.vertices[baked.faces], atol=1e-6)
+    assert np.allclose(corners, to_y_up(baked.vertices)[baked.faces], atol=1e-6)
     assert np.allclose(other.visual.uv[other.faces], baked.uvs[baked.faces], atol=1e-6)
     assert np.array_equal(np.array(other.visual.material.image)[0, 0], (texture[0, 0] * 255 + 0.5).astype(np.uint8))
+
+
+def read_corners(path, library):
+    """Read the corners (F, 3, 3) of the faces of a file with another library, without any change of axes."""
+    if library == "trimesh":
+        mesh = trimesh.load_scene(path, process=False, maintain_order=True).to_mesh()
+        return mesh.vertices[mesh.faces]
+    work = pymeshlab.MeshSet(verbose=False)
+    work.load_new_mesh(str(path))
+    mesh = work.current_mesh()
+    return mesh.vertex_matrix()[mesh.face_matrix()]
+
+
+@pytest.mark.parametrize("at_feet", [False, True])
+@pytest.mark.parametrize("library", ["trimesh", "pymeshlab"])
+def test_obj_and_glb_have_the_same_vertices_in_other_programs(tmp_path, library, at_feet):
+    _, baked, texture = made()
+    origin = feet(baked.vertices) if at_feet else None
+    obj = write_obj(tmp_path / "mesh.obj", baked, texture, origin)[0]
+    glb = write_glb(tmp_path / "mesh.glb", baked, texture, origin)
+    first, second = read_corners(obj, library), read_corners(glb, library)
+    assert first.shape == (len(baked.faces), 3, 3)
+    assert np.allclose(first, second, atol=1e-6)
+    low, high = first.min((0, 1)), first.max((0, 1))
+    assert high[1] - low[1] < 0.5 * min(high[0] - low[0], high[2] - low[2]), "the torus's axis must be y"
+    if at_feet:
+        assert np.allclose([low[1], low[0] + high[0], low[2] + high[2]], 0, atol=1e-6)
+
+
+def test_the_origin_at_the_feet_keeps_the_object_where_it_is_rendered(tmp_path):
+    _, baked, texture = made()
+    origin = feet(baked.vertices)
+    assert abs(origin[2]) > 0.1
+    moved, _ = read_glb(write_glb(tmp_path / "feet.glb", baked, texture, origin))
+    assert np.allclose(moved.vertices, baked.vertices, atol=1e-6)
+    # A file whose origin is the world origin says nothing about it.
+    assert b"extras" in (tmp_path / "feet.glb").read_bytes()
+    assert b"extras" not in glb_bytes(baked, texture)
+
+
+def test_the_material_has_only_what_importers_know(tmp_path):
+    _, baked, texture = made()
+    lines = write_obj(tmp_path / "mesh.obj", baked, texture)[1].read_text().splitlines()
+    assert lines == ["newmtl surface", "Kd 1 1 1", "Ks 0 0 0", "illum 1", "map_Kd mesh.png"]
 
 
 def test_the_same_mesh_gives_the_same_bytes(tmp_path):
