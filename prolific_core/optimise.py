@@ -18,6 +18,7 @@ from prolific_core import checkpoint
 from prolific_core.config import LoggingConfig, StageConfig
 from prolific_core.errors import ProlificError
 from prolific_core.guidance.base import Guidance
+from prolific_core.nonfinite import NonFiniteSteps, is_finite, largest_gradient
 from prolific_core.scenes.base import Scene
 from prolific_core.seeding import generator
 
@@ -103,12 +104,15 @@ def distil(
         The time spent in each part of the loop.
 
     Raises:
-        ProlificError: The loss is not finite.
+        ProlificError: The losses or gradients of a particle are not finite in several steps in a row, or its parameters
+            are not finite.
     """
     logging = logging or LoggingConfig()
+    advice = "lower the learning rates or the guidance scale, or set prior.dtype to bfloat16 or float32"
+    skipped = [NonFiniteSteps(f"{name}: particle {index}", advice) for index in range(len(scenes))]
     optimizers = [torch.optim.Adam(scene.parameter_groups(), betas=(0.9, 0.99), eps=1e-15) for scene in scenes]
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-    first = _load(state_file, scenes, optimizers, guidance) if state_file and state_file.exists() else 0
+    first = _load(state_file, scenes, optimizers, guidance, skipped) if state_file and state_file.exists() else 0
     timer = StageTimer()
     for step in range(first, config.steps):
 
@@ -129,14 +133,14 @@ def distil(
         timer.lap("guidance")
         losses = scene.losses(render, progress)
         total = distillation + sum(losses.values())
-        if not torch.isfinite(total):
-            raise ProlificError(
-                f"{name}: the loss is not a number at step {step + 1}; lower the learning rates or the guidance scale"
-            )
         for group, rate in zip(optimizer.param_groups, rates[index], strict=True):
             group["lr"] = rate * rate_at(config.learning_rate_final, progress)
         total.backward()
-        optimizer.step()
+        largest = largest_gradient(parameter for group in optimizer.param_groups for parameter in group["params"])
+        if not skipped[index].must_skip(torch.stack([total.detach(), largest]).tolist()):
+            optimizer.step()
+        else:
+            _check_scene(scene, f"{name}: particle {index}", step + 1, advice)
         optimizer.zero_grad(set_to_none=True)  # free the gradients of this particle
         timer.lap("backward")
         measure = step == 0 or (step + 1) % MEASURE_SCORE_EVERY == 0
@@ -144,9 +148,11 @@ def distil(
         timer.lap("score model")
         metrics |= {"loss": total.detach(), "opacity": render.opacity.detach().mean()}
         metrics |= {f"loss_{key}": value.detach() for key, value in losses.items()}
+        if count := sum(counter.total for counter in skipped):
+            metrics["skipped_steps"] = count
         done = step + 1
         if state_file and done % logging.checkpoint_every == 0 and done < config.steps:
-            _save(state_file, done, scenes, optimizers, guidance)
+            _save(state_file, done, scenes, optimizers, guidance, skipped)
             timer.lap("checkpoints")
         if observe:
             observe(done, metrics)
@@ -154,24 +160,49 @@ def distil(
         if preview and (done % logging.preview_every == 0 or done == config.steps):
             preview(done)
             timer.lap("previews")
+    for index, scene in enumerate(scenes):
+        _check_scene(scene, f"{name}: particle {index}", config.steps, advice)
     return timer
 
 
-def _save(path: Path, step: int, scenes: Sequence[Scene], optimizers: list, guidance: Guidance) -> None:
-    """Save all state that changes during training."""
+def _check_scene(scene: Scene, subject: str, step: int, advice: str) -> None:
+    """Raise a ProlificError if the state of a scene is not finite, from which it cannot recover."""
+    if not is_finite(scene.state_dict()):
+        raise ProlificError(f"{subject} holds values that are not a number at step {step}; {advice}")
+
+
+def _save(
+    path: Path,
+    step: int,
+    scenes: Sequence[Scene],
+    optimizers: list,
+    guidance: Guidance,
+    skipped: Sequence[NonFiniteSteps],
+) -> None:
+    """Save all state that changes during training, which must be finite."""
     state = {
         "step": step,
         "scenes": [scene.state_dict() for scene in scenes],
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "guidance": guidance.state_dict(),
+        "skipped": [counter.total for counter in skipped],
     }
+    if not is_finite(state):
+        raise ProlificError(
+            f"{path.name}: the state of step {step} holds values that are not a number and is not saved; lower the "
+            "learning rates, then run the same command again"
+        )
     checkpoint.save(path, state)
 
 
-def _load(path: Path, scenes: Sequence[Scene], optimizers: list, guidance: Guidance) -> int:
+def _load(
+    path: Path, scenes: Sequence[Scene], optimizers: list, guidance: Guidance, skipped: Sequence[NonFiniteSteps]
+) -> int:
     """Restore the state written by `_save` and return the number of finished steps."""
     state = checkpoint.load(path)
     for part, values in zip([*scenes, *optimizers], state["scenes"] + state["optimizers"], strict=True):
         part.load_state_dict(values)
     guidance.load_state_dict(state["guidance"])
+    for counter, total in zip(skipped, state["skipped"], strict=True):
+        counter.total = total
     return state["step"]

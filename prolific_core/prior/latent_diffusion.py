@@ -140,7 +140,9 @@ class LatentDiffusion(nn.Module):
             load_part(CLIPTextModel, path, "text_encoder", **weights),
             load_part(CLIPTokenizer, path, "tokenizer"),
             load_part(DDIMScheduler, path, "scheduler"),
-        ).to(device)
+        )
+        for part in (prior.unet, prior.vae, prior.schedule):  # `embed` moves the text encoder
+            nn.Module.to(part, device)
         if vae_slicing:
             prior.vae.enable_slicing()
         if gradient_checkpointing:
@@ -160,6 +162,11 @@ class LatentDiffusion(nn.Module):
         """Data type of the U-Net's weights."""
         # diffusers' own `dtype` iterates over all parameters, which is slow compared with evaluating a small model.
         return next(self.unet.parameters()).dtype
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the U-Net is compiled on its first call."""
+        return self.unet._compiled_call_impl is not None
 
     @cached_property
     def resolution(self) -> int:
@@ -207,13 +214,18 @@ class LatentDiffusion(nn.Module):
     def embed(self, texts: list[str]) -> TextEmbeddings:
         """Embed texts and cache the embedding of each text.
 
+        The text encoder is on a GPU only while it embeds texts, because a run needs it for a few texts once.
+
         Args:
             texts: The texts.
 
         Returns:
             The last hidden states of the text encoder.
         """
-        for text in set(texts) - self._embeddings.keys():
+        new = set(texts) - self._embeddings.keys()
+        if new and self.device.type != "cpu":
+            self.text_encoder.to(self.device)
+        for text in new:
             tokens = self.tokenizer(
                 text,
                 padding="max_length",
@@ -221,8 +233,19 @@ class LatentDiffusion(nn.Module):
                 max_length=self.tokenizer.model_max_length,
                 return_tensors="pt",
             )
-            self._embeddings[text] = self.text_encoder(tokens.input_ids.to(self.device))[0]
+            self._embeddings[text] = self.text_encoder(tokens.input_ids.to(self.device, non_blocking=True))[0]
+        if new and self.device.type != "cpu":
+            self.text_encoder.to("cpu")
         return torch.cat([self._embeddings[text] for text in texts])
+
+    def keep_only_unet(self, texts: list[str]) -> None:
+        """Free the autoencoder and the text encoder of a model that will only predict noise.
+
+        Args:
+            texts: The texts that will be used; their embeddings are kept.
+        """
+        self.embed(texts)
+        self.vae = self.text_encoder = None
 
     def predict_noise(
         self,

@@ -135,7 +135,7 @@ class Job:
             return
         self._last_progress = now
         if curve:
-            values = {name: records.plain(value) for name, value in metrics.items()}
+            values = records.plain_values(metrics)
             self._record("metrics", step=step, values=values)
             if self._console:
                 self._console.values(values)

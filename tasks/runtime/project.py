@@ -45,6 +45,7 @@ _PIPELINE = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 _GUIDED = (
     "prolific_core/checkpoint.py",
     "prolific_core/guidance",
+    "prolific_core/nonfinite.py",
     "prolific_core/optimise.py",
     "prolific_core/prior/latent_diffusion.py",
     "prolific_core/prior/location.py",

@@ -104,6 +104,7 @@ class ScoreModel:
                 device=prior.device,
                 dtype=str(prior.dtype).removeprefix("torch."),
                 gradient_checkpointing=prior.unet.is_gradient_checkpointing,
+                torch_compile=prior.is_compiled,
             )
         return cls(base, config, generator=generator)
 

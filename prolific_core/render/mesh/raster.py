@@ -196,7 +196,7 @@ class Hits:
         """
         b, h, w = self.face_id.shape
         if not torch.is_tensor(background):
-            background = torch.tensor(float(background))
+            background = torch.full((), float(background), dtype=values.dtype, device=values.device)
         canvas = background.to(values).expand(b, values.shape[1], h, w).permute(0, 2, 3, 1)
         canvas = canvas.reshape(b * h * w, values.shape[1]).index_copy(0, self.pixel, values)
         return canvas.view(b, h, w, values.shape[1]).permute(0, 3, 1, 2)
