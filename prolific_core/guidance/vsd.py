@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -151,14 +151,15 @@ class VSD(Guidance):
         self.optimizer.zero_grad(set_to_none=True)
         self._backward(loss, target.numel())
         # One wait for a GPU for all values.
-        own, *others, largest = torch.stack([*losses, largest_gradient(self.score.trainable())]).tolist()
-        if not self._skipped.must_skip([own, largest]):
+        numbers = torch.stack([*losses, largest_gradient(self.score.trainable())])
+        values = cast("list[float]", numbers.tolist())  # pyright: ignore[reportUnknownMemberType]
+        if not self._skipped.must_skip([values[0], values[-1]]):
             self.optimizer.step()  # pyright: ignore[reportUnknownMemberType]
             self.trained += 1
             self.score.refresh()
-        metrics = {"score_loss": own}
+        metrics = {"score_loss": values[0]}
         if measure:
-            metrics["score_gain"] = own / others[0]
+            metrics["score_gain"] = values[0] / values[1]
         if self._skipped.total:
             metrics["score_skipped_steps"] = float(self._skipped.total)
         return metrics

@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from prolific_core.errors import InputError
-from prolific_core.prior.location import locate
+from prolific_core.prior.loading import data_type, load_parts
 from prolific_core.prior.noise_schedule import Latents, NoiseSchedule, TextEmbeddings, Times, classifier_free
 
 if TYPE_CHECKING:
@@ -53,30 +52,6 @@ else:
     UNet = nn.Module
 
 
-def load_part(kind: Any, path: str, subfolder: str, **options: Any) -> Any:
-    """Load one part of a pipeline.
-
-    Args:
-        kind: Class from diffusers or transformers to load.
-        path: `toybox`, a folder, or a model id on the Hugging Face hub.
-        subfolder: The part's folder in the pipeline.
-        **options: Arguments of `kind.from_pretrained`.
-
-    Returns:
-        An instance of `kind`.
-
-    Raises:
-        InputError: The part cannot be loaded.
-    """
-    try:
-        return kind.from_pretrained(locate(path), subfolder=subfolder, **options)
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"prior.path: cannot load {subfolder} of {path}: {reason}") from None
-
-
 class LatentDiffusion(nn.Module):
     """Latent diffusion model that encodes images, embeds texts, predicts noise and samples images.
 
@@ -90,6 +65,9 @@ class LatentDiffusion(nn.Module):
         tokenizer: A `transformers.CLIPTokenizer`.
         scheduler: A diffusers scheduler.
     """
+
+    vae: Any
+    text_encoder: Any
 
     def __init__(self, unet: UNet, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any):
         super().__init__()
@@ -109,40 +87,33 @@ class LatentDiffusion(nn.Module):
         vae_slicing: bool = False,
         gradient_checkpointing: bool = False,
         torch_compile: bool = False,
+        key: str = "prior.path",
     ) -> "LatentDiffusion":
         """Load a frozen model.
 
-        All arguments except `device` are fields of `config.PriorConfig`.
+        All arguments except `device` and `key` are fields of `config.PriorConfig`.
 
         Args:
-            path: `toybox`, a folder, or a model id on the Hugging Face hub.
+            path: `toybox`, a folder, a `.safetensors` file of a whole model, or a model id on the Hugging Face hub.
             device: Device of the weights.
-            dtype: Name of the weights' data type.
+            dtype: Name of the weights' data type; see `loading.data_type`.
             vae_slicing: Whether the autoencoder processes images one by one.
             gradient_checkpointing: Whether the U-Net and the autoencoder recompute activations in the backward pass.
             torch_compile: Whether the U-Net is compiled.
+            key: Name of the setting that holds the path, for error messages.
 
         Returns:
             The frozen model.
 
         Raises:
-            InputError: A part of the model is missing.
+            InputError: A part of the model is missing, or the model is of another kind.
         """
-        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-        from transformers import CLIPTextModel, CLIPTokenizer
-
-        weights = {"torch_dtype": getattr(torch, dtype), "use_safetensors": True}  # nothing is unpickled
-        prior = cls(
-            load_part(UNet2DConditionModel, path, "unet", **weights),
-            load_part(AutoencoderKL, path, "vae", **weights),
-            load_part(CLIPTextModel, path, "text_encoder", **weights),
-            load_part(CLIPTokenizer, path, "tokenizer"),
-            load_part(DDIMScheduler, path, "scheduler"),
-        )
+        prior = cls(*load_parts(path, data_type(dtype, device), key))
+        on_gpu = torch.device(device).type != "cpu"
         for part in (prior.unet, prior.vae, prior.schedule):  # `embed` moves the text encoder
-            nn.Module.to(part, device)
+            # The layout that the tensor cores' convolutions need.
+            options: Any = {"memory_format": torch.channels_last} if on_gpu else {}
+            nn.Module.to(part, device, **options)
         if vae_slicing:
             prior.vae.enable_slicing()
         if gradient_checkpointing:

@@ -17,7 +17,7 @@ from prolific_core.scenes.radiance_field import RadianceField
 from tasks.runtime import stage
 from tasks.runtime.job import Job
 from tasks.runtime.project import STAGES, Project
-from tests.support import tiny_pipeline
+from tests.support import cuda_extensions, tiny_pipeline
 from tests.support.pretend_cuda import DeviceMixed, PretendCuda, pretend_cuda
 
 ID = "a-red-mug"
@@ -60,8 +60,13 @@ def make_project(root, dtype: str) -> Project:
     return Project(root)
 
 
-def run_stages(project: Project, monkeypatch, *, break_off: bool) -> tuple[dict[str, int], dict[str, int]]:
-    """Run all stages and return the waits and uploads of the last step of `nerf` by place."""
+def run_stages(
+    project: Project, monkeypatch, *, break_off: bool, extensions: tuple[str, ...] = ()
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Run all stages and return the waits and uploads of the last step of `nerf` by place.
+
+    The stages in `extensions` use substitutes for the optional CUDA backends.
+    """
     broken, seen = set(), []
     progress = Job.progress
 
@@ -76,10 +81,13 @@ def run_stages(project: Project, monkeypatch, *, break_off: bool) -> tuple[dict[
     monkeypatch.setattr(Job, "progress", observed)
     with pretend_cuda(monkeypatch) as cuda:
         for name in STAGES:
-            try:
-                stage.run(project, name, ID)
-            except BrokenOff:
-                stage.run(project, name, ID)
+            with pytest.MonkeyPatch.context() as patch:
+                if name in extensions:
+                    cuda_extensions.install(patch)
+                try:
+                    stage.run(project, name, ID)
+                except BrokenOff:
+                    stage.run(project, name, ID)
     assert broken == (set(GUIDED) if break_off else set())
     return tuple(dict(last - before) for before, last in zip(*seen[-2:], strict=True))
 
@@ -92,7 +100,7 @@ def digests(project: Project) -> dict[str, str]:
 
 def test_the_papers_preset_runs_on_a_pretended_gpu(tmp_path, monkeypatch):
     project = make_project(tmp_path, "float16")
-    waits, uploads = run_stages(project, monkeypatch, break_off=True)
+    waits, uploads = run_stages(project, monkeypatch, break_off=True, extensions=("export", "evaluate"))
     assert sum(waits.values()) <= WAITS, waits
     assert sum(uploads.values()) <= 12, uploads
     metrics = json.loads((project.output(ID, "evaluate") / "metrics.json").read_text())
@@ -110,6 +118,11 @@ def test_a_resumed_run_equals_a_whole_one(tmp_path_factory, dtype):
             assert sum(waits.values()) <= WAITS, waits
             found.append(digests(project))
     assert found[0] == found[1] and len(found[0]) > 4
+
+
+@pytest.mark.slow
+def test_every_stage_runs_with_the_optional_cuda_backends(tmp_path, monkeypatch):
+    run_stages(make_project(tmp_path, "bfloat16"), monkeypatch, break_off=False, extensions=tuple(STAGES))
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ The mode shows neither the speed nor the arithmetic of a GPU.
 """
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -250,13 +251,26 @@ def _place() -> str:
     return other
 
 
+class Event:
+    """Substitute for an event on a GPU's stream."""
+
+    def __init__(self):
+        self._time = time.perf_counter()
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, end: "Event") -> float:
+        return 1000 * (end._time - self._time)
+
+
 @contextmanager
 def pretend_cuda(monkeypatch) -> Iterator[PretendCuda]:
     """Enter the mode, with substitutes for what needs a real GPU: kernels, files read to a GPU, and the device itself.
 
     The kernels run on the CPU in the way in which a GPU is used: one launch, one point per thread.
     """
-    from prolific_core import memory, seeding
+    from prolific_core import memory, optimise, seeding
     from prolific_core.render import warp_launch
     from prolific_core.render.mesh.raster import Visibility
     from prolific_core.scenes import radiance_field, store
@@ -289,6 +303,7 @@ def pretend_cuda(monkeypatch) -> Iterator[PretendCuda]:
     monkeypatch.setattr(Visibility, "_warp", first_hit_as_cuda)
     monkeypatch.setattr(store, "load_file", load_to)
     monkeypatch.setattr(seeding, "on_device", mode.generator)
+    monkeypatch.setattr(optimise, "gpu_event", Event)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 24 * 10**9)
     monkeypatch.setattr(machine, "set_up_torch", lambda *_: torch.device("cuda"))
     # Its check of a recomputation compares devices, which tensors made by autograd do not have here.
