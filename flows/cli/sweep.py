@@ -64,7 +64,8 @@ def sweep(
 def worker(
     pool: Annotated[str, typer.Option(metavar="NAME", help="The work pool.")] = "gpu",
     gpus: Annotated[
-        str | None, typer.Option(metavar="0,1", help="The GPUs to use, with one prompt at a time on each.")
+        str | None,
+        typer.Option(metavar="0,1", help="The GPUs to use, with one prompt at a time on each. Default: all."),
     ] = None,
     slots: Annotated[
         int, typer.Option(metavar="N", min=1, max=256, help="The number of prompts to run at once without a GPU.")
@@ -80,9 +81,9 @@ def worker(
     if gpus is not None:
         if slots != 1:
             raise InputError("--gpus and --slots cannot be used together: each GPU runs one prompt at a time")
-        if not all(part.isdecimal() for part in gpus.split(",")):
-            raise InputError(f"--gpus must be GPU numbers such as 0,1, got {gpus}")
-        devices = sorted({int(part) for part in gpus.split(",")})
+        from tasks.runtime.gpus import choose
+
+        devices = choose(gpus)
     from flows.orchestration.deploy import work
     from tasks.runtime.project import Project
 

@@ -1,17 +1,19 @@
 """What a run checks and sets for a GPU before it computes: device, driver, settings of torch, and models."""
 
 import json
+import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from prolific_core import config
-from prolific_core.errors import InputError
+from prolific_core.errors import InputError, ProlificError
 from prolific_core.prior import location
 from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.prior.loading import data_type
 from prolific_core.render import warp_launch
-from tasks.runtime import machine
+from tasks.runtime import gpus, machine
 from tests.support import tiny_pipeline
 from tests.support.by_formula import estimator
 
@@ -258,3 +260,80 @@ def test_the_peak_of_gpu_memory_is_recorded_where_a_gpu_was_used(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 3 * 2**30)
     assert machine.peak_gpu_memory_mb() == 3072
+
+
+def test_gpus_are_counted_within_those_that_the_process_may_use(monkeypatch, tmp_path):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(gpus, "DRIVER", tmp_path / "absent")
+    assert gpus.visible() == [] and gpus.choose("3,0,3") == ["3", "0"]
+    for k in range(2):
+        (tmp_path / "gpus" / f"0000:0{k}:00.0").mkdir(parents=True)
+    monkeypatch.setattr(gpus, "DRIVER", tmp_path / "gpus")
+    assert gpus.visible() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-5f2c,6")
+    assert gpus.choose("0,2") == ["4", "6"] and gpus.choose("1,GPU-77aa") == ["GPU-5f2c", "GPU-77aa"]
+    with pytest.raises(InputError, match="^--gpus 3: CUDA_VISIBLE_DEVICES allows only 3 GPUs, counted from 0$"):
+        gpus.choose("3")
+    with pytest.raises(InputError, match="^--gpus must be GPU numbers such as 0,1, or UUIDs"):
+        gpus.choose("0,x")
+    for value, expected in (("", []), ("-1", []), ("2,-1,3", ["2"])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+        assert gpus.visible() == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "given", "slots", "expected"),
+    [
+        ("2,3", None, 1, {"gpu2": "2", "gpu3": "3"}),
+        ("2,3", ["3"], 1, {"gpu3": "3"}),
+        ("2,3", None, 2, {"slot0": "2,3", "slot1": "2,3"}),
+        (None, ["GPU-5f2c99aa"], 1, {"GPU-5f2c99aa": "GPU-5f2c99aa"}),
+        (None, None, 1, {"slot0": None}),
+    ],
+)
+def test_workers_without_a_choice_use_the_gpus_there_are(monkeypatch, tmp_path, environment, given, slots, expected):
+    from flows.orchestration import deploy
+    from tasks.runtime.project import Project
+
+    started = {}
+
+    def start(command, env, **options):
+        started[command[command.index("--name") + 1].removeprefix(f"{deploy.socket.gethostname()}-")] = env.get(
+            "CUDA_VISIBLE_DEVICES"
+        )
+        return type("Process", (), {"poll": lambda self: 1})()
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", environment)
+    monkeypatch.setattr(gpus, "DRIVER", tmp_path / "absent")
+    monkeypatch.setattr(deploy, "server", lambda project: None)
+    monkeypatch.setattr(deploy, "_stop", lambda workers: None)
+    monkeypatch.setattr(deploy.subprocess, "Popen", start)
+    with pytest.raises(ProlificError, match="exited with status 1"):
+        deploy.work(Project(tmp_path), "gpu", given, slots)
+    assert started.pop("head") == "" and started == expected
+
+
+def test_the_prompts_of_a_sweep_spread_over_the_gpus(monkeypatch):
+    """Two prompts at a time never share one of two GPUs."""
+    import flows.sweep
+    from flows.orchestration import dvc_runner
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    used, busy, together = [], set(), threading.Barrier(2)
+
+    def generate_on(flow, id, sweep):
+        gpu = dvc_runner.use_gpu.get()
+        assert gpu not in busy
+        busy.add(gpu)
+        together.wait(60)
+        used.append(gpu)
+        busy.discard(gpu)
+        together.wait(60)
+
+    monkeypatch.setattr(flows.sweep, "run_flow", generate_on)
+    board = SimpleNamespace(console=lambda id: None)
+    run_prompt = flows.sweep._local_runner([], 2)
+    flows.sweep._threads(lambda id: run_prompt(id, board), ["a", "b", "c", "d"], 2)
+    assert sorted(used) == ["4", "4", "6", "6"] and dvc_runner.use_gpu.get() is None
