@@ -1,6 +1,8 @@
 """Flow that runs the flow `generate` for many prompts and continues if some of them fail."""
 
 import contextvars
+import itertools
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from flows.reporting.sweep_progress import Board
 from prolific_core.errors import ProlificError
 from tasks.runtime.console import new_console
 from tasks.runtime.failures import explain
+from tasks.runtime.gpus import visible
 from tasks.runtime.project import Project
 
 TAIL = 5  # number of log lines shown in the summary for a failed stage
@@ -79,7 +82,7 @@ def _run(
     for id in ids:
         run_status.write(project, id, RunStatus("waiting"))
     if pool is None:
-        run_prompt = _local_runner(names)
+        run_prompt = _local_runner(names, workers)
     else:
         workers, run_prompt = work_pool.MAX_RUNS, work_pool.runner(project, pool, names)
     state = _Sweep(project, ids, run_prompt, max_failures)
@@ -90,11 +93,20 @@ def _run(
     return rows
 
 
-def _local_runner(names: list[str]) -> RunPrompt:
+def _local_runner(names: list[str], workers: int) -> RunPrompt:
+    """Return a function that runs prompts on this machine, of which `workers` at a time share its GPUs evenly."""
+    gpus: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    for _, gpu in zip(range(workers), itertools.cycle(visible() or [None])):
+        gpus.put(gpu)
+
     def run_prompt(id: str, board: Board) -> Result:
         board.show(id, "checking")
         new_console.set(board.console(id))  # applies to this thread only
-        return run_flow(generate, id, sweep=names)
+        dvc_runner.use_gpu.set(gpu := gpus.get())
+        try:
+            return run_flow(generate, id, sweep=names)
+        finally:
+            gpus.put(gpu)
 
     return run_prompt
 

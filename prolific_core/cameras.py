@@ -6,7 +6,7 @@ direction -z) and have determinant +1. Images are square and row 0 is at the top
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -31,6 +31,8 @@ class Cameras:
     fov: Float[Tensor, " batch"]
     azimuth: Float[Tensor, " batch"]
     elevation: Float[Tensor, " batch"]
+    # The result of `angles`, which `to` keeps, because reading it from a GPU would make the host wait.
+    _angles: list[tuple[float, float]] | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return self.c2w.shape[0]
@@ -48,7 +50,9 @@ class Cameras:
         Returns:
             Cameras whose tensors are on `device`.
         """
-        return Cameras(*(x.to(device) for x in (self.c2w, self.fov, self.azimuth, self.elevation)))
+        tensors = (self.c2w, self.fov, self.azimuth, self.elevation)
+        to_gpu = torch.device(device).type != "cpu"
+        return Cameras(*(x.to(device, non_blocking=to_gpu) for x in tensors), self.angles())
 
     def angles(self) -> list[tuple[float, float]]:
         """Return the azimuth and elevation of each camera as Python floats.
@@ -56,7 +60,7 @@ class Cameras:
         Returns:
             One pair (azimuth, elevation) per camera, in radians.
         """
-        return list(zip(self.azimuth.tolist(), self.elevation.tolist(), strict=True))
+        return self._angles or list(zip(self.azimuth.tolist(), self.elevation.tolist(), strict=True))
 
     def rays(
         self, resolution: int

@@ -64,9 +64,11 @@ class SystemConfig(Section):
     results.
     """
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    # `auto` is the first GPU if there is one; cuda:1 is the second GPU.
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")
     threads: int = Field(default=1, ge=1, le=256)
     backend: Literal["auto", "warp", "torch", "cuda"] = "auto"  # implementation of the render kernels
+    deterministic: bool = False  # deterministic algorithms on a GPU, which are slower; the CPU always uses them
 
 
 class PriorConfig(Section):
@@ -74,8 +76,9 @@ class PriorConfig(Section):
 
     # `toybox` (the packaged model), a folder, or a model id on the Hugging Face hub.
     path: str = Field(default="toybox", min_length=1, max_length=1000)
-    # Data type of the frozen weights; trained weights are always float32.
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    # Data type of the frozen weights; trained weights are always float32. `auto` is float32 on the CPU, bfloat16 on a
+    # GPU that has it, and float16 on older GPUs. float16 overflows above 65504, bfloat16 does not.
+    dtype: Literal["float32", "float16", "bfloat16", "auto"] = "float32"
     # Process images one at a time in the autoencoder. This saves memory if a step has several views.
     vae_slicing: bool = False
     gradient_checkpointing: bool = False  # recompute activations in the backward pass to save memory

@@ -2,7 +2,8 @@
 
 The estimate is the sum of the following parts, of which the first three are exact:
 
-- weights: the weights of the prior and, if the score network has a different base model, the weights of that model;
+- weights: the weights of the prior and, if the score network has a different base model, the weights of that model's
+  U-Net; those of text encoders count only on the CPU, because they are on a GPU only while they embed texts;
 - trained: four times the size of the trained parameters (value, gradient and Adam's two moments);
 - merged: the score network's weights with merged LoRA, and the largest of their gradients;
 - activations: the activations saved for the backward pass of rendering and encoding, or of training the score network,
@@ -23,10 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from prolific_core.config import FieldConfig, NerfConfig
+from prolific_core.errors import InputError
 from prolific_core.guidance.base import Guidance
 from prolific_core.scenes.base import Scene
 
 LIBRARIES = 600 * 2**20  # bytes
+TOLERANCE = 0.25  # error of the estimate, which tests/gpu/test_true_shapes.py checks
 BLOCK = re.compile(r"(resnets|attentions)\.\d+$")  # modules that diffusers recomputes under gradient checkpointing
 
 #: Bytes per pixel that a surface render saves for its backward pass (position, normal, coverage and colour).
@@ -61,10 +64,15 @@ def estimate(
     image = torch.empty(views, 3, prior.resolution, prior.resolution, dtype=prior.vae.dtype)
     rendered = round(views * side**2 * pixel_bytes) + activation_bytes(prior.vae.encoder, image)
     return {
-        "weights": size(tensor for model in frozen for tensor in (*model.parameters(), *model.buffers())),
+        "weights": size(
+            tensor
+            for model in frozen
+            for tensor in (*model.parameters(), *model.buffers())
+            if tensor.device.type == prior.device.type
+        ),
         "trained": 4 * size(trained),
         "merged": size(merged) + max((size([tensor]) for tensor in merged), default=0),
-        "activations": max(rendered, _score_pass(prior, score, views)),
+        "activations": max(rendered, _score_pass(guidance, score, views)),
         "libraries": LIBRARIES,
     }
 
@@ -129,13 +137,13 @@ def _without_data(module: nn.Module) -> nn.Module:
     return copied
 
 
-def _score_pass(prior, score, views: int) -> int:
+def _score_pass(guidance: Guidance, score, views: int) -> int:
     """Return the size in bytes of the activations saved in a training step of the score network."""
     if score is None:
         return 0
-    unet, side = score.unet, prior.unet.config.sample_size
+    unet, side = score.unet, guidance.prior.unet.config.sample_size
     dtype = next(unet.parameters()).dtype
-    text = score.embed([""]).to(dtype).expand(views, -1, -1)
+    text = score.embed([guidance.prompt]).to(dtype).expand(views, -1, -1)
     noisy = torch.empty(views, unet.config.in_channels, side, side, dtype=dtype)
     return activation_bytes(unet, noisy, torch.zeros(views, dtype=torch.long), encoder_hidden_states=text)
 
@@ -163,6 +171,41 @@ def field_pixel_bytes(field: FieldConfig, train: NerfConfig | None = None) -> fl
     return (fraction * point_bytes(field) + (SAMPLE_BYTES if fraction < 1 else 0)) * (
         field.samples_per_ray * occupied + field.importance_samples
     )
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the number of bytes that this process can still allocate on a GPU."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def shortage(amounts: dict[str, int], device: torch.device, stage: str) -> str | None:
+    """Compare an estimate with the free memory of a GPU, on which the weights already are.
+
+    Args:
+        amounts: The result of `estimate`.
+        device: Device of the run; a CPU is never short.
+        stage: Name of the stage, for the names of the settings.
+
+    Returns:
+        A line about the shortage with the settings that need less, or None if the memory suffices.
+
+    Raises:
+        InputError: The memory is too small even if the estimate is too large by its `TOLERANCE`.
+    """
+    if device.type == "cpu":
+        return None
+    needed, free = sum(amounts.values()) - amounts["weights"] - amounts["libraries"], free_bytes(device)
+    if needed <= free:
+        return None
+    patch = "set nerf.patch to 4096, " if stage == "nerf" else ""
+    line = (
+        f"{stage} needs about {needed / 1e9:.1f} GB more GPU memory, and {free / 1e9:.1f} GB are free: {patch}set "
+        f"prior.gradient_checkpointing to true, lower {stage}.resolution or {stage}.views, or close other programs"
+    )
+    if needed > (1 + TOLERANCE) * free:
+        raise InputError(line)
+    return f"warning: {line}"
 
 
 def format_total(amounts: dict[str, int]) -> str:

@@ -18,35 +18,64 @@ from prolific_core import checkpoint
 from prolific_core.config import LoggingConfig, StageConfig
 from prolific_core.errors import ProlificError
 from prolific_core.guidance.base import Guidance
+from prolific_core.nonfinite import NonFiniteSteps, is_finite, largest_gradient
 from prolific_core.scenes.base import Scene
 from prolific_core.seeding import generator
 
+EVENTS_AT_ONCE = 500  # events of a GPU that are read together
 MEASURE_SCORE_EVERY = 10  # steps between measurements of score_gain, which cost a forward pass of the frozen base
+
+
+def gpu_event() -> Any:
+    """Return a point in time on the GPU's current stream."""
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
 
 
 @dataclass
 class StageTimer:
     """Timer for the parts of the training loop.
 
+    The host starts work on a GPU long before the GPU does it. On a GPU, the times are therefore measured by events on
+    its stream, which are read in groups, because reading one makes the host wait.
+
     Attributes:
         seconds: Accumulated time in seconds by name of the part.
+        on_gpu: Whether the work runs on a GPU.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
-    _last: float = field(default_factory=time.perf_counter)
+    on_gpu: bool = False
+    _last: Any = None
+    _unread: list[tuple[str, Any, Any]] = field(default_factory=list)
 
     def start(self) -> None:
         """Start the first part of a step without counting the time since the last part."""
-        self._last = time.perf_counter()
+        self._last = self._now()
 
     def lap(self, name: str) -> None:
         """Add the time since the last call of `start` or `lap` to the part `name`."""
-        now = time.perf_counter()
-        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        now = self._now()
+        self._unread.append((name, self._last, now))
         self._last = now
+        if len(self._unread) >= (EVENTS_AT_ONCE if self.on_gpu else 1):
+            self._read()
+
+    def _now(self) -> Any:
+        return gpu_event() if self.on_gpu else time.perf_counter()
+
+    def _read(self) -> None:
+        if self.on_gpu and self._unread:
+            self._unread[-1][2].synchronize()
+        for name, start, end in self._unread:
+            elapsed = start.elapsed_time(end) / 1000 if self.on_gpu else end - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
+        self._unread.clear()
 
     def fractions(self) -> dict[str, float]:
         """Return each part's fraction of the total time."""
+        self._read()
         total = sum(self.seconds.values()) or 1.0
         return {name: seconds / total for name, seconds in self.seconds.items()}
 
@@ -105,15 +134,21 @@ def distil(
         The time spent in each part of the loop.
 
     Raises:
-        ProlificError: The loss is not finite.
+        ProlificError: The losses or gradients of a particle are not finite in several steps in a row, or its parameters
+            are not finite.
     """
     logging = logging or LoggingConfig()
-    optimizers = [torch.optim.Adam(scene.parameter_groups(), betas=(0.9, 0.99), eps=1e-15) for scene in scenes]
+    advice = "lower the learning rates or the guidance scale, or set prior.dtype to bfloat16 or float32"
+    skipped = [NonFiniteSteps(f"{name}: particle {index}", advice) for index in range(len(scenes))]
+    fused = guidance.prior.device.type == "cuda" or None  # one kernel; on the CPU, torch's default keeps its bytes
+    optimizers = [
+        torch.optim.Adam(scene.parameter_groups(), betas=(0.9, 0.99), eps=1e-15, fused=fused) for scene in scenes
+    ]
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-    first = _load(state_file, scenes, optimizers, guidance) if state_file and state_file.exists() else 0
+    first = _load(state_file, scenes, optimizers, guidance, skipped) if state_file and state_file.exists() else 0
     if resume and first:
         resume(first)
-    timer = StageTimer()
+    timer = StageTimer(on_gpu=guidance.prior.device.type == "cuda")
     for step in range(first, config.steps):
 
         def draw(purpose: str, step: int = step) -> torch.Generator:
@@ -133,14 +168,14 @@ def distil(
         timer.lap("guidance")
         losses = scene.losses(render, progress)
         total = distillation + sum(losses.values())
-        if not torch.isfinite(total):
-            raise ProlificError(
-                f"{name}: the loss is not a number at step {step + 1}; lower the learning rates or the guidance scale"
-            )
         for group, rate in zip(optimizer.param_groups, rates[index], strict=True):
             group["lr"] = rate * rate_at(config.learning_rate_final, progress)
         total.backward()
-        optimizer.step()
+        largest = largest_gradient(parameter for group in optimizer.param_groups for parameter in group["params"])
+        if not skipped[index].must_skip(torch.stack([total.detach(), largest]).tolist()):
+            optimizer.step()
+        else:
+            _check_scene(scene, f"{name}: particle {index}", step + 1, advice)
         optimizer.zero_grad(set_to_none=True)  # free the gradients of this particle
         timer.lap("backward")
         measure = step == 0 or (step + 1) % MEASURE_SCORE_EVERY == 0
@@ -148,35 +183,62 @@ def distil(
         timer.lap("score model")
         metrics |= {"loss": total.detach(), "opacity": render.opacity.detach().mean()}
         metrics |= {f"loss_{key}": value.detach() for key, value in losses.items()}
+        if count := sum(counter.total for counter in skipped):
+            metrics["skipped_steps"] = count
         done = step + 1
         if observe:
             observe(done, metrics)
         timer.lap("logging")
         # A run that resumes does not repeat the step of its checkpoint, so the step must have been observed.
         if state_file and done % logging.checkpoint_every == 0 and done < config.steps:
-            _save(state_file, done, scenes, optimizers, guidance)
+            _save(state_file, done, scenes, optimizers, guidance, skipped)
             timer.lap("checkpoints")
         if preview and (done % logging.preview_every == 0 or done == config.steps):
             preview(done)
             timer.lap("previews")
+    for index, scene in enumerate(scenes):
+        _check_scene(scene, f"{name}: particle {index}", config.steps, advice)
     return timer
 
 
-def _save(path: Path, step: int, scenes: Sequence[Scene], optimizers: list, guidance: Guidance) -> None:
-    """Save all state that changes during training."""
+def _check_scene(scene: Scene, subject: str, step: int, advice: str) -> None:
+    """Raise a ProlificError if the state of a scene is not finite, from which it cannot recover."""
+    if not is_finite(scene.state_dict()):
+        raise ProlificError(f"{subject} holds values that are not a number at step {step}; {advice}")
+
+
+def _save(
+    path: Path,
+    step: int,
+    scenes: Sequence[Scene],
+    optimizers: list,
+    guidance: Guidance,
+    skipped: Sequence[NonFiniteSteps],
+) -> None:
+    """Save all state that changes during training, which must be finite."""
     state = {
         "step": step,
         "scenes": [scene.state_dict() for scene in scenes],
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "guidance": guidance.state_dict(),
+        "skipped": [counter.total for counter in skipped],
     }
+    if not is_finite(state):
+        raise ProlificError(
+            f"{path.name}: the state of step {step} holds values that are not a number and is not saved; lower the "
+            "learning rates, then run the same command again"
+        )
     checkpoint.save(path, state)
 
 
-def _load(path: Path, scenes: Sequence[Scene], optimizers: list, guidance: Guidance) -> int:
+def _load(
+    path: Path, scenes: Sequence[Scene], optimizers: list, guidance: Guidance, skipped: Sequence[NonFiniteSteps]
+) -> int:
     """Restore the state written by `_save` and return the number of finished steps."""
     state = checkpoint.load(path)
     for part, values in zip([*scenes, *optimizers], state["scenes"] + state["optimizers"], strict=True):
         part.load_state_dict(values)
     guidance.load_state_dict(state["guidance"])
+    for counter, total in zip(skipped, state["skipped"], strict=True):
+        counter.total = total
     return state["step"]

@@ -42,6 +42,8 @@ def distil_stage(
     side = max(side for _, side in config.resolution)
     amounts = memory.estimate(guidance, scenes, views=config.views, side=side, pixel_bytes=pixel_bytes)
     stage.note(f"estimated memory: about {memory.format_total(amounts)} on {stage.device.type}")
+    if line := memory.shortage(amounts, stage.device, stage.name):
+        stage.note(line)
     monitor = ScoreGainMonitor(config.steps)
     strip = strip or four_views(stage, config)
 

@@ -1,4 +1,4 @@
-"""The commands `prolific bench quality`, `guidance`, `render` and `pipeline`."""
+"""The commands `prolific bench quality`, `guidance`, `render`, `gpu` and `pipeline`."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -102,6 +102,27 @@ def render(
 
     numbers = render.bench(repetitions)
     _show(render.table(numbers), numbers, json)
+
+
+@app.command()
+def gpu(
+    preset: Annotated[str, typer.Option(help="A file in presets/.")] = "paper",
+    steps: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="The number of timed steps.")] = 20,
+    json: Json = False,
+) -> None:
+    """Measure the time and memory of a step of each optimised stage, on the device in system.device."""
+    from prolific_core.prompts import Prompt
+    from tasks.runtime import machine
+    from tasks.runtime.project import Project
+
+    project = Project.find()
+    values = project.config(Prompt(id="bench-gpu", text="a red mug", preset=preset))
+    machine.check_device(values.system.device)
+    machine.threads(values.system.threads)
+    from flows.benchmarks import gpu_steps
+
+    rows = gpu_steps.bench(values, steps)
+    _show(gpu_steps.table(rows), rows, json)
 
 
 @app.command()

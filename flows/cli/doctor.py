@@ -3,13 +3,22 @@
 import platform
 import re
 from importlib import metadata
+from typing import Annotated
+
+import typer
 
 
-def doctor() -> None:
+def doctor(
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Compare the results of the GPU with the CPU, and do no more.")
+    ] = False,
+) -> int:
     """Show the versions, device, kernels and prior in use, and the reason for each choice.
 
     Files that a killed run has damaged are repaired, and all outputs are compared with their digests.
     """
+    if gpu:
+        return _check_gpu()
     from flows.orchestration import preflight
     from prolific_core.errors import ProlificError
     from tasks.runtime import machine
@@ -41,9 +50,13 @@ def doctor() -> None:
 
     print("\ndevice")
     device = shared.system.device
-    gpu = torch.cuda.is_available()
-    used = ("cuda" if gpu else "cpu") if device == "auto" else device
-    _line("GPU", f"yes: {torch.cuda.get_device_name()}" if gpu else f"none that torch {torch.__version__} can use")
+    found = torch.cuda.is_available()
+    used = ("cuda" if found else "cpu") if device == "auto" else device
+    _line("GPU", f"yes: {torch.cuda.get_device_name()}" if found else f"none that torch {torch.__version__} can use")
+    if found:
+        from prolific_core.render.warp_launch import gpu_obstacle
+
+        _line("warp", gpu_obstacle() or "can use the GPU")
     _line("used", f"{used} (params.yaml: system.device = {device})")
     _line("threads", f"{shared.system.threads} (params.yaml: system.threads)")
 
@@ -64,6 +77,25 @@ def doctor() -> None:
         _line(shared.prior.path, f"found: {locate(shared.prior.path)}")
     except ProlificError as error:
         _line(shared.prior.path, f"missing: {error}")
+    return 0
+
+
+def _check_gpu() -> int:
+    """Compare the kernels and networks on the GPU with the CPU. Return 1 if one of them differs, and 0 otherwise."""
+    from tasks.runtime import machine
+    from tasks.runtime.project import Project
+
+    system = Project.find().shared_config().system
+    machine.threads(system.threads)
+    wanted = system.device if system.device.startswith("cuda") else "cuda"
+    device = machine.set_up_torch(system.threads, wanted)
+    from flows.benchmarks import gpu_check
+
+    failed = 0
+    for result in gpu_check.check(device):
+        _line(f"{'pass' if result.passed else 'FAIL'}  {result.name}", result.detail)
+        failed += not result.passed
+    return 1 if failed else 0
 
 
 def _requirements() -> list[str]:

@@ -76,7 +76,7 @@ def worker(
     gpus: Annotated[
         str | None,
         typer.Option(
-            metavar="0,1", help="The GPUs to use, with one prompt at a time on each. By default, --slots applies."
+            metavar="0,1", help="The GPUs to use, with one prompt at a time on each. By default, all that there are."
         ),
     ] = None,
     slots: Annotated[
@@ -93,9 +93,9 @@ def worker(
     if gpus is not None:
         if slots != 1:
             raise InputError("--gpus and --slots cannot be used together: each GPU runs one prompt at a time")
-        if not all(part.isdecimal() for part in gpus.split(",")):
-            raise InputError(f"--gpus must be GPU numbers such as 0,1, got {gpus}")
-        devices = sorted({int(part) for part in gpus.split(",")})
+        from tasks.runtime.gpus import choose
+
+        devices = choose(gpus)
     from flows.orchestration.deploy import work
     from tasks.runtime.project import Project
 

@@ -14,6 +14,7 @@ import psutil
 from flows.orchestration import prefect_runtime, prefect_server
 from prolific_core.errors import InputError, ProlificError, mask
 from tasks.runtime import machine
+from tasks.runtime.gpus import visible
 from tasks.runtime.project import Project
 
 SILENCE = 90  # seconds without a heartbeat (sent every 30 s) before a run is marked as crashed
@@ -104,8 +105,11 @@ def _automation() -> None:
         automation.update()
 
 
-def work(project: Project, pool: str, gpus: list[int] | None, slots: int) -> int:
-    """Run one worker per GPU, or `slots` workers if no GPUs are given, and one worker for sweeps.
+def work(project: Project, pool: str, gpus: list[str] | None, slots: int) -> int:
+    """Run one worker per GPU and one worker for sweeps.
+
+    `gpus` are names for CUDA_VISIBLE_DEVICES; without them, all GPUs are used. On a machine without a GPU, or with more
+    than one slot, `slots` workers run, which see the same GPUs as this process.
 
     The workers run until this process is interrupted. If one of them exits earlier, a ProlificError is raised.
     """
@@ -113,12 +117,13 @@ def work(project: Project, pool: str, gpus: list[int] | None, slots: int) -> int
     machine.disable_telemetry()
     os.environ.setdefault("PREFECT_HOME", str(project.state / "prefect"))
     (project.state / "prefect").mkdir(parents=True, exist_ok=True)
+    gpus = gpus or (visible() if slots == 1 else [])
     places = (
-        [(f"gpu{number}", str(number)) for number in gpus]
+        [(f"gpu{name}" if name.isdecimal() else name[:12], name) for name in gpus]
         if gpus
-        else [(f"slot{number}", "") for number in range(slots)]
+        else [(f"slot{number}", None) for number in range(slots)]
     )
-    workers = {name: _worker(project, pool, name, "default", devices, 1) for name, devices in places}
+    workers = {name: _worker(project, pool, name, "default", gpu, 1) for name, gpu in places}
     workers["head"] = _worker(project, pool, "head", HEAD, "", 4)
     print(f"workers of pool {pool}: {', '.join(workers)} (press Ctrl-C to stop them)", file=sys.stderr, flush=True)
     try:
@@ -131,13 +136,17 @@ def work(project: Project, pool: str, gpus: list[int] | None, slots: int) -> int
         _stop(list(workers.values()))
 
 
-def _worker(project: Project, pool: str, name: str, queue: str, devices: str, limit: int) -> subprocess.Popen:
+def _worker(project: Project, pool: str, name: str, queue: str, gpu: str | None, limit: int) -> subprocess.Popen:
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--work-queue", queue]
     command += ["--type", "process", "--limit", str(limit), "--name", f"{socket.gethostname()}-{name}"]
     return subprocess.Popen(
         command,
         cwd=project.root,
-        env={**os.environ, "PROLIFIC_ROOT": str(project.root), "CUDA_VISIBLE_DEVICES": devices},
+        env={
+            **os.environ,
+            "PROLIFIC_ROOT": str(project.root),
+            **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}),
+        },
         stdin=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C must not reach the worker directly, because `_stop` sends it a signal
         preexec_fn=machine.die_with_parent,

@@ -1,5 +1,6 @@
 """Run stages with DVC in a child process, and read their records while they run."""
 
+import contextvars
 import itertools
 import json
 import os
@@ -28,6 +29,8 @@ SYNC_SECONDS = 2.0  # interval between two transfers of the records to MLflow
 TAIL = 12  # number of log lines shown with a failure
 
 
+#: The GPU of the stages that the current thread starts, for CUDA_VISIBLE_DEVICES; None for all.
+use_gpu: contextvars.ContextVar[str | None] = contextvars.ContextVar("use_gpu", default=None)
 stopping = threading.Event()  # set to stop the running stages of all threads
 
 
@@ -134,7 +137,11 @@ def _start(project: Project, target: str, console: Path, upstream: bool) -> subp
         return subprocess.Popen(
             [sys.executable, "-m", "tasks.dvc_pipeline.cli", "repro", *([] if upstream else ["--single-item"]), target],
             cwd=project.root,
-            env={**environment(), "PROLIFIC_TRACKER": os.environ.get("PROLIFIC_TRACKER", "flow")},
+            env={
+                **environment(),
+                "PROLIFIC_TRACKER": os.environ.get("PROLIFIC_TRACKER", "flow"),
+                **({"CUDA_VISIBLE_DEVICES": gpu} if (gpu := use_gpu.get()) else {}),
+            },
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,

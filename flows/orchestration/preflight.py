@@ -21,7 +21,8 @@ from flows.prompt_store import create, sets, vocabulary
 from prolific_core import checkpoint
 from prolific_core.errors import InputError
 from prolific_core.files import write_atomically
-from prolific_core.prior.location import locate
+from prolific_core.prior.location import check_models
+from tasks.runtime import machine
 from tasks.runtime.job import damaged_files
 from tasks.runtime.project import STAGES, Project, ResolvedPrompt
 
@@ -62,12 +63,13 @@ def choose(
 def check(project: Project, id: str) -> ResolvedPrompt:
     """Check the parameters of a prompt and whether the prior knows its words, and return it.
 
-    This takes milliseconds. It changes the working directory to the project root, because paths in the parameters are
-    relative to the root.
+    This takes milliseconds, unless a model is on a hub or a GPU is required. It changes the working directory to the
+    project root, because paths in the parameters are relative to the root.
     """
     os.chdir(project.root)
     prompt = project.resolve(id)
-    locate(prompt.config.prior.path)
+    machine.check_device(prompt.config.system.device)
+    check_models(prompt.config)
     vocabulary.check(project, prompt.prompt, prompt.config)
     return prompt
 

@@ -136,7 +136,8 @@ class Guidance:
         """
         t = timesteps.sample_times(len(latents), self.config.time, progress, self.prior.schedule.length, generator)
         noise = torch.randn(latents.shape, generator=generator)
-        gradient = self.gradient(latents, cameras, t.to(latents.device), noise.to(latents))
+        t, noise = t.to(latents.device, non_blocking=True), noise.to(latents, non_blocking=True)
+        gradient = self.gradient(latents, cameras, t, noise)
         target = (latents - gradient).detach()
         return (latents - target).square().sum() / (2 * len(latents))
 
@@ -151,7 +152,9 @@ class Guidance:
         Returns:
             The predicted noise eps_pretrained.
         """
-        inside = self._in_interval(t)
+        if self.config.interval is None:
+            return self._compose(self, noisy, t, cameras)
+        inside = self._in_interval(t, self.config.interval)
         if inside.all():
             return self._compose(self, noisy, t, cameras)
         rows, others = inside.nonzero()[:, 0], (~inside).nonzero()[:, 0]
@@ -161,10 +164,8 @@ class Guidance:
             eps[rows] = self._compose(self, noisy[rows], t[rows], cameras[rows])
         return eps
 
-    def _in_interval(self, t: Times) -> Bool[Tensor, " batch"]:
-        if self.config.interval is None:
-            return torch.ones_like(t, dtype=torch.bool)
-        low, high = (end * self.prior.schedule.length for end in self.config.interval)
+    def _in_interval(self, t: Times, interval: tuple[float, float]) -> Bool[Tensor, " batch"]:
+        low, high = (end * self.prior.schedule.length for end in interval)
         return (t >= low) & (t <= high)
 
     def conditional(self, noisy: Latents, t: Times, cameras: Cameras) -> Latents:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,6 +13,7 @@ from prolific_core.cameras import Cameras
 from prolific_core.config import GuidanceConfig
 from prolific_core.guidance.base import Guidance
 from prolific_core.guidance.score_network.model import ScoreModel
+from prolific_core.nonfinite import NonFiniteSteps, largest_gradient
 from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.prior.noise_schedule import Latents, TextEmbeddings, Times
 
@@ -62,11 +63,18 @@ class VSD(Guidance):
         score: ScoreModel | None = None,
     ):
         super().__init__(prior, config, prompt, generator=generator)
-        self.score = score or ScoreModel.from_prior(prior, config.score, generator=generator)
+        if score is None:
+            score = ScoreModel.from_prior(prior, config.score, generator=generator)
+            if score.base is not prior:
+                score.base.keep_only_unet([self.prompt])
+        self.score = score
         rate, betas = config.score.learning_rate, config.score.betas
         # The fused implementation is faster for hundreds of small tensors.
         self.optimizer = torch.optim.Adam(self.score.trainable(), lr=rate, betas=betas, fused=True)
         self.trained = 0  # number of completed training steps
+        self._skipped = NonFiniteSteps(
+            "the score network", "lower guidance.score.learning_rate, or set prior.dtype to bfloat16 or float32"
+        )
         self._shared: ForwardPass | None = None
 
     def predict_eps_q(self, noisy: Latents, t: Times, noise: Latents, cameras: Cameras) -> Latents:
@@ -119,7 +127,8 @@ class VSD(Guidance):
             Metrics by name. `score_loss` is the loss in the network's parameterisation (eps or v). If `measure` is set,
             `score_gain` is the ratio of this loss to the loss of the frozen base for the same inputs. A ratio of 1
             means that the network has not adapted to the particles, in which case the VSD gradient is only
-            w(t) (scale - 1) (cond - uncond).
+            w(t) (scale - 1) (cond - uncond). A step whose loss or gradient is not finite changes nothing;
+            `score_skipped_steps`, which is present once there was such a step, is their number.
         """
         return self._learn(latents, self._evaluate(latents, c2w, generator), measure)
 
@@ -128,30 +137,40 @@ class VSD(Guidance):
     ) -> ForwardPass:
         """Evaluate the score network with random time steps and noise."""
         batch, schedule = len(latents), self.score.schedule
-        t = torch.randint(schedule.length, (batch,), generator=generator).to(latents.device)
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        t = torch.randint(schedule.length, (batch,), generator=generator).to(latents.device, non_blocking=True)
+        noise = torch.randn(latents.shape, generator=generator).to(latents, non_blocking=True)
         has_camera: Bool[Tensor, " batch"] = torch.rand(batch, generator=generator) >= self.config.score.camera_dropout
         noisy = schedule.add_noise(latents, noise, t)
-        output = self.score(noisy, t, self._text(batch), c2w, has_camera.to(latents.device))
+        has_camera = has_camera.to(latents.device, non_blocking=True)
+        output = self.score(noisy, t, self._text(batch), c2w, has_camera)
         return ForwardPass(output, noisy, t, noise)
 
     def _learn(self, latents: Latents, forward: ForwardPass, measure: bool) -> dict[str, float]:
         """Perform one training step from a forward pass and return its metrics; see `train_step`."""
         target = self.score.target(latents, forward.noise, forward.t)
         loss = mse_loss(forward.output, target)
-        metrics = {"score_loss": loss.item()}
+        losses = [loss.detach()]
         if measure:
             frozen = self.score.frozen(forward.noisy, forward.t, self._text(len(latents)))
-            metrics["score_gain"] = metrics["score_loss"] / mse_loss(frozen, target).item()
+            losses.append(mse_loss(frozen, target))
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.score.learning_rate * min(
                 1.0, (self.trained + 1) / max(1, self.config.score.warmup)
             )
         self.optimizer.zero_grad(set_to_none=True)
         self._backward(loss, target.numel())
-        self.optimizer.step()  # pyright: ignore[reportUnknownMemberType]
-        self.trained += 1
-        self.score.refresh()
+        # One wait for a GPU for all values.
+        numbers = torch.stack([*losses, largest_gradient(self.score.trainable())])
+        values = cast("list[float]", numbers.tolist())  # pyright: ignore[reportUnknownMemberType]
+        if not self._skipped.must_skip([values[0], values[-1]]):
+            self.optimizer.step()  # pyright: ignore[reportUnknownMemberType]
+            self.trained += 1
+            self.score.refresh()
+        metrics = {"score_loss": values[0]}
+        if measure:
+            metrics["score_gain"] = values[0] / values[1]
+        if self._skipped.total:
+            metrics["score_skipped_steps"] = float(self._skipped.total)
         return metrics
 
     def _backward(self, loss: Float[Tensor, ""], count: int) -> None:
@@ -173,10 +192,11 @@ class VSD(Guidance):
             "score": self.score.trainable_state(),
             "optimizer": self.optimizer.state_dict(),
             "trained": self.trained,
+            "skipped": self._skipped.total,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state returned by `state_dict`; see `Guidance.load_state_dict`."""
         self.score.load_trainable_state(state["score"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.trained = state["trained"]
+        self.trained, self._skipped.total = state["trained"], state["skipped"]

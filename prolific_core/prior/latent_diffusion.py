@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from prolific_core.errors import InputError
-from prolific_core.prior.location import locate
+from prolific_core.prior.loading import data_type, load_parts
 from prolific_core.prior.noise_schedule import Latents, NoiseSchedule, TextEmbeddings, Times, classifier_free
 
 if TYPE_CHECKING:
@@ -53,30 +52,6 @@ else:
     UNet = nn.Module
 
 
-def load_part(kind: Any, path: str, subfolder: str, **options: Any) -> Any:
-    """Load one part of a pipeline.
-
-    Args:
-        kind: Class from diffusers or transformers to load.
-        path: `toybox`, a folder, or a model id on the Hugging Face hub.
-        subfolder: The part's folder in the pipeline.
-        **options: Arguments of `kind.from_pretrained`.
-
-    Returns:
-        An instance of `kind`.
-
-    Raises:
-        InputError: The part cannot be loaded.
-    """
-    try:
-        return kind.from_pretrained(locate(path), subfolder=subfolder, **options)
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"prior.path: cannot load {subfolder} of {path}: {reason}") from None
-
-
 class LatentDiffusion(nn.Module):
     """Latent diffusion model that encodes images, embeds texts, predicts noise and samples images.
 
@@ -90,6 +65,9 @@ class LatentDiffusion(nn.Module):
         tokenizer: A `transformers.CLIPTokenizer`.
         scheduler: A diffusers scheduler.
     """
+
+    vae: Any
+    text_encoder: Any
 
     def __init__(self, unet: UNet, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any):
         super().__init__()
@@ -109,38 +87,33 @@ class LatentDiffusion(nn.Module):
         vae_slicing: bool = False,
         gradient_checkpointing: bool = False,
         torch_compile: bool = False,
+        key: str = "prior.path",
     ) -> "LatentDiffusion":
         """Load a frozen model.
 
-        All arguments except `device` are fields of `config.PriorConfig`.
+        All arguments except `device` and `key` are fields of `config.PriorConfig`.
 
         Args:
-            path: `toybox`, a folder, or a model id on the Hugging Face hub.
+            path: `toybox`, a folder, a `.safetensors` file of a whole model, or a model id on the Hugging Face hub.
             device: Device of the weights.
-            dtype: Name of the weights' data type.
+            dtype: Name of the weights' data type; see `loading.data_type`.
             vae_slicing: Whether the autoencoder processes images one by one.
             gradient_checkpointing: Whether the U-Net and the autoencoder recompute activations in the backward pass.
             torch_compile: Whether the U-Net is compiled.
+            key: Name of the setting that holds the path, for error messages.
 
         Returns:
             The frozen model.
 
         Raises:
-            InputError: A part of the model is missing.
+            InputError: A part of the model is missing, or the model is of another kind.
         """
-        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-        from transformers import CLIPTextModel, CLIPTokenizer
-
-        weights = {"torch_dtype": getattr(torch, dtype), "use_safetensors": True}  # nothing is unpickled
-        prior = cls(
-            load_part(UNet2DConditionModel, path, "unet", **weights),
-            load_part(AutoencoderKL, path, "vae", **weights),
-            load_part(CLIPTextModel, path, "text_encoder", **weights),
-            load_part(CLIPTokenizer, path, "tokenizer"),
-            load_part(DDIMScheduler, path, "scheduler"),
-        ).to(device)
+        prior = cls(*load_parts(path, data_type(dtype, device), key))
+        on_gpu = torch.device(device).type != "cpu"
+        for part in (prior.unet, prior.vae, prior.schedule):  # `embed` moves the text encoder
+            # The layout that the tensor cores' convolutions need.
+            options: Any = {"memory_format": torch.channels_last} if on_gpu else {}
+            nn.Module.to(part, device, **options)
         if vae_slicing:
             prior.vae.enable_slicing()
         if gradient_checkpointing:
@@ -160,6 +133,11 @@ class LatentDiffusion(nn.Module):
         """Data type of the U-Net's weights."""
         # diffusers' own `dtype` iterates over all parameters, which is slow compared with evaluating a small model.
         return next(self.unet.parameters()).dtype
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the U-Net is compiled on its first call."""
+        return self.unet._compiled_call_impl is not None
 
     @cached_property
     def resolution(self) -> int:
@@ -207,6 +185,8 @@ class LatentDiffusion(nn.Module):
     def embed(self, texts: str | list[str]) -> TextEmbeddings:
         """Embed texts and cache the embedding of each text.
 
+        The text encoder is on a GPU only while it embeds texts, because a run needs it for a few texts once.
+
         Args:
             texts: One text or several.
 
@@ -214,7 +194,10 @@ class LatentDiffusion(nn.Module):
             The last hidden states of the text encoder, with one row per text.
         """
         texts = [texts] if isinstance(texts, str) else texts
-        for text in set(texts) - self._embeddings.keys():
+        new = set(texts) - self._embeddings.keys()
+        if new and self.device.type != "cpu":
+            self.text_encoder.to(self.device)
+        for text in new:
             tokens = self.tokenizer(
                 text,
                 padding="max_length",
@@ -222,8 +205,19 @@ class LatentDiffusion(nn.Module):
                 max_length=self.tokenizer.model_max_length,
                 return_tensors="pt",
             )
-            self._embeddings[text] = self.text_encoder(tokens.input_ids.to(self.device))[0]
+            self._embeddings[text] = self.text_encoder(tokens.input_ids.to(self.device, non_blocking=True))[0]
+        if new and self.device.type != "cpu":
+            self.text_encoder.to("cpu")
         return torch.cat([self._embeddings[text] for text in texts])
+
+    def keep_only_unet(self, texts: list[str]) -> None:
+        """Free the autoencoder and the text encoder of a model that will only predict noise.
+
+        Args:
+            texts: The texts that will be used; their embeddings are kept.
+        """
+        self.embed(texts)
+        self.vae = self.text_encoder = None
 
     def predict_noise(
         self,

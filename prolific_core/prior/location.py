@@ -1,36 +1,121 @@
-"""Look-up of a prior's files, without importing torch."""
+"""Look-up and checks of a model's files, without importing torch."""
 
+import json
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from prolific_core.errors import InputError
+from prolific_core.config import Config
+from prolific_core.errors import InputError, shorten
 
 #: Folder of the packaged weights.
 TOYBOX = Path(__file__).parents[1] / "toybox" / "weights"
 
+SUPPORTED = "supported are Stable Diffusion 1.x and 2.x, that is the layout of StableDiffusionPipeline"
 
-def locate(path: str) -> str:
-    """Return the folder or model id that a configured path refers to.
+
+def locate(path: str, key: str = "prior.path") -> str:
+    """Return the folder, file or model id that a configured path refers to.
 
     Args:
-        path: `toybox` for the packaged model, a folder, or a model id on the Hugging Face hub.
+        path: `toybox` for the packaged model, a folder, a `.safetensors` file of a whole model, or a model id on the
+            Hugging Face hub.
+        key: Name of the setting, for error messages.
 
     Returns:
-        The path of an existing folder, or the model id.
+        The path of an existing folder or file, or the model id.
 
     Raises:
-        InputError: The path refers to a folder that is missing or contains no model.
+        InputError: The path refers to a folder or file that is missing, or that contains no model of a supported kind.
     """
     folder = TOYBOX if path == "toybox" else Path(path).expanduser()
     if folder.is_dir():
-        if not (folder / "model_index.json").is_file():
-            raise InputError(
-                f"prior.path: {folder} must contain model_index.json, as in the StableDiffusionPipeline layout"
-            )
+        index = folder / "model_index.json"
+        if not index.is_file():
+            raise InputError(f"{key}: {folder} must contain model_index.json, as in the StableDiffusionPipeline layout")
+        _check_kind(index, path, key)
         return str(folder)
     if path == "toybox":
         raise InputError(
-            f"prior.path: the Toybox weights are missing in {folder}; reinstall, or train them (README, 'The Toybox')"
+            f"{key}: the Toybox weights are missing in {folder}; reinstall, or train them (README, 'The Toybox')"
         )
+    if folder.is_file():
+        _check_single_file(folder, key)
+        return str(folder)
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise InputError(f"prior.path: no such folder: {path}; give 'toybox', a folder, or a hub id such as owner/name")
+        raise InputError(f"{key}: no such folder: {path}; give 'toybox', a folder, or a hub id such as owner/name")
     return path
+
+
+def check_models(config: Config) -> None:
+    """Check that all models of a run exist, so that a run of hours does not end because its last stage finds none.
+
+    Args:
+        config: Configuration of the run, with paths relative to the current folder.
+
+    Raises:
+        InputError: A model is missing or of another kind. The message names the setting.
+    """
+    for key, path in _pipelines(config):
+        if locate(path, key) == path and not Path(path).expanduser().exists():
+            _check_kind(Path(_on_hub(path, key, "model_index.json")), path, key)
+    scorer = config.evaluate.scorer
+    if scorer is not None and not (Path(scorer).expanduser() / "config.json").is_file():
+        if Path(scorer).expanduser().exists() or scorer.startswith((".", "/", "~")) or scorer.count("/") != 1:
+            raise InputError(
+                f"evaluate.scorer: no CLIP model in {scorer}: it must be a folder with config.json or a hub id"
+            )
+        _on_hub(scorer, "evaluate.scorer", "config.json")
+
+
+def _pipelines(config: Config) -> Iterator[tuple[str, str]]:
+    yield "prior.path", config.prior.path
+    for name in ("nerf", "geometry", "texture"):
+        if base := getattr(config, name).guidance.score.base:
+            yield f"{name}.guidance.score.base", base
+
+
+@cache
+def _on_hub(id: str, key: str, file: str) -> str:
+    """Return the local copy of a small file of a model on the hub, which is downloaded if necessary."""
+    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+
+    if isinstance(kept := try_to_load_from_cache(id, file), str):
+        return kept
+    try:
+        HfApi().model_info(id, timeout=10)  # unlike a download, this gives up at once
+        return hf_hub_download(id, file)
+    except Exception as error:  # the types depend on the version and its HTTP client
+        reason = shorten(str(error).strip().splitlines()[0]) if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{key}: cannot find {id} on the Hugging Face hub or among its downloads ({reason}); give the folder of "
+            "your own copy"
+        ) from None
+
+
+def _check_kind(index: Path, path: str, key: str) -> None:
+    """Raise an InputError if a model_index.json describes a pipeline of another kind."""
+    try:
+        parts: dict[str, Any] = json.loads(index.read_text())
+        unet = parts.get("unet", [None, None])[1]
+    except (ValueError, AttributeError, LookupError, TypeError):
+        raise InputError(f"{key}: {index} is damaged; copy the model again") from None
+    if "transformer" in parts or "text_encoder_2" in parts or unet not in (None, "UNet2DConditionModel"):
+        raise InputError(f"{key}: {path} is a {parts.get('_class_name', 'model of another kind')}; {SUPPORTED}")
+
+
+def _check_single_file(file: Path, key: str) -> None:
+    """Raise an InputError if a file does not hold all parts of a supported model in the original format."""
+    if file.suffix != ".safetensors":
+        raise InputError(f"{key}: {file} must be a .safetensors file, because other formats can run code")
+    try:
+        with open(file, "rb") as opened:
+            names = json.loads(opened.read(int.from_bytes(opened.read(8), "little"))).keys()
+    except (ValueError, OSError, MemoryError, OverflowError, AttributeError):
+        raise InputError(f"{key}: {file} is damaged; copy the model again") from None
+    if any(name.startswith("conditioner.embedders.") for name in names):
+        raise InputError(f"{key}: {file} is a Stable Diffusion XL checkpoint; {SUPPORTED}")
+    for part in ("model.diffusion_model.input_blocks.", "first_stage_model.", "cond_stage_model."):
+        if not any(name.startswith(part) for name in names):
+            raise InputError(f"{key}: {file} has no tensors '{part}*'; {SUPPORTED}, in one file with all parts")

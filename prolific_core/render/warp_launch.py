@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from prolific_core.errors import InputError
+
 
 @lru_cache(maxsize=1)
 def warp() -> Any:
@@ -28,6 +30,30 @@ def warp() -> Any:
     with _quiet_stderr():  # hide the native code's message that no GPU was found
         wp.init()
     return wp
+
+
+def gpu_obstacle() -> str:
+    """Return the reason why Warp cannot use a GPU and what to install, or an empty string if it can use one."""
+    wp = warp()
+    if wp.is_cuda_available():
+        return ""
+    toolkit, driver = wp.get_cuda_toolkit_version(), wp.get_cuda_driver_version()
+    if toolkit is None:
+        return f"warp-lang {wp.__version__} is built without CUDA; install the wheel of the package index"
+    built = f"warp-lang {wp.__version__} is built for CUDA {toolkit[0]}.{toolkit[1]}"
+    if driver is None:
+        return f"{built} and finds no NVIDIA driver; install one that supports CUDA {toolkit[0]}"
+    return (
+        f"{built}, but the NVIDIA driver supports only CUDA {driver[0]}.{driver[1]}; update the driver"
+        f"{' (R580 or later)' if toolkit[0] == 13 else ''}, or install a wheel of warp-lang for CUDA {driver[0]}"
+    )
+
+
+@cache
+def _check_gpu() -> None:
+    """Raise an InputError if Warp cannot use the GPU that torch uses."""
+    if obstacle := gpu_obstacle():
+        raise InputError(f"system.device: torch uses the GPU, but the kernels cannot: {obstacle}")
 
 
 @contextmanager
@@ -68,7 +94,12 @@ def launch(kernel, size: int | tuple[int, ...], values: Sequence[Any], device: t
             the launch has finished. A pair (tensor, dtype) is passed as an array of that Warp type, for example a
             tensor (N, 3) with `wp.vec3`. Everything else is passed unchanged.
         device: The device of the tensors.
+
+    Raises:
+        InputError: The tensors are on a GPU that Warp cannot use.
     """
+    if device.type == "cuda":
+        _check_gpu()
     wp, converted = warp(), [_argument(value) for value in values]
     if device.type == "cuda":
         wp.launch(kernel, size, converted, stream=wp.stream_from_torch(torch.cuda.current_stream(device)))

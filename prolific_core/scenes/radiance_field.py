@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from prolific_core import seeding
 from prolific_core.cameras import Cameras
 from prolific_core.config import FieldConfig, NerfConfig
 from prolific_core.errors import InputError
@@ -259,7 +260,9 @@ class RadianceField(nn.Module, Scene):
             check_count(len(samples), self.max_samples * patches)
         noise = None
         if generator is not None and self.config.density_noise > 0:
-            noise = torch.randn(len(samples), generator=generator).to(origins) * self.config.density_noise
+            device = origins.device
+            drawn = torch.randn(len(samples), generator=seeding.on_device(generator, device), device=device)
+            noise = drawn.to(origins) * self.config.density_noise
         return samples, noise
 
     @torch.no_grad()
@@ -286,11 +289,9 @@ class RadianceField(nn.Module, Scene):
         if patch is None or patch >= rays:
             return [self._shade(origins, directions, samples, noise, normals)]
         parts = []
-        for first in range(0, rays, patch):
-            last = min(first + patch, rays)
-            piece = samples.of_rays(first, last)
+        for first, (rows, piece) in zip(range(0, rays, patch), samples.split(patch)):
             check_count(len(piece), self.max_samples)
-            rows = slice(int(samples.offsets[first]), int(samples.offsets[last]))
+            last = first + piece.rays
             given = (
                 origins[first:last],
                 directions[first:last],
@@ -400,6 +401,6 @@ class RadianceField(nn.Module, Scene):
 def _some_random(behind: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     """Replace each image's background (B, 3, H, W) with a plain random colour at the given probability."""
     batch = len(behind)
-    replace = (torch.rand(batch, generator=generator) < probability).to(behind.device)
-    colour = torch.rand(batch, 3, generator=generator).to(behind)
+    replace = (torch.rand(batch, generator=generator) < probability).to(behind.device, non_blocking=True)
+    colour = torch.rand(batch, 3, generator=generator).to(behind, non_blocking=True)
     return torch.where(replace[:, None, None, None], colour[:, :, None, None], behind)

@@ -120,4 +120,4 @@ class TexturedMesh(nn.Module, Scene):
         """Return a plain random colour (B, 3) with the configured probability, and white otherwise."""
         colour = torch.rand(batch, 3, generator=generator)
         plain = torch.rand(batch, 1, generator=generator) < self.train_config.random_background
-        return torch.where(plain, colour, torch.ones(batch, 3)).to(self.vertices)
+        return torch.where(plain, colour, torch.ones(batch, 3)).to(self.vertices, non_blocking=True)

@@ -37,9 +37,9 @@ class Digests:
         self._path, self._known = path, read_json(path)
 
     def of(self, folder: Path) -> str:
-        """Return the digest of the names and contents of all files in a folder."""
+        """Return the digest of the names and contents of all files in a folder, or of a single file."""
         total, before = hashlib.sha256(), dict(self._known)
-        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        for file in sorted(path for path in (folder, *folder.rglob("*")) if path.is_file()):
             total.update(f"{file.relative_to(folder).as_posix()} {self._file(file)}\n".encode())
         if self._known != before:
             write_json(self._path, self._known)

@@ -158,7 +158,7 @@ class Job:
         left = self._eta.left(step, steps)
         logged = bool(metrics) and (step % self.logging.metrics_every == 0 or step in (1, steps))
         kept = bool(metrics) and self.keeps_curve and curve.is_point(step, steps)
-        values = {name: records.plain(value) for name, value in metrics.items()} if logged or kept else {}
+        values = records.plain_values(metrics) if logged or kept else {}
         if kept:
             self._record("curve", step=step, values=values)
         now = time.monotonic()
@@ -211,8 +211,8 @@ class Job:
 
     @cached_property
     def device(self):
-        """Device to compute on. The first access sets the number of threads and enables deterministic algorithms."""
-        return machine.set_up_torch(self.system.threads, self.system.device)
+        """Device to compute on. The first access sets the number of threads and torch's algorithms."""
+        return machine.set_up_torch(self.system.threads, self.system.device, self.system.deterministic)
 
     def _record(self, kind: str, **values) -> None:
         if self._records:
@@ -306,6 +306,8 @@ class Job:
     def _report(self, seconds: float) -> None:
         device = str(self.device) if "torch" in sys.modules else "cpu"
         usage = {"seconds": round(seconds, 2), "peak_memory_mb": machine.peak_memory_mb(), "device": device}
+        if (gpu := machine.peak_gpu_memory_mb()) is not None:
+            usage["peak_gpu_memory_mb"] = gpu
         if self._fractions:
             usage["fractions"] = {name: round(fraction, 3) for name, fraction in self._fractions.items()}
         write_json(self.state / "run.json", usage)

@@ -36,27 +36,50 @@ def threads(count: int) -> None:
     # Make waiting threads sleep instead of spin, so that other processes can use their cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on a GPU
+    # Renders have a different number of samples in every step; without this, a GPU's memory fragments.
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
-def set_up_torch(count: int, device: str):
-    """Set torch's number of threads, enable deterministic algorithms and return the device to compute on."""
+def check_device(device: str) -> None:
+    """Raise an InputError if `system.device` is a GPU that this machine does not have."""
+    if not device.startswith("cuda"):
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise InputError(
+            f"system.device is {device}, but torch {torch.__version__} has no usable GPU; install a CUDA build of "
+            "torch and its driver, or run on the CPU, which is very slow with a large prior: --set system.device=cpu"
+        )
+    if (index := torch.device(device).index or 0) >= (count := torch.cuda.device_count()):
+        raise InputError(
+            f"system.device is {device}, but torch sees {count} GPUs, cuda:0 to cuda:{count - 1}, not {index}"
+        )
+
+
+def set_up_torch(count: int, device: str, deterministic: bool = False):
+    """Set torch's number of threads and its algorithms, and return the device to compute on.
+
+    Algorithms are deterministic on the CPU, and on a GPU only if `deterministic` is set, because they are slower there.
+    """
     import torch
 
     torch.set_num_threads(count)
     with contextlib.suppress(RuntimeError):  # Torch allows this call only once per process.
         torch.set_num_interop_threads(1)
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            f"system.device is cuda, but torch {torch.__version__} has no usable GPU; "
-            "set it to auto or cpu, or install a CUDA build of torch"
-        )
-    chosen = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
+    chosen = torch.device(device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu"))
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)  # for what is created on "cuda", such as the kernels' streams
+        torch.set_float32_matmul_precision("high")  # TF32
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = not deterministic  # the choice of the fastest algorithm may differ
     # Some operations have no deterministic implementation on a GPU, so torch only warns about them there.
-    torch.use_deterministic_algorithms(True, warn_only=chosen == "cuda")
+    torch.use_deterministic_algorithms(deterministic or chosen.type == "cpu", warn_only=chosen.type == "cuda")
     # Deterministic mode also fills uninitialised tensors with NaN, which takes time and does not change results.
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 (a property of the module)
     keep_freed_memory()
-    return torch.device(chosen)
+    return chosen
 
 
 def keep_freed_memory() -> None:
@@ -97,6 +120,14 @@ def peak_memory_mb() -> float:
 
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(used / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def peak_gpu_memory_mb() -> float | None:
+    """Return the peak of the GPU memory that torch has reserved, in megabytes, or None if no GPU was used."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    return round(torch.cuda.max_memory_reserved() / 2**20, 1)
 
 
 def exit_now(status: int) -> NoReturn:

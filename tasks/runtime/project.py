@@ -82,6 +82,7 @@ _GUIDED = (
     "prolific_core/checkpoint.py",
     "prolific_core/optimise.py",
     "prolific_core/prior/latent_diffusion.py",
+    "prolific_core/prior/loading.py",
     "prolific_core/prior/location.py",
     "prolific_core/prior/noise_schedule.py",
     *(f"prolific_core/toybox/weights/{part}" for part in _PIPELINE),
@@ -157,7 +158,7 @@ def code_of(stage: str, root: Path, values: config.Config) -> tuple[str, ...]:
 
 
 def models_of(stage: str, root: Path, values: config.Config) -> tuple[str, ...]:
-    """Return the folders of all models that a stage loads, relative to `root` if they are inside it.
+    """Return the folders or files of all models that a stage loads, relative to `root` if they are inside it.
 
     The packaged weights are not among them, because they belong to the stage's code. Neither are models on a hub, whose
     files are not in the project.
@@ -169,8 +170,9 @@ def models_of(stage: str, root: Path, values: config.Config) -> tuple[str, ...]:
     else:
         models = [values.prior.path, getattr(values, stage).guidance.score.base]
         folders = [f"{model}/{part}" for model in models if model for part in _PIPELINE]
+        folders += [model for model in models if model and (root / Path(model).expanduser()).is_file()]
     found = {root / Path(folder).expanduser() for folder in folders}
-    inside = {path.relative_to(root) if path.is_relative_to(root) else path for path in found if path.is_dir()}
+    inside = {path.relative_to(root) if path.is_relative_to(root) else path for path in found if path.exists()}
     return tuple(sorted({path.as_posix() for path in inside} - set(STAGES[stage].code)))
 
 

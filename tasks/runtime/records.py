@@ -36,6 +36,16 @@ def plain(value) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def plain_values(values: dict) -> dict[str, float | None]:
+    """Convert named values as `plain` does, with a single transfer of those that are on a GPU."""
+    on_gpu = {name: value for name, value in values.items() if str(getattr(value, "device", "cpu")) != "cpu"}
+    if on_gpu:
+        import torch
+
+        values = values | dict(zip(on_gpu, torch.stack([value.double() for value in on_gpu.values()]).tolist()))
+    return {name: plain(value) for name, value in values.items()}
+
+
 class Records:
     """Writer of a records file.
 

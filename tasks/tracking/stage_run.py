@@ -118,7 +118,7 @@ class StageRun:
         client, end = self.tracker.client, end or {}
         metrics = self.output / "metrics.json"
         values = end.get("metrics") or read_json(metrics)
-        usage = {name: end[name] for name in ("seconds", "peak_memory_mb") if name in end}
+        usage = {name: end[name] for name in ("seconds", "peak_memory_mb", "peak_gpu_memory_mb") if name in end}
         fractions = {
             f"time_fraction_{name.replace(' ', '_')}": fraction for name, fraction in end.get("fractions", {}).items()
         }

@@ -327,7 +327,7 @@ def test_a_terminal_shows_a_line_per_running_prompt_in_80_columns():
         (["sweep", "--workers", "0"], "'--workers': Input should be greater than or equal to 1"),
         (["sweep", "--max-failures", "0"], "'--max-failures': Input should be greater than or equal to 1"),
         (["sweep", "nothing-*"], "no prompt matches 'nothing-*'"),
-        (["worker", "--gpus", "0,x"], "--gpus must be GPU numbers such as 0,1, got 0,x"),
+        (["worker", "--gpus", "0,x"], "--gpus must be GPU numbers such as 0,1, or UUIDs such as GPU-5f2c..., got 0,x"),
         (["worker"], "no Prefect server: start one with `prolific server`"),
         (["deploy"], "no Prefect server: start one with `prolific server`"),
     ],
@@ -369,7 +369,7 @@ def test_a_worker_per_gpu_sees_that_one_only_and_sweeps_see_none(project, prefec
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(deploy.subprocess, "Popen", start)
     with pytest.raises(ProlificError, match="worker gpu3 exited with status 1; stopping the other workers"):
-        deploy.work(project, "gpu", [0, 3], 1)
+        deploy.work(project, "gpu", ["0", "3"], 1)
     assert started == {"gpu0": ("0", "default", "1"), "gpu3": ("3", "default", "1"), "head": ("", "head", "4")}
 
 

@@ -41,7 +41,7 @@ CALLS = [
 @pytest.fixture(autouse=True)
 def no_torch(monkeypatch):
     """Keep stages in this process from changing torch's settings."""
-    monkeypatch.setattr(machine, "set_up_torch", lambda threads, device: "cpu")
+    monkeypatch.setattr(machine, "set_up_torch", lambda *_: "cpu")
 
 
 class Fault:

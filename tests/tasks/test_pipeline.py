@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def no_torch(monkeypatch):
     """Keep stages in this process from changing torch's settings."""
-    monkeypatch.setattr(machine, "set_up_torch", lambda threads, device: "cpu")
+    monkeypatch.setattr(machine, "set_up_torch", lambda *_: "cpu")
 
 
 def make(project: Project, name: str, content: str = "x") -> None:

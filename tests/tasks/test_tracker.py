@@ -35,7 +35,7 @@ def project(project, empty_database, monkeypatch):
     folder.mkdir(parents=True)
     shutil.copy(empty_database, folder / "mlflow.db")
     monkeypatch.delenv("PROLIFIC_TRACKER")
-    monkeypatch.setattr(machine, "set_up_torch", lambda threads, device: "cpu")
+    monkeypatch.setattr(machine, "set_up_torch", lambda *_: "cpu")
     return project
 
 

@@ -1,5 +1,6 @@
 """Monitoring of `score_gain`, with a warning if the score network does not adapt to the particles."""
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from typing import SupportsFloat
@@ -34,7 +35,7 @@ class ScoreGainMonitor:
         Returns:
             A one-line warning if the mean is checked in this step and is at least `ENOUGH`, and None otherwise.
         """
-        if "score_gain" in metrics:
+        if math.isfinite(float(metrics.get("score_gain", math.nan))):
             self._recent.append(float(metrics["score_gain"]))
         if self._checked or step < self._half or not self._recent:
             return None

@@ -108,6 +108,8 @@ class ScoreModel:
                 device=prior.device,
                 dtype=str(prior.dtype).removeprefix("torch."),
                 gradient_checkpointing=prior.unet.is_gradient_checkpointing,
+                torch_compile=prior.is_compiled,
+                key="guidance.score.base",
             )
         return cls(base, config, generator=generator)
 

@@ -97,7 +97,7 @@ def antialias(
     beyond = reach.detach() > 0.5
     target, source = torch.where(beyond, far, near), torch.where(beyond, near, far)
     weight = (reach - 0.5).abs()
-    total = torch.zeros(b * h * w).to(weight).index_add(0, target, weight).clamp(min=1)
+    total = weight.new_zeros(b * h * w).index_add(0, target, weight).clamp(min=1)
     weight = weight / total[target]
     blended = flat.index_add(0, target, weight[:, None] * (gather_rows(flat, source) - gather_rows(flat, target)))
     return blended.view(b, h, w, channels).permute(0, 3, 1, 2)
@@ -129,8 +129,8 @@ def _silhouettes(screen: Tensor, edges: Edges):
     # Cross product of the edge with the vector to the opposite vertex.
     side = (o[..., 0] - s[..., 0]) * r[..., 1] - (o[..., 1] - s[..., 1]) * r[..., 0]
     index = edges.side_edge.expand(b, -1)
-    low = torch.full(run.shape[:2], torch.inf).to(side).scatter_reduce(1, index, side, "amin")
-    high = torch.full(run.shape[:2], -torch.inf).to(side).scatter_reduce(1, index, side, "amax")
+    low = side.new_full(run.shape[:2], torch.inf).scatter_reduce(1, index, side, "amin")
+    high = side.new_full(run.shape[:2], -torch.inf).scatter_reduce(1, index, side, "amax")
     nearest = torch.full_like(low, torch.inf).scatter_reduce(1, index, o[..., 2], "amin")
     in_front = torch.minimum(nearest, torch.minimum(start[..., 2], end[..., 2])) > 1e-4
     positive = (low >= 0) & (high > 0)
@@ -189,7 +189,7 @@ def _crossings(screen, edges: Edges, silhouette, inner_high, depth, axis: int, s
     reach = torch.where(high_side.bool(), pixel + 1 - position, position - pixel)
     with torch.no_grad():
         # Several silhouettes may cross a pair of pixels, but only the outermost one is visible.
-        farthest = torch.full((b * h * w,), -1.0).to(reach)
+        farthest = reach.new_full((b * h * w,), -1.0)
         pair = near * 2 + high_side
         farthest = farthest.repeat(2).scatter_reduce(0, pair[keep], reach.detach()[keep], "amax")
         keep &= reach == farthest[pair]

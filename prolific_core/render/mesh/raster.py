@@ -16,6 +16,7 @@ Example:
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from jaxtyping import Float, Int
@@ -89,17 +90,23 @@ class Visibility:
     def _nvdiffrast(self, origins: Tensor, directions: Tensor) -> Tensor:
         import nvdiffrast.torch as dr  # pyright: ignore[reportMissingImports]
 
-        if self._mesh is None:
-            self._mesh = dr.RasterizeCudaContext(device=self.vertices.device)
         camera = Pinhole.from_rays(origins, directions)
         raster, _ = dr.rasterize(
-            self._mesh,
+            _rasterizer(self.vertices.device),
             clip_coordinates(camera.project(self.vertices), camera.height, camera.width),
             self.faces.int(),
             (camera.height, camera.width),
             grad_db=False,
         )
         return raster[..., 3].long() - 1
+
+
+@cache
+def _rasterizer(device: torch.device):
+    """Return nvdiffrast's context for a device, whose creation takes longer than a render."""
+    import nvdiffrast.torch as dr  # pyright: ignore[reportMissingImports]
+
+    return dr.RasterizeCudaContext(device=device)
 
 
 def first_hit_reference(
@@ -196,7 +203,7 @@ class Hits:
         """
         b, h, w = self.face_id.shape
         if not torch.is_tensor(background):
-            background = torch.tensor(float(background))
+            background = torch.full((), float(background), dtype=values.dtype, device=values.device)
         canvas = background.to(values).expand(b, values.shape[1], h, w).permute(0, 2, 3, 1)
         canvas = canvas.reshape(b * h * w, values.shape[1]).index_copy(0, self.pixel, values)
         return canvas.view(b, h, w, values.shape[1]).permute(0, 3, 1, 2)

@@ -32,7 +32,10 @@ def broadcast_background(background: float | Float[Tensor, "..."], like: Tensor)
     Returns:
         A tensor (1 or B, 3, 1 or H, 1 or W).
     """
-    background = torch.as_tensor(background, dtype=like.dtype, device=like.device)
+    if torch.is_tensor(background):
+        background = background.to(like)
+    else:
+        background = torch.full((), background, dtype=like.dtype, device=like.device)
     if background.dim() == 4:
         return background
     if background.dim() == 0:

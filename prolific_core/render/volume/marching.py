@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from prolific_core import seeding
 from prolific_core.errors import InputError, ProlificError
 from prolific_core.render import backends, warp_launch
 
@@ -63,11 +64,23 @@ class Samples:
         """Length (M,) of each step."""
         return self.end - self.start
 
-    def of_rays(self, first: int, last: int) -> "Samples":
-        """Return the samples of rays `first` to `last` (exclusive), renumbered from 0."""
-        low, high = int(self.offsets[first]), int(self.offsets[last])
-        offsets = self.offsets[first : last + 1] - low
-        return Samples(self.ray_index[low:high] - first, self.start[low:high], self.end[low:high], offsets)
+    def split(self, rays: int) -> list[tuple[slice, "Samples"]]:
+        """Divide the samples into those of consecutive groups of rays.
+
+        Args:
+            rays: Number of rays in each group; the last group may be smaller.
+
+        Returns:
+            The rows of each group's samples, and the samples with their rays renumbered from 0.
+        """
+        edges = [*range(0, self.rays, rays), self.rays]
+        rows = self.offsets[::rays].tolist()[: len(edges) - 1] + [len(self)]  # one wait for the GPU for all groups
+        groups = []
+        for first, last, low, high in zip(edges, edges[1:], rows, rows[1:]):
+            offsets = self.offsets[first : last + 1] - low
+            some = Samples(self.ray_index[low:high] - first, self.start[low:high], self.end[low:high], offsets)
+            groups.append((slice(low, high), some))
+        return groups
 
     def positions(
         self, origins: Float[Tensor, "rays 3"], directions: Float[Tensor, "rays 3"]
@@ -140,8 +153,8 @@ def march(
         near: Smallest distance along the ray at which a step may begin.
         far: Largest distance along the ray at which a step may end.
         generator: Source of a uniform shift of each ray's steps by a fraction of a step (stratified jitter). The shift
-            is drawn on the CPU, so that it is the same on every device. If None, the first step begins where the ray
-            enters the box.
+            is drawn on the rays' device (see `seeding.on_device`). If None, the first step begins where the ray enters
+            the box.
         max_samples: Largest number of samples allowed; None for no limit.
         backend: Kernel backend; see `backends.choose`.
 
@@ -159,7 +172,8 @@ def march(
     if generator is None:
         shift = torch.ones_like(enter)
     else:  # distance in (0, 1] from the entry point to the first boundary, in steps
-        shift = 1 - torch.rand(len(enter), generator=generator).to(enter)
+        device = enter.device
+        shift = 1 - torch.rand(len(enter), generator=seeding.on_device(generator, device), device=device).to(enter)
     name = backends.choose("marching", backend, origins.device).name
     place = march_reference if name == backends.REFERENCE else march_warp
     return place(origins, directions, enter, leave, shift, occupied, bound, step, max_samples)
@@ -369,13 +383,14 @@ def _reach(origins, directions, enter, leave, shift, occupied, bound, step) -> t
     Both are computed from the bounding box of all occupied cells, enlarged by one cell on each side to allow for
     rounding errors. Most steps of a ray through the whole volume are outside this box.
     """
-    cells = occupied.nonzero()
-    if len(cells) == 0:
-        return torch.zeros_like(enter, dtype=torch.int32), enter
-    side = 2 * bound / occupied.shape[0]
-    low, high = (cells.amin(0) - 1) * side - bound, (cells.amax(0) + 2) * side - bound
+    layers = torch.stack([occupied.any(2).any(1), occupied.any(2).any(0), occupied.any(1).any(0)]).int()
+    side, last = 2 * bound / occupied.shape[0], occupied.shape[0] - 1
+    # `argmax` finds the first of equal values. `nonzero` would make the host wait for a GPU.
+    first_cell, last_cell = layers.argmax(1), last - layers.flip(1).argmax(1)
+    low, high = (first_cell - 1) * side - bound, (last_cell + 2) * side - bound
     nearest, farthest = _slabs(origins, directions, low, high)
     steps = (nearest - enter) / step - shift - 1
     # A ray with non-finite values has NaN distances here, but enter = leave = 0 and therefore no steps.
     begin = steps.nan_to_num(0.0, 0.0, 0.0).clamp(0, 2**30).int()
-    return begin, torch.minimum(leave, farthest.nan_to_num(0.0))
+    until = torch.minimum(leave, farthest.nan_to_num(0.0))
+    return begin, torch.where(layers.any(), until, enter)  # nothing is occupied: no steps

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from prolific_core import seeding
+
 
 class OccupancyGrid(nn.Module):
     """Decaying maximum of the density in each cell of the box [-bound, bound]^3.
@@ -35,7 +37,7 @@ class OccupancyGrid(nn.Module):
         density: Density (resolution, resolution, resolution) per world unit, indexed [x, y, z]; -1 before the first
             update.
         occupied: Mask of the occupied cells, in the same shape.
-        visits: Number of training steps counted by `due`.
+        visits: Number of training steps counted by `due`; always on the CPU, because the host reads it in every step.
     """
 
     density: Tensor
@@ -59,6 +61,12 @@ class OccupancyGrid(nn.Module):
         self.register_buffer("occupied", torch.ones(shape, dtype=torch.bool))
         self.register_buffer("visits", torch.zeros((), dtype=torch.int64))
 
+    def _apply(self, fn, recurse=True):
+        visits = self.visits
+        super()._apply(fn, recurse)
+        self.visits = visits
+        return self
+
     def points(self, generator: torch.Generator | None = None) -> Float[Tensor, "cells 3"]:
         """Return one point in each cell.
 
@@ -68,11 +76,13 @@ class OccupancyGrid(nn.Module):
         Returns:
             World points (resolution^3, 3), in the order of the flattened grid.
         """
-        side = torch.arange(self.resolution, dtype=torch.float32)
+        device = self.density.device
+        side = torch.arange(self.resolution, dtype=torch.float32, device=device)
         corner = torch.stack(torch.meshgrid(side, side, side, indexing="ij"), dim=-1).reshape(-1, 3)
-        jitter = 0.5 if generator is None else torch.rand(corner.shape, generator=generator)
-        points = (corner + jitter) * (2 * self.bound / self.resolution) - self.bound
-        return points.to(self.density.device)
+        jitter = 0.5
+        if generator is not None:
+            jitter = torch.rand(corner.shape, generator=seeding.on_device(generator, device), device=device)
+        return (corner + jitter) * (2 * self.bound / self.resolution) - self.bound
 
     @torch.no_grad()
     def update(self, density: Callable[[Tensor], Tensor], generator: torch.Generator | None = None) -> None:

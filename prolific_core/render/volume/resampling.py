@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from prolific_core import seeding
 from prolific_core.errors import InputError
 from prolific_core.render.volume.marching import Samples
 
@@ -37,7 +38,7 @@ def resample(
         weights: Weight (M,) of each coarse sample, at least 0.
         count: Number of positions per ray.
         generator: Source of stratified draws, one in each of `count` equal parts of the distribution. The draws are
-            made on the CPU, so that they are the same on every device. If None, the middle of each part is used.
+            made on the device of the samples (see `seeding.on_device`). If None, the middle of each part is used.
 
     Returns:
         Samples with `count` additional steps on each ray that has samples.
@@ -55,7 +56,9 @@ def resample(
     if generator is None:
         u = (u + 0.5) / count
     else:
-        u = (u + torch.rand(len(filled), count, generator=generator, dtype=torch.float64).to(weights.device)) / count
+        device = weights.device
+        drawn = seeding.on_device(generator, device)
+        u = (u + torch.rand(len(filled), count, generator=drawn, dtype=torch.float64, device=device)) / count
     row, fraction = _invert(
         weights.double() + UNIFORM_WEIGHT, offsets, filled, u.expand(len(filled), count).reshape(-1)
     )
