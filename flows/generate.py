@@ -5,6 +5,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -15,7 +16,7 @@ from flows.orchestration.dvc_runner import StageResult
 from flows.orchestration.prefect_runtime import run_task
 from flows.orchestration.run_status import RunStatus
 from flows.prompt_store import create, sets
-from flows.reporting import report
+from flows.reporting import gallery, report
 from prolific_core import prompts
 from prolific_core.files import read_json
 from prolific_core.prompts import DEFAULT_PRESET
@@ -137,11 +138,12 @@ def _make(prompt: ResolvedPrompt, sweep: list[str] | None, began: float) -> Resu
     runs = PromptRuns(prompt, group)
     pipeline.refresh(project, prompt.prompt)
     prepare()
-    with Tracker(project, runs) as tracker:
+    with TemporaryDirectory() as folder, Tracker(project, runs) as tracker:
         stages = run_stages(tracker, list(STAGES))
         page = report.write(prompt)
+        gallery.write(project)
         metrics = read_json(prompt.output("evaluate") / "metrics.json")
-        tracker.finish(runs.metrics, runs.files)
+        tracker.finish(runs.metrics, [*runs.files, report.export(prompt, Path(folder) / page.name)])
         address = tracker.address()
     if address:
         artifacts.link(f"mlflow-{prompt.id}", address, f"{prompt.id} in MLflow (prolific ui)")

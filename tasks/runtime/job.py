@@ -9,6 +9,7 @@ written to .state/ and never to the output.
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 import sys
 import time
@@ -25,6 +26,7 @@ from tasks.runtime.digests import digest
 
 MANIFEST = "manifest.json"
 METRICS = "metrics.json"
+PREVIEW = "preview"  # folder of previews: all of them in the state folder, a selection in the output
 
 
 class Job:
@@ -156,21 +158,21 @@ class Job:
     def image(self, name: str, image, step: int | None = None) -> Path:
         """Save an image, (3, H, W) or (H, W, 3) in [0, 1], as a preview, and copy it to preview.png."""
         step = self._step if step is None else step
-        path = self.state / "preview" / f"{name}-{step:06d}.png"
+        path = self.state / PREVIEW / f"{name}-{step:06d}.png"
         save_png(path, image)
         with atomically(self.state / "preview.png") as temporary:
             shutil.copyfile(path, temporary)
-        self._record("image", name=name, step=step, file=f"preview/{path.name}")
+        self._record("image", name=name, step=step, file=f"{PREVIEW}/{path.name}")
         return path
 
     def video(self, name: str, frames) -> Path:
         """Save frames (N, 3, S, S) in [0, 1] as a video in the preview folder and return its path."""
         from prolific_core.visualisation import write_video
 
-        path = self.state / "preview" / f"{name}.mp4"
+        path = self.state / PREVIEW / f"{name}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_video(path, frames)
-        self._record("file", file=f"preview/{path.name}")
+        self._record("file", file=f"{PREVIEW}/{path.name}")
         return path
 
     @cached_property
@@ -195,7 +197,7 @@ class Job:
             key = self.key  # Computing the key checks the inputs before anything is written.
             resumes = self.checkpoint.is_dir() and any(self.checkpoint.iterdir())
             if not resumes:
-                shutil.rmtree(self.state / "preview", ignore_errors=True)
+                shutil.rmtree(self.state / PREVIEW, ignore_errors=True)
             self._records = records.Records(self.state / "records.jsonl", key)
             self._console = console
             try:
@@ -215,8 +217,11 @@ class Job:
         return self._metrics
 
     def _finish(self) -> None:
-        """Write the metrics and the manifest, then move the complete output to its final folder."""
+        """Write the metrics, previews and manifest, then move the complete output to its final folder."""
         write_json(self.output / METRICS, self._metrics)
+        for path in selected_previews(self.state / PREVIEW):
+            (self.output / PREVIEW).mkdir(exist_ok=True)
+            shutil.copyfile(path, self.output / PREVIEW / path.name)
         manifest = {
             "stage": self.name,
             **self.subject,
@@ -247,6 +252,15 @@ class Job:
         write_json(self.state / "run.json", usage)
         manifest = digest(self.final / MANIFEST)
         self._record("end", metrics=self._metrics, manifest=manifest, **usage)
+
+
+def selected_previews(folder: Path) -> list[Path]:
+    """Return the first, middle and last preview of each name in a folder, in the order of names and steps."""
+    by_name: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*.png")):
+        if path.is_file() and (match := re.fullmatch(r"(.+)-\d{1,9}", path.stem)):
+            by_name.setdefault(match[1], []).append(path)
+    return [path for paths in by_name.values() for path in dict.fromkeys([paths[0], paths[len(paths) // 2], paths[-1]])]
 
 
 def check_output(folder: Path, shown: str, command: str) -> str:

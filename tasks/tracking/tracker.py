@@ -141,7 +141,9 @@ class Tracker:
         """Return the URL of the parent run in the UI that `prolific ui` serves, or None if no run was sent."""
         if not self._parent:
             return None
-        return f"http://127.0.0.1:{port}/#/experiments/{self._experiment}/runs/{self._parent}"
+        # Without this workflow type, MLflow opens its page for language models, which does not show the run.
+        run = f"experiments/{self._experiment}/runs/{self._parent}"
+        return f"http://127.0.0.1:{port}/#/{run}?workflowType=machine_learning"
 
     def parent(self) -> str:
         """Return the id of the subject's parent run, and create the run if it does not exist."""

@@ -85,7 +85,7 @@ def server(project, monkeypatch, tmp_path):
         assert not alive, "processes of the server are still running"
 
 
-@pytest.mark.skipif(browser.FOUND is None, reason="no chromium on this machine")
+@pytest.mark.skipif(browser.FOUND is None, reason=browser.MISSING)
 def test_two_runs_show_their_metrics_side_by_side(project, clone, server, tmp_path):
     values_of = {"vsd": {"alignment": 0.75, "kernel_distance": 1.25}, "sds": {"alignment": 0.5, "kernel_distance": 8.5}}
     runs = []

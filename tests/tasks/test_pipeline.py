@@ -148,6 +148,23 @@ def test_images_are_previews_and_records(project):
     assert (stage.state / "preview" / "view-000003.png").is_file()
 
 
+def test_the_first_middle_and_last_previews_are_kept_in_the_output(project):
+    """DVC keeps them there, while .state is of one machine."""
+    import numpy as np
+
+    def body(stage):
+        for step in range(1, 7):
+            stage.image("view", np.full((3, 1, 1), step / 10, np.float32), step)
+        stage.image("other", np.zeros((3, 1, 1), np.float32), 6)
+
+    Stage(project, "initialise", "a-red-mug").run(body)
+    folder = project.output("a-red-mug", "initialise")
+    names = {"other-000006.png", "view-000001.png", "view-000004.png", "view-000006.png"}
+    assert {path.name for path in (folder / "preview").iterdir()} == names
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    assert {name for name in files if name.startswith("preview/")} == {f"preview/{name}" for name in names}
+
+
 def test_a_metric_that_is_not_finite_is_null(project):
     Stage(project, "initialise", "a-red-mug").run(lambda stage: {"good": 1, "bad": float("nan")})
     metrics = json.loads((project.output("a-red-mug", "initialise") / "metrics.json").read_text())
