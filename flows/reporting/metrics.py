@@ -42,8 +42,9 @@ class Description:
 def _descriptions(section: str) -> tuple[Description, ...]:
     rows: list[dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("metrics.yaml").read_text())[section]
     for row in rows:
+        row["names"] = tuple(row["names"])
         row |= {key: str(row[key]) for key in ("better", "truth") if key in row}
-    return tuple(Description(**row | {"names": tuple(row["names"])}) for row in rows)
+    return tuple(Description(**row) for row in rows)
 
 
 def describe(name: str, stage: bool = False) -> Description:
