@@ -6,7 +6,7 @@ state. A run that is interrupted and resumed therefore produces the same bytes a
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,7 @@ def distil(
     state_file: Path | None = None,
     observe: Callable[[int, dict[str, Any]], object] | None = None,
     preview: Callable[[int], object] | None = None,
+    preview_at: Collection[int] = (),
 ) -> StageTimer:
     """Train scenes in place with the guidance gradient on their renders.
 
@@ -98,6 +99,7 @@ def distil(
         state_file: The checkpoint file. The run resumes from it if it exists. If None, no checkpoints are saved.
         observe: Function called after every step with the number of finished steps and the step's metrics.
         preview: Function called every `logging.preview_every` steps and at the end with the number of finished steps.
+        preview_at: Further numbers of finished steps at which `preview` is called.
 
     Returns:
         The time spent in each part of the loop.
@@ -145,15 +147,16 @@ def distil(
         metrics |= {"loss": total.detach(), "opacity": render.opacity.detach().mean()}
         metrics |= {f"loss_{key}": value.detach() for key, value in losses.items()}
         done = step + 1
-        if state_file and done % logging.checkpoint_every == 0 and done < config.steps:
-            _save(state_file, done, scenes, optimizers, guidance)
-            timer.lap("checkpoints")
         if observe:
             observe(done, metrics)
         timer.lap("logging")
-        if preview and (done % logging.preview_every == 0 or done == config.steps):
+        if preview and (done % logging.preview_every == 0 or done == config.steps or done in preview_at):
             preview(done)
             timer.lap("previews")
+        # A run that resumes does not repeat the step of its checkpoint, so the step must have been previewed.
+        if state_file and done % logging.checkpoint_every == 0 and done < config.steps:
+            _save(state_file, done, scenes, optimizers, guidance)
+            timer.lap("checkpoints")
     return timer
 
 

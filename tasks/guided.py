@@ -43,6 +43,7 @@ def distil_stage(
     stage.note(f"estimated memory: about {memory.format_total(amounts)} on {stage.device.type}")
     monitor = ScoreGainMonitor(config.steps)
     strip = strip or four_views(stage, config)
+    kept = [config.steps * third // 3 for third in (1, 2, 3)]  # steps whose previews are part of the output
 
     def observe(step: int, metrics: dict) -> None:
         stage.progress(step, config.steps, **metrics)
@@ -58,7 +59,8 @@ def distil_stage(
         name=stage.name,
         state_file=state_file(stage),
         observe=observe,
-        preview=lambda step: stage.image("views", preview(scenes, strip), step),
+        preview=lambda step: stage.image("views", preview(scenes, strip), step, keep=step in kept),
+        preview_at=kept,
     )
     stage.fractions(timer.fractions())
 

@@ -87,7 +87,7 @@ def number(value: object, unit: str = "") -> str:
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "not a number" if value is None else str(value)
-    if not math.isfinite(value):
+    if not abs(value) < 1e300:
         return "not a number"
     whole = abs(value) >= 100 or (unit == "count" and value == int(value))
     return f"{value:,.0f}" if whole else f"{value:#.3g}"

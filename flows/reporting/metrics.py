@@ -34,7 +34,7 @@ class Description:
     def true_value(self, metrics: Mapping[str, Any]) -> float | None:
         """Return the value that true objects have, given the metrics of a model, or None if it is not known."""
         values = [metrics.get(name) if not _is_number(name) else float(name) for name in self.truth.split(" - ")]
-        numbers = [value for value in values if isinstance(value, int | float)]
+        numbers = [value for value in values if isinstance(value, int | float) and abs(value) < 1e300]
         return numbers[0] - sum(numbers[1:]) if len(numbers) == len(values) else None
 
 

@@ -4,6 +4,7 @@ The report is not the output of a stage, so no stage runs again if the layout of
 """
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from prolific_core.errors import InputError
 from prolific_core.files import read_json, write_atomically
 from prolific_core.prompts import DEFAULT_PRESET, Prompt
 from tasks.runtime import records
-from tasks.runtime.job import PREVIEW, selected_previews
+from tasks.runtime.job import PREVIEW
 from tasks.runtime.project import STAGES, Project, ResolvedPrompt
 from tasks.tracking.prompt_runs import flatten
 
@@ -140,7 +141,7 @@ def _stage(project: Project, id: str, stage: str) -> dict | None:
     facts = [f"{usage['seconds']:.0f} s", f"{usage['peak_memory_mb']:.0f} MB", usage.get("device", "")] if usage else []
     shown = {
         "previews": [] if stage in _RESULT else _previews(state, output),
-        "curves": _curves(state),
+        "curves": _curves(state, output),
         "metrics": [] if stage in _RESULT else _metrics(read_json(output / "metrics.json"), stage=True),
     }
     if not any((facts, *shown.values())):
@@ -149,28 +150,41 @@ def _stage(project: Project, id: str, stage: str) -> dict | None:
 
 
 def _previews(state: Path, output: Path) -> list[dict]:
-    """Return selected previews. Those of a finished stage are in its output, which DVC keeps."""
-    folder = output if (output / PREVIEW).is_dir() else state
-    return [
-        {"path": path, "caption": f"step {int(path.stem.rpartition('-')[2])}"}
-        for path in selected_previews(folder / PREVIEW)
-    ]
+    """Return the previews in the output of a finished stage, which DVC keeps, or the latest ones of a running stage."""
+    folder = output if output.is_dir() else state
+    paths = [path for path in (folder / PREVIEW).glob("*.png") if re.fullmatch(r".+-\d{1,9}", path.stem)]
+    steps = sorted((int(path.stem.rpartition("-")[2]), path) for path in paths if path.is_file())
+    return [{"path": path, "caption": f"step {step}"} for step, path in steps[-3:]]
 
 
-def _curves(state: Path) -> list[dict]:
+def _curves(state: Path, output: Path) -> list[dict]:
     """Return the charts of a stage's curves."""
     # A resumed run repeats some steps, so only the last record of each step is valid.
-    curves: dict[str, dict[int, float]] = {name: {} for name in _CURVES}
-    for record in records.read(state / "records.jsonl")[0]:
-        for name in _CURVES if record["kind"] == "metrics" else ():
-            if (value := record["values"].get(name)) is not None:
-                curves[name][record["step"]] = value
+    curves: dict[str, dict[float, float]] = {name: {} for name in _CURVES}
+    for row in _points(state, output):
+        for name in curves:
+            if _is_finite(row.get("step")) and _is_finite(row.get(name)):
+                curves[name][row["step"]] = row[name]
     drawn = {name: charts.chart(sorted(points.items())) for name, points in curves.items()}
     return [
         {"name": name.replace("_", " "), "chart": chart, "meaning": metrics.describe(name, stage=True).meaning}
         for name, chart in drawn.items()
         if chart
     ]
+
+
+def _points(state: Path, output: Path) -> list[dict]:
+    """Return the values of a stage's metrics by step, from its output or, while it runs, from its records."""
+    try:
+        rows = json.loads((output / "curve.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        found = (record for record in records.read(state / "records.jsonl")[0] if record["kind"] == "metrics")
+        return [{"step": record["step"], **record["values"]} for record in found]
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < 1e300
 
 
 def _parameters(config: Config) -> dict[str, list[dict]]:

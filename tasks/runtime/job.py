@@ -9,7 +9,6 @@ written to .state/ and never to the output.
 import contextlib
 import hashlib
 import json
-import re
 import shutil
 import sys
 import time
@@ -26,7 +25,8 @@ from tasks.runtime.digests import digest
 
 MANIFEST = "manifest.json"
 METRICS = "metrics.json"
-PREVIEW = "preview"  # folder of previews: all of them in the state folder, a selection in the output
+PREVIEW = "preview"  # folder of previews: all of them in the state folder, those to keep in the output
+_KEPT = "kept"  # folder in the state folder, for previews that the output will contain
 
 
 class Job:
@@ -155,13 +155,17 @@ class Job:
         """Record the fraction of the run time spent on each activity. It is not part of the result."""
         self._fractions = fractions
 
-    def image(self, name: str, image, step: int | None = None) -> Path:
-        """Save an image, (3, H, W) or (H, W, 3) in [0, 1], as a preview, and copy it to preview.png."""
+    def image(self, name: str, image, step: int | None = None, keep: bool = True) -> Path:
+        """Save an image, (3, H, W) or (H, W, 3) in [0, 1], as a preview, and copy it to preview.png.
+
+        The output contains the previews to `keep`. Which ones it contains must not depend on `logging`.
+        """
         step = self._step if step is None else step
         path = self.state / PREVIEW / f"{name}-{step:06d}.png"
         save_png(path, image)
-        with atomically(self.state / "preview.png") as temporary:
-            shutil.copyfile(path, temporary)
+        _copy(path, self.state / "preview.png")
+        if keep:
+            _copy(path, self.state / _KEPT / path.name)
         self._record("image", name=name, step=step, file=f"{PREVIEW}/{path.name}")
         return path
 
@@ -197,7 +201,8 @@ class Job:
             key = self.key  # Computing the key checks the inputs before anything is written.
             resumes = self.checkpoint.is_dir() and any(self.checkpoint.iterdir())
             if not resumes:
-                shutil.rmtree(self.state / PREVIEW, ignore_errors=True)
+                for folder in (PREVIEW, _KEPT):
+                    shutil.rmtree(self.state / folder, ignore_errors=True)
             self._records = records.Records(self.state / "records.jsonl", key)
             self._console = console
             try:
@@ -219,9 +224,8 @@ class Job:
     def _finish(self) -> None:
         """Write the metrics, previews and manifest, then move the complete output to its final folder."""
         write_json(self.output / METRICS, self._metrics)
-        for path in selected_previews(self.state / PREVIEW):
-            (self.output / PREVIEW).mkdir(exist_ok=True)
-            shutil.copyfile(path, self.output / PREVIEW / path.name)
+        for path in sorted((self.state / _KEPT).glob("*.png")):
+            _copy(path, self.output / PREVIEW / path.name)
         manifest = {
             "stage": self.name,
             **self.subject,
@@ -254,13 +258,9 @@ class Job:
         self._record("end", metrics=self._metrics, manifest=manifest, **usage)
 
 
-def selected_previews(folder: Path) -> list[Path]:
-    """Return the first, middle and last preview of each name in a folder, in the order of names and steps."""
-    by_name: dict[str, list[Path]] = {}
-    for path in sorted(folder.glob("*.png")):
-        if path.is_file() and (match := re.fullmatch(r"(.+)-\d{1,9}", path.stem)):
-            by_name.setdefault(match[1], []).append(path)
-    return [path for paths in by_name.values() for path in dict.fromkeys([paths[0], paths[len(paths) // 2], paths[-1]])]
+def _copy(source: Path, target: Path) -> None:
+    with atomically(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def check_output(folder: Path, shown: str, command: str) -> str:

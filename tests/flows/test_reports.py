@@ -123,7 +123,7 @@ def test_pages_are_whole_and_hold_text_as_text(project):
         assert row in shown
     curve = [tag[1]["points"] for tag in page.tags if tag[0] == "polyline"]
     assert curve == ["46.0,8.0 306.0,124.0"]  # of the losses 3 and 1
-    assert "step 0" in shown and "step 2" in shown and "step 4" in shown and "step 3" not in shown
+    assert all(f"step {step}" in shown for step in (2, 3, 4)) and "step 1" not in shown
 
     exported = Page(report.export(project.resolve(prompt.id), project.root / "new folder" / "page.html").read_text())
     assert all(link.startswith("data:") for link in exported.links())
@@ -134,6 +134,26 @@ def test_pages_are_whole_and_hold_text_as_text(project):
     page = Page(html)
     assert text in " ".join(page.words) and "1 models" not in html
     assert set(page.links()) == {"data:,", "../reports/odd-mug.html", "../runs/odd-mug/evaluate/contact.png"}
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [
+        (1.0, "ratio", "1.00"),
+        (1.0, "count", "1"),
+        (1.5, "count", "1.50"),
+        (20000.0, "count", "20,000"),
+        (-0.2586, "", "-0.259"),
+        (float("inf"), "", "not a number"),
+        (10**400, "", "not a number"),
+        (None, "", "not a number"),
+        ([1], "", "[1]"),
+    ],
+)
+def test_numbers_are_short(value, unit, shown):
+    from flows.reporting.html import number
+
+    assert number(value, unit) == shown
 
 
 def test_a_page_has_no_empty_parts(project):
@@ -163,6 +183,21 @@ def test_previews_are_shown_without_the_state_of_the_machine(project):
     shutil.rmtree(project.stage_state("a-red-mug", "initialise"))
     page = Page(report.write(project.resolve("a-red-mug")).read_text())
     assert [attributes["alt"] for tag, attributes in page.tags if tag == "img"] == ["Initial scene, step 1"]
+
+
+def test_curves_in_an_output_are_shown_unless_they_are_damaged(project):
+    from flows.reporting import report
+
+    folder = project.output("a-red-mug", "nerf")
+    folder.mkdir(parents=True)
+
+    def lines(text: str) -> int:
+        (folder / "curve.json").write_text(text)
+        return report.write(project.resolve("a-red-mug")).read_text().count("<polyline")
+
+    assert lines('[{"step": 1, "loss": 2.5}, {"step": 2, "loss": 1, "opacity": 0.5}]') == 1
+    for damaged in ("", "{", "3", "[3]", '[{"step": "<b>", "loss": 1}, {"step": 2, "loss": NaN}]', '[{"loss": 1}]'):
+        assert lines(damaged) == 0
 
 
 @pytest.mark.parametrize(

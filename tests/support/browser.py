@@ -46,9 +46,9 @@ class Browser:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
-            port = _until((folder / "DevToolsActivePort").read_text).split()[0]
+            port = until((folder / "DevToolsActivePort").read_text).split()[0]
             address = f"http://127.0.0.1:{port}/json/list"
-            page = _until(
+            page = until(
                 lambda: next(p for p in json.load(urllib.request.urlopen(address, timeout=10)) if p["type"] == "page")
             )
             self._socket = connect(page["webSocketDebuggerUrl"], max_size=None)
@@ -116,7 +116,7 @@ class Browser:
 
     def until(self, script: str):
         """Wait until a JavaScript expression is truthy, and return its value."""
-        return _until(lambda: self.run(script) or 1 / 0)
+        return until(lambda: self.run(script) or 1 / 0)
 
     def screenshot(self, path: Path, left: float, top: float, width: float, height: float) -> None:
         """Write a part of the page as a PNG file."""
@@ -142,7 +142,7 @@ class Browser:
                 return answer["result"]
 
 
-def _until(look, seconds: float = 300):
+def until(look, seconds: float = 300):
     """Call `look` until it raises nothing, and return its result."""
     end = time.monotonic() + seconds
     while True:

@@ -148,18 +148,26 @@ def test_images_are_previews_and_records(project):
     assert (stage.state / "preview" / "view-000003.png").is_file()
 
 
-def test_the_first_middle_and_last_previews_are_kept_in_the_output(project):
+def test_previews_to_keep_are_in_the_output_of_a_run_that_resumed_too(project):
     """DVC keeps them there, while .state is of one machine."""
     import numpy as np
 
     def body(stage):
-        for step in range(1, 7):
-            stage.image("view", np.full((3, 1, 1), step / 10, np.float32), step)
-        stage.image("other", np.zeros((3, 1, 1), np.float32), 6)
+        state = stage.checkpoint / "step"
+        for step in range(int(state.read_text()) + 1 if state.exists() else 1, 4):
+            stage.image("view", np.full((3, 1, 1), step / 10, np.float32), step, keep=step > 1)
+            state.write_text(str(step))
+            if step == 2:
+                stop()
 
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Stage(project, "initialise", "a-red-mug").run(body)
     Stage(project, "initialise", "a-red-mug").run(body)
     folder = project.output("a-red-mug", "initialise")
-    names = {"other-000006.png", "view-000001.png", "view-000004.png", "view-000006.png"}
+    names = {"view-000002.png", "view-000003.png"}
     assert {path.name for path in (folder / "preview").iterdir()} == names
     files = json.loads((folder / "manifest.json").read_text())["files"]
     assert {name for name in files if name.startswith("preview/")} == {f"preview/{name}" for name in names}
