@@ -14,7 +14,7 @@
     const length = new DataView(copy.buffer).getUint32(12, true);
     const json = copy.subarray(20, 20 + length);  // the first chunk; the rest keeps its place
     const file = JSON.parse(new TextDecoder().decode(json));
-    file.materials = [{ pbrMetallicRoughness: { baseColorFactor: [0.55, 0.55, 0.55, 1], metallicFactor: 0, roughnessFactor: 0.8 } }];
+    file.materials = [{ pbrMetallicRoughness: { baseColorFactor: [0.3, 0.3, 0.3, 1], metallicFactor: 0, roughnessFactor: 0.8 } }];
     delete file.extensionsUsed;
     json.set(new TextEncoder().encode(JSON.stringify(file).padEnd(length)));
     return copy;
