@@ -36,7 +36,11 @@ _RESULT = ("evaluate", "export")  # stages whose metrics are those of the model
 
 
 def write(resolved: ResolvedPrompt) -> Path:
-    """Write a prompt's report to reports/ and return its path. Downloads are links to the files in runs/."""
+    """Write a prompt's report to reports/ and return its path. Downloads are links to the files in runs/.
+
+    Raises:
+        InputError: If the prompt has no results.
+    """
     path = resolved.project.report(resolved.id)
     write_atomically(path, _page(resolved, path.parent).encode())
     return path
@@ -46,13 +50,15 @@ def export(resolved: ResolvedPrompt, path: Path) -> Path:
     """Write a prompt's report as a single file that holds all downloads, and return its path.
 
     Raises:
-        InputError: If the prompt has no results, or `path` is a folder.
+        InputError: If the prompt has no results, or the file cannot be written.
     """
-    if not any(resolved.output(stage).is_dir() for stage in STAGES):
-        raise InputError(f"{resolved.id} has no results yet; make them: prolific sweep {resolved.id}")
+    page = _page(resolved, None).encode()
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the name of a file, such as {path / resolved.id}.html")
-    write_atomically(path, _page(resolved, None).encode())
+    try:
+        write_atomically(path, page)
+    except (FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise InputError(f"cannot write {path} ({error.strerror}); choose another place") from None
     return path
 
 
@@ -80,6 +86,8 @@ def command(prompt: Prompt, config: Config) -> str:
 def _page(resolved: ResolvedPrompt, folder: Path | None) -> str:
     """Return the page for a folder, to which its links are relative, or a page that needs no other file."""
     project, prompt, config = resolved.project, resolved.prompt, resolved.config
+    if not any(resolved.output(stage).is_dir() for stage in STAGES):
+        raise InputError(f"{prompt.id} has no results yet; make them: prolific sweep {prompt.id}")
     evaluated, exported = resolved.output("evaluate"), resolved.output("export")
     models = downloads.by_particle(exported.glob("mesh*.glb"))
     sheets = downloads.by_particle(evaluated.glob("contact*.png"))

@@ -129,6 +129,8 @@ def test_pages_are_whole_and_hold_text_as_text(project):
     assert all(link.startswith("data:") for link in exported.links())
     with pytest.raises(InputError, match="new folder is a folder; give the name of a file"):
         report.export(project.resolve(prompt.id), project.root / "new folder")
+    with pytest.raises(InputError, match=r"cannot write .*params.yaml/page.html \(.*\); choose another place"):
+        report.export(project.resolve(prompt.id), project.root / "params.yaml" / "page.html")
 
     html = gallery.write(project).read_text()
     page = Page(html)
@@ -160,11 +162,13 @@ def test_a_page_has_no_empty_parts(project):
     from flows.reporting import gallery, report
 
     resolved = project.resolve("a-red-mug")
+    for work in (report.write, lambda resolved: report.export(resolved, project.root / "page.html")):
+        with pytest.raises(InputError, match="has no results yet; make them: prolific sweep a-red-mug"):
+            work(resolved)
+    project.output("a-red-mug", "initialise").mkdir(parents=True)
     page = Page(report.write(resolved).read_text())
     assert not {"model-viewer", "script", "figure", "section", "ul", "img", "video"} & {tag for tag, _ in page.tags}
     assert "Metrics" not in page.words and "Parameters" in page.words
-    with pytest.raises(InputError, match="has no results yet; make them: prolific sweep a-red-mug"):
-        report.export(resolved, project.root / "page.html")
     assert "No models yet" in gallery.write(project).read_text()
 
 
