@@ -42,7 +42,7 @@ def run(stage: Stage) -> dict:
         suffix = "" if index == 0 else f"_{index}"
         sheet = contact_sheet(made.rgb)
         save_png(stage.output / f"contact{suffix}.png", sheet)
-        stage.image(f"contact{suffix}", sheet, keep=False)
+        stage.image(f"contact{suffix}", sheet)
         write_video(stage.output / f"turntable{suffix}.mp4", _render(stage, mesh, turntable).rgb)
         stage.progress(index + 1, len(paths))
     return {name: sum(result[name] for result in results) / len(results) for name in results[0]}

@@ -155,7 +155,7 @@ class Job:
         """Record the fraction of the run time spent on each activity. It is not part of the result."""
         self._fractions = fractions
 
-    def image(self, name: str, image, step: int | None = None, keep: bool = True) -> Path:
+    def image(self, name: str, image, step: int | None = None, keep: bool = False) -> Path:
         """Save an image, (3, H, W) or (H, W, 3) in [0, 1], as a preview, and copy it to preview.png.
 
         The output contains the previews to `keep`. Which ones it contains must not depend on `logging`.

@@ -182,7 +182,7 @@ def test_previews_are_shown_without_the_state_of_the_machine(project):
     from tasks.runtime.stage import Stage
 
     Stage(project, "initialise", "a-red-mug").run(
-        lambda stage: {} if stage.image("initial", np.zeros((3, 2, 2), np.float32), 1) else None
+        lambda stage: {} if stage.image("initial", np.zeros((3, 2, 2), np.float32), 1, keep=True) else None
     )
     shutil.rmtree(project.stage_state("a-red-mug", "initialise"))
     page = Page(report.write(project.resolve("a-red-mug")).read_text())
