@@ -6,7 +6,7 @@ state. A run that is interrupted and resumed therefore produces the same bytes a
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,7 @@ def distil(
     resume: Callable[[int], object] | None = None,
     observe: Callable[[int, dict[str, Any]], object] | None = None,
     preview: Callable[[int], object] | None = None,
+    preview_at: Collection[int] = (),
 ) -> StageTimer:
     """Train scenes in place with the guidance gradient on their renders.
 
@@ -129,6 +130,7 @@ def distil(
         resume: Function called with the number of finished steps if the run resumes from its checkpoint.
         observe: Function called after every step with the number of finished steps and the step's metrics.
         preview: Function called every `logging.preview_every` steps and at the end with the number of finished steps.
+        preview_at: Further numbers of finished steps at which `preview` is called.
 
     Returns:
         The time spent in each part of the loop.
@@ -189,13 +191,13 @@ def distil(
         if observe:
             observe(done, metrics)
         timer.lap("logging")
-        # A run that resumes does not repeat the step of its checkpoint, so the step must have been observed.
+        if preview and (done % logging.preview_every == 0 or done == config.steps or done in preview_at):
+            preview(done)
+            timer.lap("previews")
+        # A run that resumes does not repeat the step of its checkpoint, so the step must have been previewed.
         if state_file and done % logging.checkpoint_every == 0 and done < config.steps:
             _save(state_file, done, scenes, optimizers, guidance, skipped)
             timer.lap("checkpoints")
-        if preview and (done % logging.preview_every == 0 or done == config.steps):
-            preview(done)
-            timer.lap("previews")
     for index, scene in enumerate(scenes):
         _check_scene(scene, f"{name}: particle {index}", config.steps, advice)
     return timer

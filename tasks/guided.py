@@ -46,6 +46,7 @@ def distil_stage(
         stage.note(line)
     monitor = ScoreGainMonitor(config.steps)
     strip = strip or four_views(stage, config)
+    kept = [config.steps * third // 3 for third in (1, 2, 3)]  # steps whose previews are part of the output
 
     def observe(step: int, metrics: dict) -> None:
         stage.progress(step, config.steps, **metrics)
@@ -62,7 +63,8 @@ def distil_stage(
         state_file=state_file(stage),
         resume=lambda step: stage.note(f"resuming from step {step} of {config.steps}"),
         observe=observe,
-        preview=lambda step: stage.image("views", preview(scenes, strip), step),
+        preview=lambda step: stage.image("views", preview(scenes, strip), step, keep=step in kept),
+        preview_at=kept,
     )
     stage.fractions(timer.fractions())
 

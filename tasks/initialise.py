@@ -23,5 +23,5 @@ def run(stage: Stage) -> dict:
     with torch.no_grad():
         render = fields[0].render(view, config.preview_resolution, normals=True)
     opacity = render.opacity[0].expand(3, -1, -1)
-    stage.image("initial", torch.cat([render.rgb[0], opacity, render.normal[0]], dim=-1))
+    stage.image("initial", torch.cat([render.rgb[0], opacity, render.normal[0]], dim=-1), keep=True)
     return {"initial_opacity": float(opacity.mean())}

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import bench, doctor, prior, prompts, server, study, sweep, ui, verify
+from flows.cli import bench, doctor, prior, prompts, report, server, study, sweep, ui, verify
 from flows.cli.options import PRESET_HELP, Force, Json, PromptText, Settings, complete_id, complete_preset, join_words
 from prolific_core.discovery import guidance_methods
 from prolific_core.errors import InputError
@@ -177,6 +177,7 @@ def stage(
 _MODELS, _SETS, _EXPERIMENTS, _MACHINE = "One model", "Many models", "Experiments", "This machine"
 app.command(rich_help_panel=_MODELS)(generate)
 app.command(rich_help_panel=_MODELS)(stage)
+app.command(rich_help_panel=_MODELS)(report.report)
 app.command(rich_help_panel=_SETS)(sweep.sweep)
 app.command(rich_help_panel=_SETS)(server.server)
 app.command(rich_help_panel=_SETS)(sweep.worker)

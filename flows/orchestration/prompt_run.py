@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from flows.orchestration import dvc_runner, preflight, run_status
 from flows.orchestration.dvc_runner import StageResult
 from flows.orchestration.run_status import RunStatus
 from flows.prompt_store import sets
-from flows.reporting import report
+from flows.reporting import gallery, report
 from prolific_core.files import read_json
 from tasks.dvc_pipeline import pipeline
 from tasks.runtime import records
@@ -92,11 +93,13 @@ def finished(project: Project, id: str) -> Result | None:
             return None
         runs = PromptRuns(prompt)
         page = report.write(prompt)
-        with Tracker(project, runs) as tracker:
-            if not tracker.is_delivered(stages, runs.metrics, runs.files):
+        gallery.write(project)
+        with TemporaryDirectory() as folder, Tracker(project, runs) as tracker:
+            files = [*runs.files, report.export(prompt, Path(folder) / page.name)]
+            if not tracker.is_delivered(stages, runs.metrics, files):
                 for stage in stages:
                     tracker.sync_stage(stage, cached=True)
-                tracker.finish(runs.metrics, runs.files)
+                tracker.finish(runs.metrics, files)
         results = [dvc_runner.cached(runs, stage) for stage in stages]
         result = _result(runs, results, page, tracker.address())
         run_status.write(project, id, RunStatus("done", seconds=result.seconds))
@@ -107,10 +110,11 @@ def _make(prompt: ResolvedPrompt, sweep: list[str] | None, run_stages: RunStages
     project, group = prompt.project, None if sweep is None else sets.group(prompt.project, sweep)
     runs = PromptRuns(prompt, group)
     pipeline.refresh(project, prompt.prompt)
-    with Tracker(project, runs) as tracker:
+    with TemporaryDirectory() as folder, Tracker(project, runs) as tracker:
         stages = run_stages(tracker, list(STAGES))
         page = report.write(prompt)
-        tracker.finish(runs.metrics, runs.files)
+        gallery.write(project)
+        tracker.finish(runs.metrics, [*runs.files, report.export(prompt, Path(folder) / page.name)])
     return _result(runs, stages, page, tracker.address())
 
 

@@ -1,12 +1,13 @@
-"""Gallery page with a card for each evaluated prompt.
+"""Gallery page with all evaluated prompts, as a wall of models and as a table.
 
 The root DVC pipeline has one stage, which runs this module and writes gallery/index.html.
 """
 
 import sys
 from pathlib import Path
+from typing import Any
 
-from flows.reporting import report
+from flows.reporting import metrics, report
 from flows.reporting.html import render
 from prolific_core.errors import InputError
 from prolific_core.files import read_json, write_atomically
@@ -18,17 +19,44 @@ def write(project: Project) -> Path:
 
     The page links to the images in runs/ and does not embed them.
     """
-    cards = []
+    models = []
     for manifest in sorted((project.root / "runs").glob("*/evaluate/manifest.json")):
-        prompt = read_json(manifest).get("prompt")
-        if not isinstance(prompt, dict) or not {"text", "preset", "seed"} <= set(prompt):
+        model = _model(manifest)
+        if model is None:
             print(f"not in the gallery: {manifest.relative_to(project.root)} is damaged", file=sys.stderr)
-            continue
-        metrics = read_json(manifest.with_name("metrics.json"))
-        cards.append({**prompt, "id": manifest.parents[1].name, "metrics": metrics})
+        else:
+            models.append(model)
+    names = metrics.ordered({name for model in models for name in model["metrics"]})
     path = project.root / "gallery" / "index.html"
-    write_atomically(path, render("gallery.html", title="Gallery", cards=cards).encode())
+    page = render(
+        "gallery.html",
+        scripts=("gallery.js",),
+        files=True,
+        title="Gallery",
+        models=models,
+        metrics=[metrics.describe(name) for name in names],
+        names=names,
+    )
+    write_atomically(path, page.encode())
     return path
+
+
+def _model(manifest: Path) -> dict[str, Any] | None:
+    """Return what the page shows of a model, or None if its manifest is damaged."""
+    prompt = read_json(manifest).get("prompt")
+    if not isinstance(prompt, dict) or not {"text", "preset", "seed"} <= set(prompt):
+        return None
+    run = manifest.parents[1]
+    values = read_json(run / "export" / "metrics.json") | read_json(manifest.with_name("metrics.json"))
+    return {**prompt, "id": run.name, "method": _method(run), "metrics": values}
+
+
+def _method(run: Path) -> str:
+    """Return the guidance method of a run, or an empty string if its manifest does not contain it."""
+    section: Any = read_json(run / "nerf" / "manifest.json")
+    for key in ("parameters", "nerf", "guidance", "method"):
+        section = section.get(key, "") if isinstance(section, dict) else ""
+    return section if isinstance(section, str) else ""
 
 
 def main() -> None:

@@ -1,23 +1,28 @@
-"""Report page of a prompt (reports/<id>.html) with its model, metrics, stages and parameters.
+"""Report page of a prompt, with its model to turn, files, metrics, curves and parameters.
 
 The report is not the output of a stage, so no stage runs again if the layout of the page changes.
 """
 
 import json
-import os
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from flows.prompt_store.create import sections_of
-from flows.reporting.html import number, polyline, render
+from flows.reporting import charts, downloads, metrics
+from flows.reporting.html import MODEL_VIEWER, render
 from prolific_core.config import Config
+from prolific_core.errors import InputError
 from prolific_core.files import read_json, write_atomically
 from prolific_core.prompts import DEFAULT_PRESET, Prompt
 from tasks.runtime import records
+from tasks.runtime.job import PREVIEW
 from tasks.runtime.project import STAGES, Project, ResolvedPrompt
 from tasks.tracking.prompt_runs import flatten
 
+# Title of each stage on the page, and the curves that are shown of it.
 _TITLES = {
     "initialise": "Initial scene",
     "nerf": "Radiance field",
@@ -26,27 +31,34 @@ _TITLES = {
     "export": "Mesh",
     "evaluate": "Evaluation",
 }
+_CURVES = ("loss", "opacity", "score_gain")
+_RESULT = ("evaluate", "export")  # stages whose metrics are those of the model
 
 
 def write(resolved: ResolvedPrompt) -> Path:
-    """Write a prompt's report from its outputs and records, and return the path of the page."""
-    project, prompt, config = resolved.project, resolved.prompt, resolved.config
-    id, path = prompt.id, project.report(prompt.id)
-    evaluated, mesh = project.output(id, "evaluate"), project.output(id, "export") / "mesh.glb"
-    page = render(
-        "report.html",
-        title=prompt.text,
-        chips=_chips(prompt, config) + _duration(resolved),
-        turntable=evaluated / "turntable.mp4",
-        contact_sheet=evaluated / "contact.png",
-        mesh=mesh,
-        mesh_link=Path(os.path.relpath(mesh, path.parent)).as_posix(),
-        metrics=_metrics(project, id),
-        stages=[_stage(project, id, stage) for stage in STAGES],
-        command=command(prompt, config),
-        parameters=_parameters(config),
-    )
-    write_atomically(path, page.encode())
+    """Write a prompt's report to reports/ and return its path. Downloads are links to the files in runs/.
+
+    Raises:
+        InputError: If the prompt has no results.
+    """
+    path = resolved.project.report(resolved.id)
+    write_atomically(path, _page(resolved, path.parent).encode())
+    return path
+
+
+def export(resolved: ResolvedPrompt, path: Path) -> Path:
+    """Write a prompt's report as a single file that holds all downloads, and return its path.
+
+    Raises:
+        InputError: If the prompt has no results, or the file cannot be written.
+    """
+    page = _page(resolved, None).encode()
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the name of a file, such as {path / resolved.id}.html")
+    try:
+        write_atomically(path, page)
+    except (FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise InputError(f"cannot write {path} ({error.strerror}); choose another place") from None
     return path
 
 
@@ -73,12 +85,47 @@ def command(prompt: Prompt, config: Config) -> str:
     return shlex.join([*parts, "--", prompt.text] if prompt.text.startswith("-") else [*parts, prompt.text])
 
 
-def _chips(prompt: Prompt, config: Config) -> list[str]:
-    chips = [prompt.id, f"preset {prompt.preset}", f"seed {prompt.seed}"]
-    chips += [config.nerf.guidance.method.upper(), f"prior {config.prior.path}"]
+def _page(resolved: ResolvedPrompt, folder: Path | None) -> str:
+    """Return the page for a folder, to which its links are relative, or a page that needs no other file."""
+    project, prompt, config = resolved.project, resolved.prompt, resolved.config
+    if not any(resolved.output(stage).is_dir() for stage in STAGES):
+        raise InputError(f"{prompt.id} has no results yet; make them: prolific sweep {prompt.id}")
+    evaluated, exported = resolved.output("evaluate"), resolved.output("export")
+    models = downloads.by_particle(exported.glob("mesh*.glb"))
+    sheets = downloads.by_particle(evaluated.glob("contact*.png"))
+    turntables = downloads.by_particle(evaluated.glob("turntable*.mp4"))
+    textures = downloads.by_particle(exported.glob("mesh*.png"))
+    stages = [stage for name in STAGES if (stage := _stage(project, prompt.id, name))]
+    values = {
+        name: value for stage in _RESULT for name, value in read_json(resolved.output(stage) / "metrics.json").items()
+    }
+    return render(
+        "report.html",
+        scripts=(MODEL_VIEWER, "report.js") if models else (),
+        title=prompt.text,
+        gallery=folder is not None,
+        facts=[*_facts(prompt, config), *_duration(resolved)],
+        models=models,
+        images=[
+            *(("From all sides", path) for path in sheets),
+            *(("Turntable", path) for path in turntables),
+            *(("Texture", path) for path in textures),
+        ],
+        downloads=downloads.linked(resolved, folder) if folder else downloads.embedded(resolved),
+        metrics=_metrics(values),
+        stages=stages,
+        curves={curve["name"]: curve["meaning"] for stage in stages for curve in stage["curves"]},
+        command=command(prompt, config),
+        parameters=_parameters(config),
+    )
+
+
+def _facts(prompt: Prompt, config: Config) -> list[str]:
+    facts = [f"preset {prompt.preset}", f"seed {prompt.seed}"]
+    facts += [config.nerf.guidance.method.upper(), f"prior {config.prior.path}"]
     if config.initialise.particles > 1:
-        chips.append(f"{config.initialise.particles} particles")
-    return chips
+        facts.append(f"{config.initialise.particles} particles")
+    return facts
 
 
 def _duration(prompt: ResolvedPrompt) -> list[str]:
@@ -87,49 +134,73 @@ def _duration(prompt: ResolvedPrompt) -> list[str]:
     return [] if total is None else [f"made in {total:.0f} s"]
 
 
-def _metrics(project: Project, id: str) -> list[list[str]]:
-    """Return rows of metric, stage and value. The rows of the last stage come first."""
-    return [
-        [name.replace("_", " "), _TITLES[stage], number(value)]
-        for stage in reversed(STAGES)
-        for name, value in sorted(read_json(project.output(id, stage) / "metrics.json").items())
-    ]
+def _metrics(values: Mapping[str, Any], stage: bool = False) -> list[dict]:
+    """Return a row for each metric of the model, or of a stage."""
+    rows = []
+    for name in metrics.ordered(values):
+        description = metrics.describe(name, stage)
+        rows.append(
+            {
+                "name": name.replace("_", " "),
+                "value": values[name],
+                "truth": description.true_value(values),
+                "description": description,
+            }
+        )
+    return rows
 
 
-def _stage(project: Project, id: str, stage: str) -> dict:
-    state = project.stage_state(id, stage)
+def _stage(project: Project, id: str, stage: str) -> dict | None:
+    """Return what the page shows of a stage, or None if there is nothing to show."""
+    state, output = project.stage_state(id, stage), project.output(id, stage)
     usage = read_json(state / "run.json")
-    facts = []
-    if usage:
-        facts = [f"{usage['seconds']:.0f} s", f"{usage['peak_memory_mb']:.0f} MB", usage.get("device", "")]
-    elif not project.output(id, stage).is_dir():
-        facts = ["has not run yet"]
-    # A resumed run repeats some steps, so only the last record of each step is valid.
-    losses = {}
-    for record in records.read(state / "records.jsonl")[0]:
-        if record["kind"] == "metrics" and record["values"].get("loss") is not None:
-            losses[record["step"]] = record["values"]["loss"]
-    return {
-        "name": stage,
-        "title": _TITLES[stage],
-        "facts": [fact for fact in facts if fact],
-        "previews": _previews(state),
-        "curve": polyline(sorted(losses.items())),
-        "last_step": max(losses, default=0),
+    facts = [f"{usage['seconds']:.0f} s", f"{usage['peak_memory_mb']:.0f} MB", usage.get("device", "")] if usage else []
+    shown = {
+        "previews": [] if stage in _RESULT else _previews(state, output),
+        "curves": _curves(state, output),
+        "metrics": [] if stage in _RESULT else _metrics(read_json(output / "metrics.json"), stage=True),
     }
+    if not any((facts, *shown.values())):
+        return None
+    return {"name": stage, "title": _TITLES[stage], "facts": [fact for fact in facts if fact], **shown}
 
 
-def _previews(state: Path) -> list[dict]:
-    """Return the first, middle and last preview for each preview name, with captions."""
-    by_name: dict[str, list[Path]] = {}
-    for path in sorted((state / "preview").glob("*.png")):
-        if path.is_file() and (match := re.fullmatch(r"(.+)-(\d{1,9})", path.stem)):
-            by_name.setdefault(match[1], []).append(path)
+def _previews(state: Path, output: Path) -> list[dict]:
+    """Return the previews in the output of a finished stage, which DVC keeps, or the latest ones of a running stage."""
+    folder = output if output.is_dir() else state
+    paths = [path for path in (folder / PREVIEW).glob("*.png") if re.fullmatch(r".+-\d{1,9}", path.stem)]
+    steps = sorted((int(path.stem.rpartition("-")[2]), path) for path in paths if path.is_file())
+    return [{"path": path, "caption": f"step {step}"} for step, path in steps[-3:]]
+
+
+def _curves(state: Path, output: Path) -> list[dict]:
+    """Return the charts of a stage's curves."""
+    # A resumed run repeats some steps, so only the last record of each step is valid.
+    curves: dict[str, dict[float, float]] = {name: {} for name in _CURVES}
+    for row in _points(state, output):
+        for name in curves:
+            if _is_finite(row.get("step")) and _is_finite(row.get(name)):
+                curves[name][row["step"]] = row[name]
+    drawn = {name: charts.chart(sorted(points.items())) for name, points in curves.items()}
     return [
-        {"path": path, "caption": f"{name}, step {int(path.stem.rpartition('-')[2])}"}
-        for name, paths in by_name.items()
-        for path in dict.fromkeys([paths[0], paths[len(paths) // 2], paths[-1]])
+        {"name": name.replace("_", " "), "chart": chart, "meaning": metrics.describe(name, stage=True).meaning}
+        for name, chart in drawn.items()
+        if chart
     ]
+
+
+def _points(state: Path, output: Path) -> list[dict]:
+    """Return the values of a stage's metrics by step, from its output or, while it runs, from its records."""
+    try:
+        rows = json.loads((output / "curve.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        found = (record for record in records.read(state / "records.jsonl")[0] if record["kind"] == "metrics")
+        return [{"step": record["step"], **record["values"]} for record in found]
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < 1e300
 
 
 def _parameters(config: Config) -> dict[str, list[dict]]:

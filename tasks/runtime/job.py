@@ -26,6 +26,8 @@ from tasks.runtime.digests import digest
 
 MANIFEST = "manifest.json"
 METRICS = "metrics.json"
+PREVIEW = "preview"  # folder of previews: all of them in the state folder, those to keep in the output
+_KEPT = "kept"  # folder in the state folder, for previews that the output will contain
 
 
 class EditedWhileRunning(ProlificError):
@@ -189,24 +191,28 @@ class Job:
         """Record the fraction of the run time spent on each activity. It is not part of the result."""
         self._fractions = fractions
 
-    def image(self, name: str, image, step: int | None = None) -> Path:
-        """Save an image, (3, H, W) or (H, W, 3) in [0, 1], as a preview, and copy it to preview.png."""
+    def image(self, name: str, image, step: int | None = None, keep: bool = False) -> Path:
+        """Save an image, (3, H, W) or (H, W, 3) in [0, 1], as a preview, and copy it to preview.png.
+
+        The output contains the previews to `keep`. Which ones it contains must not depend on `logging`.
+        """
         step = self._step if step is None else step
-        path = self.state / "preview" / f"{name}-{step:06d}.png"
+        path = self.state / PREVIEW / f"{name}-{step:06d}.png"
         save_png(path, image)
-        with atomically(self.state / "preview.png") as temporary:
-            shutil.copyfile(path, temporary)
-        self._record("image", name=name, step=step, file=f"preview/{path.name}")
+        _copy(path, self.state / "preview.png")
+        if keep:
+            _copy(path, self.state / _KEPT / path.name)
+        self._record("image", name=name, step=step, file=f"{PREVIEW}/{path.name}")
         return path
 
     def video(self, name: str, frames) -> Path:
         """Save frames (N, 3, S, S) in [0, 1] as a video in the preview folder and return its path."""
         from prolific_core.visualisation import write_video
 
-        path = self.state / "preview" / f"{name}.mp4"
+        path = self.state / PREVIEW / f"{name}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_video(path, frames)
-        self._record("file", file=f"preview/{path.name}")
+        self._record("file", file=f"{PREVIEW}/{path.name}")
         return path
 
     @cached_property
@@ -232,7 +238,8 @@ class Job:
                 return read_json(self.final / METRICS)
             resumes = self.checkpoint.is_dir() and any(self.checkpoint.iterdir())
             if not resumes:
-                shutil.rmtree(self.state / "preview", ignore_errors=True)
+                for folder in (PREVIEW, _KEPT):
+                    shutil.rmtree(self.state / folder, ignore_errors=True)
             loading = time.monotonic() - self._began
             self._records = records.Records(self.state / "records.jsonl", key, loading)
             self._console = console
@@ -276,9 +283,11 @@ class Job:
         return True
 
     def _finish(self) -> None:
-        """Write the metrics and the manifest, then move the complete output to its final folder."""
+        """Write the metrics, previews and manifest, then move the complete output to its final folder."""
         write_json(self.output / METRICS, self._metrics)
         curve.write(self.output, self.state / "records.jsonl")
+        for path in sorted((self.state / _KEPT).glob("*.png")):
+            _copy(path, self.output / PREVIEW / path.name)
         manifest = {
             "stage": self.name,
             **self.subject,
@@ -313,6 +322,11 @@ class Job:
         write_json(self.state / "run.json", usage)
         manifest = digest(self.final / MANIFEST)
         self._record("end", metrics=self._metrics, manifest=manifest, **usage)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with atomically(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def check_output(folder: Path, shown: str, command: str) -> str:

@@ -22,7 +22,7 @@ class PromptRuns:
     """Runs of one prompt in MLflow. They belong to the default experiment unless a `group` is given."""
 
     def __init__(self, resolved: ResolvedPrompt, group: Group | None = None):
-        self.project, self.prompt, self.config = resolved.project, resolved.prompt, resolved.config
+        self.prompt, self.config = resolved.prompt, resolved.config
         self.name, self.pipeline = resolved.id, resolved.pipeline
         self.state, self.output = resolved.state, resolved.output
         group = group or Group(EXPERIMENT, [row(self.prompt)])
@@ -52,9 +52,8 @@ class PromptRuns:
 
     @property
     def files(self) -> list[Path]:
-        """Paths of the finished model, its turntable and its report."""
-        turntable = self.output("evaluate") / "turntable.mp4"
-        return [self.output("export") / "mesh.glb", turntable, self.project.report(self.name)]
+        """Paths of the finished model and its turntable."""
+        return [self.output("export") / "mesh.glb", self.output("evaluate") / "turntable.mp4"]
 
     def stage_tags(self, stage: str) -> dict:
         tags = {name: self.tags[name] for name in ("prompt", "prompt_id", "preset")}

@@ -153,9 +153,13 @@ class Tracker:
     def address(self, port: int = 5000) -> str | None:
         """Return the URL of the parent run in the UI that `prolific ui` serves, or None if no run was sent."""
         if self._parent:
-            return f"http://127.0.0.1:{port}/#/experiments/{self._experiment}/runs/{self._parent}"
-        found = self._receipt
-        return f"http://127.0.0.1:{port}/#/experiments/{found.experiment}/runs/{found.run}" if found else None
+            experiment, run = self._experiment, self._parent
+        elif self._receipt:
+            experiment, run = self._receipt.experiment, self._receipt.run
+        else:
+            return None
+        # Without this workflow type, MLflow opens its page for language models, which does not show the run.
+        return f"http://127.0.0.1:{port}/#/experiments/{experiment}/runs/{run}?workflowType=machine_learning"
 
     def parent(self) -> str:
         """Return the id of the subject's parent run, and create the run if it does not exist."""

@@ -16,9 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from flows.reporting import report
 from tasks.tracking.prompt_runs import PromptRuns
 from tasks.tracking.tracker import Tracker
-from tests.support import browser
+from tests.support import browser, cube_run
 from tests.support.browser import Browser
 
 SECTIONS = "[...document.querySelectorAll('.du-bois-light-collapse-item')]"  # sections of the page, each with a heading
@@ -72,7 +73,7 @@ def server(project, monkeypatch, tmp_path):
             started.append(
                 subprocess.Popen(command, cwd=project.root, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
             )
-        browser._until(lambda: urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5))
+        browser.until(lambda: urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5))
         return port
 
     started: list[subprocess.Popen] = []
@@ -85,7 +86,7 @@ def server(project, monkeypatch, tmp_path):
         assert not alive, "processes of the server are still running"
 
 
-@pytest.mark.skipif(browser.FOUND is None, reason="no chromium on this machine")
+@pytest.mark.skipif(browser.FOUND is None, reason=browser.MISSING)
 def test_two_runs_show_their_metrics_side_by_side(project, clone, server, tmp_path):
     values_of = {"vsd": {"alignment": 0.75, "kernel_distance": 1.25}, "sds": {"alignment": 0.5, "kernel_distance": 8.5}}
     runs = []
@@ -108,7 +109,29 @@ def test_two_runs_show_their_metrics_side_by_side(project, clone, server, tmp_pa
     assert shown.width > 600 and shown.height > 600 and shown.histogram()[255] < 0.98 * shown.width * shown.height
 
 
+@pytest.mark.skipif(browser.FOUND is None, reason=browser.MISSING)
+def test_the_page_of_a_run_shows_its_model(project, server, tmp_path):
+    """The link of a run opens its classic view, and its report is the page that `prolific report --out` writes."""
+    cube_run.make(project, "a blue mug", "a-blue-mug", {"alignment": 0.5})
+    runs = PromptRuns(project.resolve("a-blue-mug"))
+    with Tracker(project, runs) as tracker:
+        report.export(project.resolve("a-blue-mug"), tmp_path / "a-blue-mug.html")
+        tracker.finish(runs.metrics, [*runs.files, tmp_path / "a-blue-mug.html"])
+        port = server()
+        address = tracker.address(port)
+    assert address
+    with Browser(tmp_path / "profile") as page:
+        page.emulate(1200, 900)
+        page.open(address)
+        page.until("document.body.innerText.includes('Model metrics')")
+        page.open(address.replace("?", "/artifacts/a-blue-mug.html?"))
+        page.until("!!document.querySelector('iframe')")
+        drawn = lambda: cube_run.colours(cube_run.pixels(page, "iframe", tmp_path)) >= 2  # noqa: E731
+        browser.until(lambda: drawn() or 1 / 0)
+        assert all(url.startswith(f"http://127.0.0.1:{port}/") for url in page.requests())
+
+
 if __name__ == "__main__":
     given = sys.argv[1:]
-    with tempfile.TemporaryDirectory() as folder, Browser(Path(folder)) as page:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, Browser(Path(folder)) as page:
         compare(page, int(given[0]), given[1:3], "1", Path(given[3]))

@@ -213,6 +213,28 @@ def test_resolution_schedule():
     assert [resolution_at(schedule, p) for p in (0, 0.19, 0.2, 0.99)] == [64, 64, 512, 512]
 
 
+def test_a_checkpoint_is_written_after_its_preview(folder, tmp_path):
+    """A run that resumes from it does not repeat the step."""
+    guidance = base.build_guidance(
+        LatentDiffusion.load(folder), GuidanceConfig(method="sds"), "a red mug", generator=generator(0, "s")
+    )
+
+    def preview(step: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distil(
+            [ImageScene(32, generator=generator(0, 0))],
+            guidance,
+            NerfConfig(steps=3, resolution=[(0.0, 32)]),
+            LoggingConfig(checkpoint_every=1),
+            state_file=tmp_path / "s",
+            preview=preview,
+            preview_at=[1],
+        )
+    assert not (tmp_path / "s").exists()
+
+
 def test_previews_have_their_own_interval(folder, tmp_path):
     prior = LatentDiffusion.load(folder)
     guidance = base.build_guidance(prior, GuidanceConfig(method="sds"), "a red mug", generator=generator(0, "s"))
@@ -225,7 +247,8 @@ def test_previews_have_their_own_interval(folder, tmp_path):
         state_file=tmp_path / "s",
         observe=lambda step, _: observed.append(step),
         preview=previewed.append,
+        preview_at=[5],
     )
-    assert observed == [1, 2, 3, 4, 5, 6, 7] and previewed == [3, 6, 7]
+    assert observed == [1, 2, 3, 4, 5, 6, 7] and previewed == [3, 5, 6, 7]
     assert sum(timer.fractions().values()) == pytest.approx(1)
     assert {"checkpoints", "logging", "previews"} < timer.fractions().keys()

@@ -6,6 +6,7 @@ import pytest
 
 from flows.benchmarks import quality
 from flows.benchmarks.study import TRACKED
+from flows.reporting import metrics as descriptions
 from prolific_core.experiments import study_2d as study
 from tests.conftest import ROOT
 from tests.support import metrics_page
@@ -16,6 +17,22 @@ def test_the_metrics_of_the_classifier_and_the_study_are_documented():
     assert classified | {"fronts"} <= metrics_page.documented("### Metrics of a prompt's run")
     studied = {TRACKED.get(name, name) for name in study.Row.__dataclass_fields__} - {"method"}
     assert studied == metrics_page.documented("### Metrics of a study")
+
+
+def test_the_tables_are_made_from_the_words_of_the_pages():
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    assert descriptions.documented(page) == page, "run: python -m flows.reporting.metrics"
+
+
+def test_what_true_objects_have():
+    values = {"kernel_distance": 3.0, "kernel_distance_excess": 2.5, "fronts": 2.0}
+    truth = {name: descriptions.describe(name).true_value(values) for name in (*values, "alignment", "unknown")}
+    assert truth == {
+        "kernel_distance": 0.5, "kernel_distance_excess": 0.0, "fronts": 1.0, "alignment": None, "unknown": None
+    }  # fmt: skip
+    assert descriptions.describe("kernel_distance").true_value({"kernel_distance": 3.0}) is None
+    assert descriptions.describe("kernel_distance").true_value(values | {"kernel_distance": None}) is None
+    assert descriptions.ordered(["unknown", "alignment", "family_agreement"])[0] == "family_agreement"
 
 
 @pytest.mark.parametrize("name", sorted(metrics_page.documented()))

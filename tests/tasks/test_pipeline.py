@@ -168,6 +168,31 @@ def test_images_are_previews_and_records(project):
     assert (stage.state / "preview" / "view-000003.png").is_file()
 
 
+def test_previews_to_keep_are_in_the_output_of_a_run_that_resumed_too(project):
+    """DVC keeps them there, while .state is of one machine."""
+    import numpy as np
+
+    def body(stage):
+        state = stage.checkpoint / "step"
+        for step in range(int(state.read_text()) + 1 if state.exists() else 1, 4):
+            stage.image("view", np.full((3, 1, 1), step / 10, np.float32), step, keep=step > 1)
+            state.write_text(str(step))
+            if step == 2:
+                stop()
+
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Stage(project, "initialise", "a-red-mug").run(body)
+    Stage(project, "initialise", "a-red-mug").run(body)
+    folder = project.output("a-red-mug", "initialise")
+    names = {"view-000002.png", "view-000003.png"}
+    assert {path.name for path in (folder / "preview").iterdir()} == names
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    assert {name for name in files if name.startswith("preview/")} == {f"preview/{name}" for name in names}
+
+
 def test_a_metric_that_is_not_finite_is_null(project):
     Stage(project, "initialise", "a-red-mug").run(lambda stage: {"good": 1, "bad": float("nan")})
     metrics = json.loads((project.output("a-red-mug", "initialise") / "metrics.json").read_text())

@@ -91,6 +91,13 @@ def test_a_stage_arrives_once_however_often_it_is_sent(project):
     assert {"manifest.json", "metrics.json", "contact.png"} <= files
 
 
+def test_the_link_of_a_run_opens_its_classic_view(project):
+    with tracker.Tracker(project, "a-red-mug") as runs:
+        assert runs.address() is None
+        run = runs.parent()
+        assert str(runs.address()).endswith(f"/runs/{run}?workflowType=machine_learning")
+
+
 def test_a_running_stage_is_synced_and_a_failed_one_is_marked(project):
     steps = []
 
