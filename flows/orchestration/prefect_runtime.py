@@ -4,7 +4,7 @@ import functools
 import os
 import sys
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 
 from flows.orchestration import prefect_server
 from prolific_core.errors import ProlificError, mask
@@ -98,10 +98,10 @@ def _refuse_requests() -> None:
     import httpx
     from prefect.client import base
 
-    def refuse(*args, **kwargs):
+    def refuse(*args, **kwargs) -> NoReturn:
         raise httpx.ConnectError("the server has been given up")
 
-    async def refuse_async(*args, **kwargs):
+    async def refuse_async(*args, **kwargs) -> NoReturn:
         refuse()
 
     base.PrefectHttpxSyncClient.send = refuse
