@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 
 from flows.orchestration import dvc_runner, prefect_server
 from prolific_core.errors import ProlificError, mask
@@ -102,10 +102,10 @@ def _refuse_requests() -> None:
     import httpx
     from prefect.client import base
 
-    def refuse(*args, **kwargs):
+    def refuse(*args, **kwargs) -> NoReturn:
         raise httpx.ConnectError("the server has been given up")
 
-    async def refuse_async(*args, **kwargs):
+    async def refuse_async(*args, **kwargs) -> NoReturn:
         refuse()
 
     base.PrefectHttpxSyncClient.send = refuse
