@@ -88,7 +88,7 @@ def generate(
     began = time.monotonic()
     project = Project.find()
     if id is None:
-        accept = vocabulary.acceptance(project)
+        accept = vocabulary.acceptance(project, ask=False)  # nobody watches a worker
         id = create.file_prompt(project, text or "", preset=preset, seed=seed, accept=accept).id
     prompts.check_id(id)
     with prompt_lock(project, id, _print_waiting, dvc_runner.stopping.is_set):
