@@ -37,7 +37,7 @@ def generate(
     """
     project = Project.find()
     if id is None:
-        accept = vocabulary.acceptance(project)
+        accept = vocabulary.acceptance(project, ask=False)  # nobody watches a worker
         id = create.file_prompt(project, text or "", preset=preset, seed=seed, accept=accept).id
     prompts.check_id(id)
     result = prompt_run.bring_up_to_date(project, id, sweep, run_stages)

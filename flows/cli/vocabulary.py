@@ -46,8 +46,8 @@ def _page() -> str:
         "colours": [f"{_list(words['colours'])} (or grey)"],
         "stripes": ["a red mug with white stripes; a red and white striped mug"],
         "relations": [
-            f"{_list(words['relations'])}",
-            f"between {_list(words['families in relations'])}; for example, a red mug on a blue cube",
+            f"{_list(words['relations'])}; for example, a red mug on a blue cube",
+            f"between {_list(words['families in relations'])}",
         ],
         "rooms": ["a blue room, with --preset room"],
         "normal maps": ["a normal map of a mug, which names no colour"],

@@ -49,33 +49,35 @@ def warn(project: Project, text: str, config: Config) -> None:
         _report(f"warning: {found}")
 
 
-def accept(project: Project, prompts: list[Prompt], force: bool) -> list[Prompt]:
+def accept(project: Project, prompts: list[Prompt], force: bool, ask: bool = True) -> list[Prompt]:
     """Return the prompts, and mark those that the prior does not know as forced.
 
-    Without `force`, the user is asked in a terminal. Anywhere else, or if the answer is no, an InputError is raised.
+    Without `force`, the user is asked in a terminal. Without a terminal or `ask`, or if the answer is no, an InputError
+    is raised.
     """
     problems = {}
     for prompt in prompts:
         if not prompt.forced and (found := problem(project, prompt.text, project.config(prompt))):
             problems[prompt.id] = found if len(prompts) == 1 else f'"{shorten(prompt.text)}": {found}'
     if problems and not force:
-        _ask(list(problems.values()), len(prompts))
+        _refuse(list(problems.values()), len(prompts), ask)
     return [replace(prompt, forced=True) if prompt.id in problems else prompt for prompt in prompts]
 
 
-def acceptance(project: Project, force: bool = False) -> Callable[[Prompt], Prompt]:
+def acceptance(project: Project, force: bool = False, ask: bool = True) -> Callable[[Prompt], Prompt]:
     """Return a function that accepts one prompt; see `accept`."""
-    return lambda prompt: accept(project, [prompt], force)[0]
+    return lambda prompt: accept(project, [prompt], force, ask)[0]
 
 
-def _ask(problems: list[str], count: int) -> None:
+def _refuse(problems: list[str], count: int, ask: bool) -> None:
+    """Raise an InputError that names the problems, unless the user is asked and says yes."""
     if count > 1:
         for line in problems[:LISTED]:
             _report(line)
         if len(problems) > LISTED:
             _report(f"… and {len(problems) - LISTED} more")
     message = problems[0] if count == 1 else f"the prior does not know {len(problems)} of {count} prompts"
-    if not all(stream and stream.isatty() for stream in (sys.stdin, sys.stderr)):
+    if not ask or not all(stream and stream.isatty() for stream in (sys.stdin, sys.stderr)):
         raise InputError(f"{message}; {HINT}; to go on anyway, add --force")
     _report(f"{message}; {HINT}")
     print("Go on anyway? [y/N]: ", end="", file=sys.stderr, flush=True)

@@ -102,8 +102,10 @@ class VSD(Guidance):
         metrics: dict[str, float] = {}
         for k in range(self.config.score.steps):
             shared, self._shared = self._shared, None
-            generator = step_generator(f"score {k}") if step_generator else None
-            forward = shared or self._evaluate(latents, cameras.c2w, generator)
+            forward = shared
+            if forward is None:
+                generator = step_generator(f"score {k}") if step_generator else None
+                forward = self._evaluate(latents, cameras.c2w, generator)
             metrics = self._learn(latents, forward, measure and k == 0) | metrics
         return metrics
 

@@ -7,12 +7,14 @@ import pty
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from flows.cli import main as cli
 from flows.orchestration import preflight
-from flows.prompt_store import create
+from flows.prompt_store import create, vocabulary
+from flows.reporting import report
 from prolific_core import prompts
 from prolific_core.errors import InputError
 from tasks.runtime.project import STAGES, Project
@@ -87,6 +89,21 @@ def test_a_sweep_refuses_what_nobody_accepted_and_runs_the_others(project):
     assert not project.prompt(id).forced
     assert preflight.choose(project, [id], force=True) == [id] and project.prompt(id).forced
     assert preflight.choose(project, [], report=errors.append) == ["a-corgi", "a-red-mug"] and len(errors) == 1
+
+
+def test_a_flow_never_asks(project, monkeypatch):
+    """A worker may have been started in a terminal that nobody watches."""
+    terminal = SimpleNamespace(isatty=lambda: True, readline=lambda: pytest.fail("asked"), write=print, flush=print)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with pytest.raises(InputError, match="add --force"):
+        create.file_prompt(project, "a corgi", accept=vocabulary.acceptance(project, ask=False))
+    assert not project.has_prompt("a-corgi")
+
+
+def test_the_command_of_a_report_accepts_the_prompt_again(project):
+    prompt = create.file_prompt(project, "a corgi", accept=vocabulary.acceptance(project, force=True))
+    assert report.command(prompt, project.config(prompt)) == "prolific generate --force 'a corgi'"
 
 
 def test_the_file_keeps_its_comments_when_a_prompt_is_accepted(project):
