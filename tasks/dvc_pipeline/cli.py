@@ -15,7 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from configobj import ConfigObj
+from configobj import ConfigObj, ConfigObjError
 
 from prolific_core.files import write_atomically
 from tasks.runtime import machine
@@ -52,7 +52,10 @@ def _set_site_cache(project: Project, cache: Path) -> None:
     path = project.root / ".dvc" / "config.local"
     if not path.parent.is_dir():
         return
-    local: Any = ConfigObj(str(path), encoding="utf-8", default_encoding="utf-8")
+    try:
+        local: Any = ConfigObj(str(path), encoding="utf-8", default_encoding="utf-8")
+    except (ConfigObjError, ValueError):
+        return  # DVC reports the mistake
     core = local.setdefault("core", {})
     old = core.get("site_cache_dir", "")
     if old == str(cache) or (old and not old.endswith("/.state/dvc")):  # the project may have been moved

@@ -66,6 +66,7 @@ def test_the_dependencies_of_every_stage_exist():
 
 # Modules that report, find files or check parameters: no result depends on them.
 NO_RESULT = {
+    "prolific_core.config_layers",
     "prolific_core.discovery",
     "prolific_core.errors",
     "prolific_core.prompts",
@@ -73,6 +74,7 @@ NO_RESULT = {
     "tasks.prior_training.runs",
     "tasks.prior_training.specs",
     "tasks.runtime.console",
+    "tasks.runtime.curve",  # only of the stages of a prompt
     "tasks.runtime.locks",
     "tasks.runtime.project",
     "tasks.runtime.records",
