@@ -104,7 +104,7 @@ def _place(charts: list[_Chart], scale: float, size: int, margin: int) -> tuple[
     """
     cell = -(-size // CELLS)
     width = size // cell
-    rows = scipy.fft.next_fast_len(width + width // 4, real=True)
+    rows = int(scipy.fft.next_fast_len(width + width // 4, real=True))  # pyright: ignore[reportArgumentType]
     taken = np.zeros((rows, width), np.float32)
     places = []
     for chart in charts:
@@ -135,7 +135,7 @@ def _lowest(chart, angle, scale, spectrum, shape, margin, cell) -> _Place | None
         return None
     padded = np.zeros(shape, np.float32)
     padded[:height, :length] = mask
-    overlap = np.asarray(scipy.fft.irfft2(spectrum * np.conj(scipy.fft.rfft2(padded)), s=shape))
+    overlap = np.asarray(scipy.fft.irfft2(spectrum * np.asarray(scipy.fft.rfft2(padded)).conj(), s=shape))
     free = overlap[: shape[0] - height + 1, : shape[1] - length + 1] < 0.5
     if not free.any():
         return None
