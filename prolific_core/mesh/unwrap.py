@@ -1,4 +1,4 @@
-"""Texture coordinates computed with xatlas, which cuts a surface into flat charts and packs them into an atlas."""
+"""Texture coordinates: xatlas cuts a surface into flat charts, which are then packed into one square texture."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Float, Int
 
 from prolific_core.mesh.extract import EmptyMesh
+from prolific_core.mesh.pack import pack
 from prolific_core.render.mesh.raster import vertex_normals
 
 #: Average number of faces per chart, which determines the maximum area of a chart.
-FACES_PER_CHART = 200
+FACES_PER_CHART = 2000
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def unwrap(
     vertices: Float[np.ndarray, "vertices 3"],
     faces: Int[np.ndarray, "faces 3"],
     texture_size: int = 1024,
-    padding: int = 4,
+    margin: int = 1,
 ) -> UnwrappedMesh:
     """Compute texture coordinates for one square texture.
 
@@ -54,7 +55,7 @@ def unwrap(
         vertices: Vertex positions (V, 3).
         faces: Vertex indices (F, 3).
         texture_size: Height and width of the texture in texels.
-        padding: Padding between charts in texels.
+        margin: Minimum width in texels of the border around each chart that no other chart has a part in.
 
     Returns:
         The mesh cut along the seams between charts, with texture coordinates and normals.
@@ -69,21 +70,22 @@ def unwrap(
     vertices, faces = np.asarray(vertices), np.asarray(faces)
     atlas = xatlas.Atlas()
     atlas.add_mesh(np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.uint32))
-    charts, pack = xatlas.ChartOptions(), xatlas.PackOptions()
+    charts, layout = xatlas.ChartOptions(), xatlas.PackOptions()
     charts.max_iterations = 1
-    # The time to flatten a chart is quadratic in its number of faces. Limiting charts to a few hundred faces adds a few
-    # seams but reduces the time from minutes to seconds.
+    # The time to flatten a chart is quadratic in its number of faces. This limit adds a few seams but reduces the time
+    # from minutes to seconds. Smaller charts would have longer borders, which the texture pays for with its area.
     charts.max_chart_area = _area(vertices, faces) / max(16, len(faces) / FACES_PER_CHART)
-    pack.resolution = texture_size
-    pack.padding = padding
-    pack.bilinear = True
-    pack.bruteForce = False
-    atlas.generate(charts, pack)
+    layout.resolution = texture_size
+    layout.padding = 2 * margin
+    layout.bilinear = True
+    layout.bruteForce = False
+    atlas.generate(charts, layout)
     source, new_faces, uvs = atlas[0]
-    # xatlas normalises u and v by the width and height of the atlas, so both are in [0, 1].
-    source, normals = source.astype(np.int64), _normals(vertices, faces)
-    vertices = np.asarray(vertices, np.float32)
-    return UnwrappedMesh(vertices[source], new_faces.astype(np.int64), uvs.astype(np.float32), normals[source])
+    source, new_faces, normals = source.astype(np.int64), new_faces.astype(np.int64), _normals(vertices, faces)
+    # xatlas has divided u and v by the width and height of its atlas, which is not square.
+    packed = pack(uvs * (atlas.width, atlas.height), new_faces, texture_size, margin)
+    uvs = uvs.astype(np.float32) if packed is None else packed
+    return UnwrappedMesh(np.asarray(vertices, np.float32)[source], new_faces, uvs, normals[source])
 
 
 def _normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
