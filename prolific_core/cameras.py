@@ -52,7 +52,7 @@ class Cameras:
         """
         tensors = (self.c2w, self.fov, self.azimuth, self.elevation)
         to_gpu = torch.device(device).type != "cpu"
-        return Cameras(*(x.to(device, non_blocking=to_gpu) for x in tensors), self.angles())
+        return Cameras(*(x.to(device, non_blocking=to_gpu) for x in tensors), _angles=self.angles())
 
     def angles(self) -> list[tuple[float, float]]:
         """Return the azimuth and elevation of each camera as Python floats.
@@ -148,6 +148,22 @@ def orbit(views: int, *, elevation: float, distance: float, fov: float) -> Camer
     azimuth = torch.arange(views) * (2 * math.pi / views)
     full = torch.ones(views)
     return from_angles(azimuth, full * math.radians(elevation), full * distance, full * math.radians(fov))
+
+
+def cameras_in_all_directions(step: float = 5.0) -> Cameras:
+    """Return cameras around the object in all directions, at distance 1.
+
+    Args:
+        step: Difference between neighbouring azimuths and elevations in degrees.
+
+    Returns:
+        The cameras, in order of azimuth.
+    """
+    azimuth = torch.arange(-180, 180, step) + step / 2
+    elevation = torch.arange(-90, 90, step) + step / 2
+    pairs = torch.cartesian_prod(azimuth, elevation).deg2rad()
+    ones = torch.ones(len(pairs))
+    return from_angles(pairs[:, 0], pairs[:, 1], ones, ones)
 
 
 def around(views: int, *, fov: float) -> Cameras:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prolific_core.cameras import Cameras, precise_view_prompts
+from prolific_core.cameras import Cameras, cameras_in_all_directions, precise_view_prompts
 from prolific_core.cameras import view_prompts as paper_view_prompts
 from prolific_core.config import GuidanceConfig
 from prolific_core.guidance import timesteps, view_prompts
@@ -70,6 +70,11 @@ class Guidance:
         self._compose: Callable[[Guidance, Tensor, Tensor, Cameras], Tensor] = composition.guided
         if hasattr(composition, "check"):
             composition.check(config)
+        self._view_words: Callable[[Cameras], list[str]] = (
+            precise_view_prompts if config.view_prompts == "precise" else paper_view_prompts
+        )
+        if prior.device.type != "cpu":  # now, so that no step brings the text encoder to the GPU again
+            prior.embed(self._texts())
 
     def predict_eps_q(self, noisy: Latents, t: Times, noise: Latents, cameras: Cameras) -> Latents:
         """Predict eps_q, the noise that corresponds to the score of the particles' distribution q.
@@ -220,8 +225,15 @@ class Guidance:
             return view_prompts.interpolated(self.prior, self.prompt, cameras)
         if not self.config.view_prompts:
             return self.prior.embed([self.prompt] * len(cameras))
-        words = precise_view_prompts if self.config.view_prompts == "precise" else paper_view_prompts
-        return view_prompts.embed(self.prior, self.prompt, words(cameras))
+        return view_prompts.embed(self.prior, self.prompt, self._view_words(cameras))
+
+    def _texts(self) -> list[str]:
+        """Return the texts that the guidance embeds, with the words of views in steps of 5 degrees."""
+        texts = {self.prompt, self.config.negative_prompt, ""}
+        if self.config.view_prompts:
+            words = self._view_words(cameras_in_all_directions())
+            texts |= {f"{self.prompt}, {word}" for word in words}
+        return sorted(texts)
 
     def train_score_network(
         self,

@@ -66,7 +66,7 @@ def load_parts(path: str, dtype: torch.dtype, key: str = "prior.path") -> Parts:
         return _load_file(Path(found), dtype, key)
     weights = {"torch_dtype": dtype, "use_safetensors": True}
     unet = _load_part(UNet2DConditionModel, found, "unet", key, **weights)
-    if unet.config.addition_embed_type is not None:
+    if unet.config.addition_embed_type not in (None, "text"):
         raise InputError(f"{key}: the U-Net of {path} needs more conditions than a text; {SUPPORTED}")
     return Parts(
         unet,

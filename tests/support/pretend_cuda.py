@@ -272,10 +272,14 @@ def pretend_cuda(monkeypatch) -> Iterator[PretendCuda]:
     """
     from prolific_core import memory, optimise, seeding
     from prolific_core.render import warp_launch
+    from prolific_core.render.hash_grid import tinycudann, warp
     from prolific_core.render.mesh.raster import Visibility
     from prolific_core.scenes import radiance_field, store
     from tasks.runtime import machine
 
+    # Tensors that were kept by an earlier mode have no marks in this one.
+    warp._tables.cache_clear()
+    tinycudann._encoding.cache_clear()
     mode = PretendCuda()
     launch, first_hit, load_file = warp_launch.launch, Visibility._warp, store.load_file
 
