@@ -36,7 +36,7 @@ def test_every_command_has_a_help_page_that_fits_80_columns(monkeypatch, capsys)
             yield from pages(part, [*path, name])
 
     found = list(pages(typer.main.get_command(cli.app), []))
-    assert len(found) == 25
+    assert len(found) == 26
     for path, command in found:
         assert cli.main([*path, "--help"]) == 0
         lines = capsys.readouterr().out.splitlines()
