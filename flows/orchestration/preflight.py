@@ -46,7 +46,7 @@ def choose(
     errors = []
     for id in ids:
         try:
-            check(project, id)
+            check(project, id, device=False)  # the prompt may run on a worker, and checks its device there
         except InputError as error:
             errors.append(error)
     if ids and len(errors) == len(ids):
@@ -56,15 +56,16 @@ def choose(
     return ids
 
 
-def check(project: Project, id: str) -> ResolvedPrompt:
-    """Check the parameters of a prompt and return it.
+def check(project: Project, id: str, *, device: bool = True) -> ResolvedPrompt:
+    """Check the parameters of a prompt and return it, and whether this machine has its device unless `device` is false.
 
     This takes milliseconds, unless a model is on a hub or a GPU is required. It changes the working directory to the
     project root, because paths in the parameters are relative to the root.
     """
     os.chdir(project.root)
     prompt = project.resolve(id)
-    machine.check_device(prompt.config.system.device)
+    if device:
+        machine.check_device(prompt.config.system.device)
     check_models(prompt.config)
     return prompt
 
