@@ -50,7 +50,7 @@ def choose(
         try:
             if force:
                 create.put(project, vocabulary.acceptance(project, force)(project.prompt(id)))
-            check(project, id)
+            check(project, id, device=False)  # the prompt may run on a worker, and checks its device there
         except InputError as error:
             errors.append(error)
     if ids and len(errors) == len(ids):
@@ -60,15 +60,18 @@ def choose(
     return ids
 
 
-def check(project: Project, id: str) -> ResolvedPrompt:
+def check(project: Project, id: str, *, device: bool = True) -> ResolvedPrompt:
     """Check the parameters of a prompt and whether the prior knows its words, and return it.
+
+    Whether this machine has the prompt's device is checked unless `device` is false.
 
     This takes milliseconds, unless a model is on a hub or a GPU is required. It changes the working directory to the
     project root, because paths in the parameters are relative to the root.
     """
     os.chdir(project.root)
     prompt = project.resolve(id)
-    machine.check_device(prompt.config.system.device)
+    if device:
+        machine.check_device(prompt.config.system.device)
     check_models(prompt.config)
     vocabulary.check(project, prompt.prompt, prompt.config)
     return prompt

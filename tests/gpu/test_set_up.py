@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from flows.orchestration import preflight
 from prolific_core import config
 from prolific_core.errors import InputError, ProlificError
 from prolific_core.prior import location
@@ -14,6 +15,7 @@ from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.prior.loading import data_type
 from prolific_core.render import warp_launch
 from tasks.runtime import gpus, machine
+from tasks.runtime.project import Project
 from tests.support import tiny_pipeline
 from tests.support.by_formula import estimator
 
@@ -43,6 +45,22 @@ def test_a_required_gpu_that_is_missing_stops_before_anything_starts():
             machine.check_device(device)
     machine.check_device("cpu")
     machine.check_device("auto")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_preset_that_requires_a_gpu_is_refused_unless_the_prompt_says_cpu(tmp_path, folder):
+    for name in ("presets", "prompts/a-red-mug"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "params.yaml").write_text("{}\n")
+    (tmp_path / "presets" / "paper.yaml").write_text(f"prior: {{path: {folder}}}\nsystem: {{device: cuda}}\n")
+    prompt = tmp_path / "prompts" / "a-red-mug" / "prompt.yaml"
+    prompt.write_text("id: a-red-mug\ntext: a red mug\nseed: 0\npreset: paper\n")
+    project = Project(tmp_path)
+    with pytest.raises(InputError, match="^system.device is cuda, but torch .* has no usable GPU"):
+        preflight.check(project, "a-red-mug")
+    assert preflight.choose(project, ["a-red-mug"]) == ["a-red-mug"]  # a worker on another machine may have one
+    prompt.write_text(prompt.read_text() + "system: {device: cpu}\n")
+    assert preflight.check(project, "a-red-mug").config.system.device == "cpu"
 
 
 def test_a_gpu_is_chosen_by_number(one_gpu):
@@ -293,7 +311,6 @@ def test_gpus_are_counted_within_those_that_the_process_may_use(monkeypatch, tmp
 )
 def test_workers_without_a_choice_use_the_gpus_there_are(monkeypatch, tmp_path, environment, given, slots, expected):
     from flows.orchestration import deploy
-    from tasks.runtime.project import Project
 
     started = {}
 

@@ -4,6 +4,8 @@ The peak of the bytes in use is what a GPU would allocate, except for the work s
 a run prints and checks must be near it.
 """
 
+import copy
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -24,8 +26,9 @@ def measure(name: str, dtype: torch.dtype) -> tuple[float, float, float]:
     """Return the peak and the estimate in GB, and the number of 10^12 operations of a step."""
     generator = torch.Generator()
     with true_shapes.without_values():
-        prior, base = true_shapes.build(name, dtype), true_shapes.build(name, dtype, "v_prediction")
-        base.vae = None
+        prior = true_shapes.build(name, dtype)
+        base = copy.deepcopy(prior)
+        base.schedule.prediction, base.vae = "v_prediction", None
         config = GuidanceConfig()
         score = ScoreModel(base, config.score, generator=generator)
         guide = VSD(prior, config, "a corgi", generator=generator, score=score)

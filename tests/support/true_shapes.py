@@ -43,7 +43,7 @@ UNETS = {
 }
 
 
-def build(name: str, dtype: torch.dtype, prediction: str = "epsilon") -> LatentDiffusion:
+def build(name: str, dtype: torch.dtype) -> LatentDiffusion:
     """Build a model without values, with its text encoder left out."""
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
@@ -55,9 +55,7 @@ def build(name: str, dtype: torch.dtype, prediction: str = "epsilon") -> LatentD
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
         )
-    scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction
-    )
+    scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     for part in (unet, vae):
         nn.Module.to(part, dtype)
     model = LatentDiffusion(unet, vae, nn.Identity(), None, scheduler)

@@ -34,6 +34,7 @@ def project(tmp_path_factory):
     prior = tiny_pipeline.make(root / "sd-base")
     v_prior = tiny_pipeline.make(root / "sd-v", prediction="v_prediction", seed=1)
     preset["prior"]["path"] = str(prior)  # in float16, as the preset has it
+    preset["system"] = {"device": "cpu"}
     for name in ("nerf", "texture"):
         assert preset[name]["guidance"]["score"]["base"] == "stabilityai/stable-diffusion-2-1"
         preset[name]["guidance"]["score"]["base"] = str(v_prior)
