@@ -72,6 +72,7 @@ NO_RESULT = frozenset(
         "tasks.runtime.project",
         "tasks.runtime.records",
         "tasks.runtime.revision",
+        "tasks.runtime.root",
         "tasks.runtime.unrecorded",
         "tasks.runtime.usage",
     }
