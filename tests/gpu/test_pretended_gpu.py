@@ -23,7 +23,7 @@ from tests.support.pretend_cuda import DeviceMixed, PretendCuda, pretend_cuda
 ID = "a-red-mug"
 GUIDED = ("nerf", "geometry", "texture")
 SMALLER = {
-    "initialise": {"preview_resolution": 16, "field": {"log2_entries": 12, "samples_per_ray": 128}},
+    "initialise": {"preview_resolution": 16, "field": {"levels": 6, "log2_entries": 12, "samples_per_ray": 48}},
     "nerf": {"steps": 3, "resolution": [[0.0, 32]], "patch": 256},
     "geometry": {"steps": 2, "resolution": [[0.0, 32]], "grid_resolution": 24},
     "texture": {"steps": 2, "resolution": [[0.0, 32]]},
