@@ -155,7 +155,7 @@ def _scratch(project: Project, weights: bool = False, sleep: float | None = None
 def _add(root: Path, texts: list[str]) -> list[str]:
     """Import prompts into a scratch copy and return their ids."""
     (root / "bench.txt").write_text("\n".join(texts) + "\n")
-    _run(root, "flows.cli.main", "prompts", "import", "bench.txt", "--preset", "tiny")
+    _run(root, "flows.cli.main", "prompts", "import", "bench.txt", "--preset", "tiny", "--force")
     return (root / "prompts" / "bench.txt").read_text().split()
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from prolific_core.prior.location import locate
+from prolific_core.prior.location import TOYBOX
 from prolific_core.toybox.world.captions import KEEP, WORDINGS, article, suggest
 from prolific_core.toybox.world.families import COLOURS, FAMILIES, STACKABLE, TRAITS
 from prolific_core.toybox.world.scene import RELATIONS
@@ -71,7 +71,7 @@ def is_closed(path: str) -> bool:
     """
     if path == "toybox":
         return True
-    own, toybox = (Path(folder) / "tokenizer/vocab.json" for folder in (locate(path), locate("toybox")))
+    own, toybox = (folder / "tokenizer/vocab.json" for folder in (Path(path).expanduser(), TOYBOX))
     return own.is_file() and toybox.is_file() and own.read_bytes() == toybox.read_bytes()
 
 

@@ -38,7 +38,11 @@ def functions(name: str) -> list[tuple[str, object, str]]:
 def test_every_parameter_is_documented_and_generators_are_optional(name):
     for title, function, text in functions(name):
         for parameter in list(inspect.signature(function).parameters.values()):
-            if parameter.name in ("self", "cls") or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            if (
+                parameter.name in ("self", "cls")
+                or parameter.name.startswith("_")
+                or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            ):
                 continue
             if "Callable" in str(parameter.annotation):
                 assert re.search(rf"^ *{parameter.name}: Function ", text, re.MULTILINE), (title, parameter.name)

@@ -46,6 +46,7 @@ def test_params_yaml_has_no_aliases():
 def test_the_paper_preset_has_the_librarys_defaults_except_for_models_and_memory():
     made, library = resolved("paper"), flatten(Config().model_dump(mode="json"))
     assert {key for key in library if made[key] != library[key]} == {
+        "system.device",
         "prior.path",
         "prior.dtype",
         "nerf.patch",
