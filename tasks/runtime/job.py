@@ -255,8 +255,9 @@ class Job:
             finally:
                 if console:
                     console.close()
-            self._report(time.monotonic() - self._began + self._records.earlier)
+            # If the checkpoint outlived the end of the records, the next run would resume and lose the curve before it.
             self.discard_checkpoint()
+            self._report(time.monotonic() - self._began + self._records.earlier)
             self._records.close()
         return self._metrics
 

@@ -234,7 +234,7 @@ def plain(project, monkeypatch):
     ids = add(project, "a blue car", "a red car2", "a pink car3", "a green car4")
 
     def run(one, **options):
-        monkeypatch.setattr(sweep, "_local_runner", lambda names: lambda id, board: one(id))
+        monkeypatch.setattr(sweep, "_local_runner", lambda names, workers: lambda id, board: one(id))
         rows = sweep._run(project, ids, ids, None, options.get("workers", 1), options.get("max_failures"))
         return {row.id: row.state for row in rows}
 

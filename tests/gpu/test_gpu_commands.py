@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flows.benchmarks import gpu_check, gpu_steps
-from prolific_core import config
+from prolific_core import config_layers
 from prolific_core.render import warp_launch
 from tests.support import tiny_pipeline
 from tests.support.pretend_cuda import pretend_cuda
@@ -57,7 +57,7 @@ def test_a_step_of_each_stage_is_timed(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_steps, "WARM_UP", 1)
     prior = str(tiny_pipeline.make(tmp_path))
     small = {"resolution": [[0.0, 16]]}
-    values = config.resolve(
+    values = config_layers.resolve(
         (
             "preset",
             {

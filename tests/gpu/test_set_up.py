@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from flows.orchestration import preflight
-from prolific_core import config
+from prolific_core import config, config_layers
 from prolific_core.errors import InputError, ProlificError
 from prolific_core.prior import location
 from prolific_core.prior.latent_diffusion import LatentDiffusion
@@ -70,8 +70,8 @@ def test_a_gpu_is_chosen_by_number(one_gpu):
         machine.set_up_torch(1, "cuda:1")
     for bad in ("gpu", "cuda:", "cuda:x", "cuda:0,1"):
         with pytest.raises(InputError, match="system.device"):
-            config.resolve(("params.yaml", {"system": {"device": bad}}))
-    assert config.resolve(("params.yaml", {"system": {"device": "cuda:1"}})).system.device == "cuda:1"
+            config_layers.resolve(("params.yaml", {"system": {"device": bad}}))
+    assert config_layers.resolve(("params.yaml", {"system": {"device": "cuda:1"}})).system.device == "cuda:1"
 
 
 def test_a_gpu_is_fast_unless_determinism_is_requested(one_gpu):
@@ -107,7 +107,7 @@ def test_a_driver_that_is_too_old_for_warp_is_explained(monkeypatch, toolkit, dr
 
 
 def values(**sections) -> config.Config:
-    return config.resolve(("preset", sections))
+    return config_layers.resolve(("preset", sections))
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_the_data_type_follows_the_gpu(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has_bfloat16: has)
         assert data_type("auto", "cuda") == expected
     assert data_type("auto", "cpu") == torch.float32 and data_type("float16", "cpu") == torch.float16
-    assert config.resolve(("preset", {"prior": {"dtype": "auto"}})).prior.dtype == "auto"
+    assert config_layers.resolve(("preset", {"prior": {"dtype": "auto"}})).prior.dtype == "auto"
 
 
 def test_times_on_a_gpu_come_from_its_events(monkeypatch):
@@ -350,7 +350,7 @@ def test_the_prompts_of_a_sweep_spread_over_the_gpus(monkeypatch):
         together.wait(60)
 
     monkeypatch.setattr(flows.sweep, "run_flow", generate_on)
-    board = SimpleNamespace(console=lambda id: None)
+    board = SimpleNamespace(console=lambda id: None, show=lambda id, status: None)
     run_prompt = flows.sweep._local_runner([], 2)
     flows.sweep._threads(lambda id: run_prompt(id, board), ["a", "b", "c", "d"], 2)
     assert sorted(used) == ["4", "4", "6", "6"] and dvc_runner.use_gpu.get() is None

@@ -137,6 +137,7 @@ def test_samples_are_made_without_a_word_too_many(tmp_path):
         str(out),
     ]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stderr, done.stdout.strip()) == (0, "", str(out))
+    assert done.stderr == "loading the prior\nsampling 2 images\n", done.stderr
+    assert (done.returncode, done.stdout.strip()) == (0, str(out))
     with Image.open(out) as image:
         assert image.size == (128, 64)
