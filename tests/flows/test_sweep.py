@@ -12,6 +12,7 @@ import time
 import urllib.request
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -28,7 +29,7 @@ from tasks.runtime.project import STAGES
 def add(project, *texts: str) -> list[str]:
     prompts = [create.plan(project, create.PromptRequest(text, preset="tiny", id=text.split()[-1])) for text in texts]
     for prompt in prompts:
-        create.put(project, prompt)
+        create.put(project, replace(prompt, forced=True))  # the prior does not know words such as "car2"
     return [prompt.id for prompt in prompts]
 
 

@@ -1,6 +1,6 @@
 """Every stage of the paper's preset on tensors that pretend to be on a GPU (tests/support/pretend_cuda.py).
 
-The models are tiny and random. The stages that optimise are broken off in their third step and resumed from their second.
+The models are tiny and random. The stages that optimise are broken off in their third step and resume.
 """
 
 import hashlib
