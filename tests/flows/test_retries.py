@@ -22,7 +22,7 @@ if not Path("killed").exists():
 
 @pytest.fixture
 def tracker(project, monkeypatch):
-    monkeypatch.setattr(machine, "set_up_torch", lambda threads, device: "cpu")
+    monkeypatch.setattr(machine, "set_up_torch", lambda *_: "cpu")
     with Tracker(project, "a-red-mug") as tracker:
         yield tracker
 

@@ -27,7 +27,7 @@ def clock(monkeypatch):
     fake = SimpleNamespace(time=lambda: now.time, monotonic=lambda: now.time)
     monkeypatch.setattr(records, "time", fake)
     monkeypatch.setattr("tasks.runtime.job.time", fake)
-    monkeypatch.setattr(machine, "set_up_torch", lambda threads, device: "cpu")
+    monkeypatch.setattr(machine, "set_up_torch", lambda *_: "cpu")
     return now
 
 
