@@ -108,10 +108,10 @@ def test_a_score_that_does_not_follow_gives_one_warning_at_half_way():
                 said[step] = line
         return said
 
-    assert run(lambda step: 0.85) == {}
-    assert list(run(lambda step: 0.95)) == [50]
-    assert "score_gain is 0.95 halfway through the run but should be below 0.9" in run(lambda step: 0.95)[50]
+    assert run(lambda step: 0.95) == {}
+    assert list(run(lambda step: 0.99)) == [50]
+    assert "score_gain is 0.99 halfway through the run but should be below 0.98" in run(lambda step: 0.99)[50]
     assert run(lambda step: 1.0 if step < 20 else 0.8) == {}  # a mean, not a moment
-    assert list(run(lambda step: 0.85 if step < 20 else 0.93)) == [50]
+    assert list(run(lambda step: 0.95 if step < 20 else 1.01)) == [50]
     assert run(lambda step: 0.5 if step <= 50 else 1.2) == {}  # only the first half counts
     assert ScoreGainMonitor(10).see(9, {}) is None  # methods without a score
