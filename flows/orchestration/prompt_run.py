@@ -92,10 +92,8 @@ def finished(project: Project, id: str) -> Result | None:
         if dvc_runner.finished(project, prompt, stages) != set(stages):
             return None
         runs = PromptRuns(prompt)
-        page = report.write(prompt)
-        gallery.write(project)
         with TemporaryDirectory() as folder, Tracker(project, runs) as tracker:
-            files = [*runs.files, report.export(prompt, Path(folder) / page.name)]
+            page, files = _write_pages(prompt, runs, Path(folder))
             if not tracker.is_delivered(stages, runs.metrics, files):
                 for stage in stages:
                     tracker.sync_stage(stage, cached=True)
@@ -112,10 +110,19 @@ def _make(prompt: ResolvedPrompt, sweep: list[str] | None, run_stages: RunStages
     pipeline.refresh(project, prompt.prompt)
     with TemporaryDirectory() as folder, Tracker(project, runs) as tracker:
         stages = run_stages(tracker, list(STAGES))
-        page = report.write(prompt)
-        gallery.write(project)
-        tracker.finish(runs.metrics, [*runs.files, report.export(prompt, Path(folder) / page.name)])
+        page, files = _write_pages(prompt, runs, Path(folder))
+        tracker.finish(runs.metrics, files)
     return _result(runs, stages, page, tracker.address())
+
+
+def _write_pages(prompt: ResolvedPrompt, runs: PromptRuns, folder: Path) -> tuple[Path, list[Path]]:
+    """Write the report and the gallery, and return the report's path and the files for MLflow.
+
+    One of these files is a copy of the report in `folder` that needs no other file.
+    """
+    page = report.write(prompt)
+    gallery.write(prompt.project)
+    return page, [*runs.files, report.export(prompt, folder / page.name)]
 
 
 def _result(runs: PromptRuns, stages: list[StageResult], page: Path, address: str | None) -> Result:

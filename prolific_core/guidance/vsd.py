@@ -161,7 +161,7 @@ class VSD(Guidance):
             )
         self.optimizer.zero_grad(set_to_none=True)
         self._backward(loss, target.numel())
-        # One wait for a GPU for all values.
+        # All values are read at once, so that the host waits for the GPU only once.
         numbers = torch.stack([*losses, largest_gradient(self.score.trainable())])
         values = cast("list[float]", numbers.tolist())  # pyright: ignore[reportUnknownMemberType]
         if not self._skipped.must_skip([values[0], values[-1]]):

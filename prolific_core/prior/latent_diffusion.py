@@ -136,7 +136,7 @@ class LatentDiffusion(nn.Module):
 
     @property
     def is_compiled(self) -> bool:
-        """Whether the U-Net is compiled on its first call."""
+        """Return whether the U-Net is compiled on its first call."""
         return self.unet._compiled_call_impl is not None
 
     @cached_property

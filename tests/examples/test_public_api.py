@@ -1,4 +1,4 @@
-"""What docs/api.md documents can be called as users of torch and diffusers expect."""
+"""The functions that docs/api.md documents can be called as users of torch and diffusers expect."""
 
 import importlib
 import inspect

@@ -173,7 +173,7 @@ def test_a_page_has_no_empty_parts(project):
 
 
 def test_previews_are_shown_without_the_state_of_the_machine(project):
-    """As after `dvc pull`: the folder .state is of another machine."""
+    """After `dvc pull`, the folder .state belongs to another machine."""
     import shutil
 
     import numpy as np
