@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.runtime.job import damaged_files, manifest_files
+from tasks.runtime.manifest import damaged_files, manifest_files
 from tasks.runtime.project import STAGES, Project
 
 CACHE = Path(".dvc", "cache", "files", "md5")  # relative to the root

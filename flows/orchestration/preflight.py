@@ -23,7 +23,7 @@ from prolific_core.errors import InputError
 from prolific_core.files import write_atomically
 from prolific_core.prior.location import check_models
 from tasks.runtime import machine
-from tasks.runtime.job import damaged_files
+from tasks.runtime.manifest import damaged_files
 from tasks.runtime.project import STAGES, Project, ResolvedPrompt
 
 

@@ -8,7 +8,8 @@ from prolific_core.config import LoggingConfig
 from prolific_core.errors import InputError, ProlificError
 from tasks.prior_training.runs import PriorRuns
 from tasks.prior_training.specs import STAGES
-from tasks.runtime.job import Job, check_output
+from tasks.runtime.job import Job
+from tasks.runtime.manifest import check_output
 from tasks.runtime.project import Project
 
 

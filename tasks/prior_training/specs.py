@@ -46,6 +46,7 @@ _COMMON = (
     "tasks/runtime/digests.py",
     "tasks/runtime/job.py",
     "tasks/runtime/machine.py",
+    "tasks/runtime/manifest.py",
 )
 _RENDERS = (
     "prolific_core/render/warp_launch.py",

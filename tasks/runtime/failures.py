@@ -14,6 +14,8 @@ from prolific_core.errors import ProlificError, mask
 STOPPED = "prolific: stopped; run the same command to go on"
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+# torch raises a RuntimeError: the first message comes from a GPU, the second from a CPU.
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "std::bad_alloc")
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -30,7 +32,8 @@ def explain(error: BaseException) -> str | None:
         return (
             f"no permission to read or write{where or ': ' + str(error)}; change the permissions or use another clone"
         )
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+    said = str(error).lower()
+    if isinstance(error, MemoryError) or code == errno.ENOMEM or any(words in said for words in _OUT_OF_MEMORY):
         return "out of memory; use a smaller preset or resolution (params.yaml), or close other programs"
     return None
 

@@ -18,13 +18,12 @@ from functools import cached_property
 from pathlib import Path
 
 from prolific_core.config import LoggingConfig, SystemConfig
-from prolific_core.errors import InputError, ProlificError
+from prolific_core.errors import ProlificError
 from prolific_core.files import atomically, read_json, write_json
-from tasks.runtime import curve, digests, locks, machine, records, unrecorded
+from tasks.runtime import curve, digests, locks, machine, manifest, records, unrecorded
 from tasks.runtime.console import Console
 from tasks.runtime.digests import digest
 
-MANIFEST = "manifest.json"
 METRICS = "metrics.json"
 PREVIEW = "preview"  # folder of previews: all of them in the state folder, those to keep in the output
 _KEPT = "kept"  # folder in the state folder, for previews that the output will contain
@@ -277,7 +276,7 @@ class Job:
         Its records are complete, so nothing is written to them.
         """
         copy = unrecorded.find(self.state / "finished", self.key, self.lock_file)
-        if copy is None or damaged_files(copy):
+        if copy is None or manifest.damaged_files(copy):
             return False
         unrecorded.link_tree(copy, self.output)
         self.output.replace(self.final)
@@ -289,19 +288,9 @@ class Job:
         curve.write(self.output, self.state / "records.jsonl")
         for path in sorted((self.state / _KEPT).glob("*.png")):
             _copy(path, self.output / PREVIEW / path.name)
-        manifest = {
-            "stage": self.name,
-            **self.subject,
-            "parameters": self.parameters,
-            "inputs": self._inputs,
-            **({"models": self._model_digests} if self.models else {}),
-            "files": {
-                path.relative_to(self.output).as_posix(): digest(path)
-                for path in sorted(self.output.rglob("*"))
-                if path.is_file()
-            },
-        }
-        write_json(self.output / MANIFEST, {**manifest, "digest": _digest_of(manifest)})
+        models = {"models": self._model_digests} if self.models else {}
+        made_by = {"stage": self.name, **self.subject, "parameters": self.parameters, "inputs": self._inputs, **models}
+        manifest.write(self.output, made_by)
         if "DVC_STAGE" in os.environ:
             unrecorded.keep(self.output, self.state / "finished", self.key)
         if self.final.exists():  # DVC deletes the old output before a run, so this happens only without DVC.
@@ -321,60 +310,12 @@ class Job:
         if self._fractions:
             usage["fractions"] = {name: round(fraction, 3) for name, fraction in self._fractions.items()}
         write_json(self.state / "run.json", usage)
-        manifest = digest(self.final / MANIFEST)
-        self._record("end", metrics=self._metrics, manifest=manifest, **usage)
+        self._record("end", metrics=self._metrics, manifest=digest(self.final / manifest.NAME), **usage)
 
 
 def _copy(source: Path, target: Path) -> None:
     with atomically(target) as temporary:
         shutil.copyfile(source, temporary)
-
-
-def check_output(folder: Path, shown: str, command: str) -> str:
-    """Check an output folder and return the digest of its manifest.
-
-    Raises an InputError if a file is missing or has been modified.
-    """
-    manifest = folder / MANIFEST
-    if not manifest.is_file():
-        what = "is incomplete" if folder.exists() else "is missing"
-        raise InputError(f"{shown} {what}; create it with: {command}")
-    for name, problem in damaged_files(folder).items():
-        raise InputError(f"{shown}/{name} {problem}; create it again with: {command}")
-    return digest(manifest)
-
-
-def damaged_files(folder: Path) -> dict[str, str]:
-    """Return the names of the damaged files of a finished output, and what is wrong with each."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        files = dict(manifest["files"])
-        seal = manifest.pop("digest", None)  # outputs of version 0.1 have none
-        if seal not in (None, _digest_of(manifest)):
-            raise ValueError
-    except FileNotFoundError:
-        return {MANIFEST: "is missing"}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return {MANIFEST: "is damaged"}
-    bad = {}
-    for name, expected in files.items():
-        if not (folder / name).is_file():
-            bad[name] = "is missing"
-        elif digest(folder / name) != expected:
-            bad[name] = "has been modified"
-    return bad
-
-
-def manifest_files(folder: Path) -> list[str]:
-    """Return the names of all files of a finished output, or only that of its manifest if it cannot be read."""
-    try:
-        return [*json.loads((folder / MANIFEST).read_bytes())["files"], MANIFEST]
-    except (OSError, ValueError, KeyError, TypeError):
-        return [MANIFEST]
-
-
-def _digest_of(manifest: dict) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def note_failure(state: Path, line: str, status: int) -> None:

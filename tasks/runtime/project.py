@@ -54,6 +54,7 @@ _COMMON = (
     "tasks/runtime/digests.py",
     "tasks/runtime/job.py",
     "tasks/runtime/machine.py",
+    "tasks/runtime/manifest.py",
     "tasks/runtime/stage.py",
 )
 #: Modules that only find a run's files and report how it went. They do not affect results.

@@ -11,7 +11,8 @@ from pathlib import Path
 from prolific_core.errors import InputError, ProlificError
 from tasks.runtime import machine
 from tasks.runtime.console import Console, announce
-from tasks.runtime.job import Job, check_output
+from tasks.runtime.job import Job
+from tasks.runtime.manifest import check_output
 from tasks.runtime.project import STAGES, Project, code_of, models_of
 
 

@@ -20,7 +20,7 @@ from prolific_core.files import write_json
 from tasks.dvc_pipeline import pipeline
 from tasks.guided import state_file
 from tasks.runtime import machine, records
-from tasks.runtime.job import damaged_files
+from tasks.runtime.manifest import damaged_files
 from tasks.runtime.project import Project
 from tasks.runtime.stage import Stage
 

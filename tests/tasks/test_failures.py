@@ -1,6 +1,8 @@
 """A failure is one printable line without a password."""
 
+import numpy
 import pytest
+import torch
 
 from prolific_core.errors import InputError, ProlificError, mask, quote
 from tasks.runtime.failures import reported
@@ -25,6 +27,18 @@ def test_a_failure_is_one_printable_line(capsys, error, line, status):
     noted = []
     assert reported(work, lambda *values: noted.append(values)) == status
     assert capsys.readouterr().err == line + "\n" and noted == [(line.removeprefix("prolific: "), status)]
+
+
+def test_a_failed_allocation_is_one_line(capsys):
+    assert reported(lambda: torch.empty(10**14).numel()) == 1
+    assert reported(lambda: numpy.empty(10**14).size) == 1
+    assert reported(lambda: fail(OSError(12, "Cannot allocate memory"))) == 1
+    line = "prolific: out of memory; use a smaller preset or resolution (params.yaml), or close other programs\n"
+    assert capsys.readouterr().err == 3 * line
+
+
+def fail(error: Exception) -> int:
+    raise error
 
 
 def test_addresses_without_a_password_stay():
