@@ -19,18 +19,13 @@ from tasks.tracking.stage_run import SENT
 from tasks.tracking.tracker import Tracker
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory):
-    """Empty database of MLflow, shared because MLflow takes seconds to create its tables."""
-    from mlflow import MlflowClient
-
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
 def project(project, empty_database, monkeypatch):
+    return track(project, empty_database, monkeypatch)
+
+
+def track(project: Project, empty_database, monkeypatch) -> Project:
+    """Switch tracking on for a project, into a database of its own."""
     folder = project.state / "mlflow"
     folder.mkdir(parents=True)
     shutil.copy(empty_database, folder / "mlflow.db")
