@@ -68,9 +68,9 @@ class VSD(Guidance):
             if score.base is not prior:
                 score.base.keep_only_unet([self.prompt])
         self.score = score
-        rate, betas = config.score.learning_rate, config.score.betas
+        rate, betas, decay = config.score.learning_rate, config.score.betas, config.score.weight_decay
         # The fused implementation is faster for hundreds of small tensors.
-        self.optimizer = torch.optim.Adam(self.score.trainable(), lr=rate, betas=betas, fused=True)
+        self.optimizer = torch.optim.AdamW(self.score.trainable(), lr=rate, betas=betas, weight_decay=decay, fused=True)
         self.trained = 0  # number of completed training steps
         self._skipped = NonFiniteSteps(
             "the score network", "lower guidance.score.learning_rate, or set prior.dtype to bfloat16 or float32"

@@ -192,10 +192,17 @@ def _add_adapter(unet: UNet, config: ScoreConfig, generator: torch.Generator) ->
         for projection in (down, up):
             projection.to(dtype).requires_grad_(True)
         with torch.no_grad():
-            bound = 1 / math.sqrt(down.weight[0].numel())
-            down.weight.copy_((torch.rand(down.weight.shape, generator=generator) * 2 - 1) * bound)
+            down.weight.copy_(_initial(down.weight, config, generator))
         factors[name] = Factors(cast(nn.Parameter, down.weight), cast(nn.Parameter, up.weight))
     return factors
+
+
+def _initial(down: Tensor, config: ScoreConfig, generator: torch.Generator) -> Tensor:
+    """Draw the initial values of a down projection; see `ScoreConfig.initialisation`."""
+    if config.initialisation == "gaussian":
+        return torch.randn(down.shape, generator=generator) / config.rank
+    bound = 1 / math.sqrt(down[0].numel())
+    return (torch.rand(down.shape, generator=generator) * 2 - 1) * bound
 
 
 def _targets(unet: nn.Module, config: ScoreConfig, wrapped: list[str]) -> list[str]:
