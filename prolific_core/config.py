@@ -115,6 +115,9 @@ class ScoreConfig(Section):
     # Prediction type of the training loss; null selects the base's type for `lora` and v_prediction for `unet`.
     prediction: Literal["epsilon", "v_prediction"] | None = None
     rank: int = Field(default=4, ge=1, le=256)  # used with `kind: lora`
+    # Distribution of LoRA's initial down projections: `kaiming` is U(-1, 1) / sqrt(inputs), as in peft, and `gaussian`
+    # is N(0, 1 / rank^2), as in the official release.
+    initialisation: Literal["kaiming", "gaussian"] = "kaiming"
     # Layers that LoRA adapts. `attention` selects the query, key, value and output projections, as in the paper. `all`
     # selects every convolution and linear layer. A list selects the layers whose names end with one of its entries.
     targets: Literal["attention", "all"] | list[Annotated[str, Field(min_length=1, max_length=200)]] = "attention"
@@ -122,7 +125,8 @@ class ScoreConfig(Section):
         default=[32, 64, 128], min_length=1, max_length=6
     )  # channels of each level, used with `kind: unet`
     learning_rate: Rate = 1e-4
-    betas: tuple[Beta, Beta] = (0.9, 0.999)  # betas of Adam
+    betas: tuple[Beta, Beta] = (0.9, 0.999)  # betas of AdamW
+    weight_decay: Rate = 0.0  # decoupled weight decay of AdamW, as a fraction per step and unit of the learning rate
     warmup: int = Field(default=0, ge=0, le=100_000)  # steps of linear learning rate warm-up
     steps: int = Field(default=1, ge=1, le=100)  # training steps per particle step
     camera_dropout: Fraction = 0.1  # probability of omitting the camera embedding of a training sample
@@ -249,6 +253,7 @@ class NerfConfig(StageConfig):
     network_learning_rate: Rate = 1e-3
     background_learning_rate: Rate = 1e-3
     random_background: Fraction = 0.5  # probability of a random plain background in a training view
+    random_background_after: int = Field(default=0, ge=0, le=1_000_000)  # steps before the first random background
     # Number of rays whose autograd graph is kept in memory at once. The guidance is computed on the whole image. Its
     # gradient is then backpropagated patch by patch, and each patch is rendered a second time. null processes all rays
     # at once.
@@ -261,15 +266,19 @@ class GeometryConfig(StageConfig):
 
     steps: Steps = 15_000
     grid_resolution: int = Field(default=128, ge=8, le=512)  # cubes per side
-    extent: Positive = 0.6  # half the side of the grid's box, in world units; objects have radius 0.5
-    density_threshold: Positive | None = 10.0  # null selects the best match to the field's silhouettes
-    learning_rate: Rate = 1e-3
-    normal_consistency: Weight = 1.0
-    laplacian: Weight = 1.0
+    # Half the side of the grid's box, in world units; objects have radius 0.5. null measures the box of the field.
+    extent: Positive | None = None
+    density_threshold: Positive | None = 2.5  # null selects the best match to the field's silhouettes
+    learning_rate: Rate = 5e-3  # of the signed distances and the deformation
+    normal_consistency: Weight = 5000.0
+    laplacian: Weight = 0.05
     sdf_regularisation: Weight = 0.0
     smoothing: int = Field(default=0, ge=0, le=100)  # smoothing passes over the initial signed distances
     opacity: Weight = 0.0  # weight of the mean opacity, which prevents surfaces from growing
-    guidance: GuidanceConfig = GuidanceConfig(method="sds", scale=100.0, prompt="a normal map of {prompt}")
+    cameras: CameraConfig = CameraConfig(fov=(30.0, 60.0))
+    guidance: GuidanceConfig = GuidanceConfig(
+        method="sds", scale=100.0, prompt="a normal map of {prompt}", time=TimeConfig(maximum=0.5, anneal="none")
+    )
 
 
 class TextureConfig(StageConfig):
@@ -280,6 +289,8 @@ class TextureConfig(StageConfig):
     network_learning_rate: Rate = 1e-3
     random_background: Fraction = 0.5  # probability of a random plain background instead of white
     supersampling: int = Field(default=1, ge=1, le=8)  # rays per pixel along each axis
+    cameras: CameraConfig = CameraConfig(fov=(30.0, 60.0))
+    guidance: GuidanceConfig = GuidanceConfig(time=TimeConfig(maximum=0.5, anneal="none"))
 
 
 class ExportConfig(Section):

@@ -66,7 +66,7 @@ def _surface(field: RadianceField, values: config.Config) -> TetrahedralSurface:
         field.density,
         geometry.density_threshold or 5.0,
         geometry.grid_resolution,
-        geometry.extent,
+        geometry.extent or field.config.bound,
         device=field.occupancy.density.device,
         backend=values.system.backend,
         train_config=geometry,

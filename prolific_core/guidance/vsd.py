@@ -68,9 +68,9 @@ class VSD(Guidance):
             if score.base is not prior:
                 score.base.keep_only_unet([self.prompt])
         self.score = score
-        rate, betas = config.score.learning_rate, config.score.betas
+        rate, betas, decay = config.score.learning_rate, config.score.betas, config.score.weight_decay
         # The fused implementation is faster for hundreds of small tensors.
-        self.optimizer = torch.optim.Adam(self.score.trainable(), lr=rate, betas=betas, fused=True)
+        self.optimizer = torch.optim.AdamW(self.score.trainable(), lr=rate, betas=betas, weight_decay=decay, fused=True)
         self.trained = 0  # number of completed training steps
         self._skipped = NonFiniteSteps(
             "the score network", "lower guidance.score.learning_rate, or set prior.dtype to bfloat16 or float32"
@@ -176,14 +176,19 @@ class VSD(Guidance):
         return metrics
 
     def _backward(self, loss: Float[Tensor, ""], count: int) -> None:
-        """Backpropagate a mean over `count` elements, with loss scaling in float16 to prevent underflow."""
+        """Backpropagate a mean over `count` elements, with loss scaling in float16.
+
+        A gradient of the mean would underflow. A gradient of the sum would overflow in the LoRA factors, which add over
+        all pixels. The scale is the geometric mean of the two.
+        """
         if self.score.base.dtype != torch.float16:
             loss.backward()  # pyright: ignore[reportUnknownMemberType]
             return
-        (loss * count).backward()  # pyright: ignore[reportUnknownMemberType]
+        scale = count**0.5
+        (loss * scale).backward()  # pyright: ignore[reportUnknownMemberType]
         for parameter in self.score.trainable():
             if parameter.grad is not None:
-                parameter.grad /= count
+                parameter.grad /= scale
 
     def _text(self, batch: int) -> TextEmbeddings:
         return self.score.embed([self.prompt] * batch)

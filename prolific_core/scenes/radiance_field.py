@@ -71,6 +71,7 @@ class RadianceField(nn.Module, Scene):
             )
         self.config, self.backend, self.max_samples = config, backend, max_samples
         self.train_config = train_config or NerfConfig()
+        self.finished_steps = 0  # of the run; see `before_step`
         self.encoding = HashEncoding(
             config.levels,
             config.features,
@@ -171,12 +172,13 @@ class RadianceField(nn.Module, Scene):
             return self.render_rays(origins, directions, background=background, normals=normals)
         config = self.train_config
         oriented = config.losses.orientation > 0
+        any_random = self.finished_steps >= config.random_background_after
         render = self.render_rays(
             origins,
             directions,
             generator=generator,
             background=background,
-            random_background_probability=config.random_background,
+            random_background_probability=config.random_background if any_random else 0.0,
             normals=normals or oriented,
             patch=config.patch,
         )
@@ -367,7 +369,8 @@ class RadianceField(nn.Module, Scene):
         return due
 
     def before_step(self, step: int, generator: torch.Generator | None = None) -> None:
-        """Update the occupancy grid if an update is due; see `Scene.before_step`."""
+        """Update the occupancy grid if an update is due, and note the step; see `Scene.before_step`."""
+        self.finished_steps = step
         self.update_occupancy(step, generator)
 
     def losses(self, render: Render, progress: float) -> dict[str, Tensor]:

@@ -1,10 +1,12 @@
 """Regularisers of a radiance field's renders, as unweighted scalars to be minimised."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from prolific_core.render import Render
+
+#: Samples per ray of the official release, 64 and 32 by importance.
+RELEASE_SAMPLES = 96
 
 
 def opacity(render: Render) -> Float[Tensor, ""]:
@@ -21,12 +23,12 @@ def sparsity(render: Render) -> Float[Tensor, ""]:
 
 
 def entropy(render: Render) -> Float[Tensor, ""]:
-    """Return the mean entropy, in bits, of the distribution of the weights along each ray.
+    """Return the entropy, in bits, of the compositing weights, as in the official release of ProlificDreamer.
 
-    The mean is small if each ray hits a single thin surface. The entropy of a ray is -sum p_i log2 p_i with
-    p_i = w_i / opacity. This entropy is weighted by the ray's opacity and averaged over rays, whereas InfoNeRF (arXiv
-    2112.15399, equation 5) masks rays. The weighted entropy equals opacity log2 opacity - sum w_i log2 w_i, which
-    avoids the division.
+    Each weight w counts with its binary entropy -w log2 w - (1 - w) log2 (1 - w), which is small for w near 0 or 1, so
+    that rays hit a single thin surface or nothing. The release averages over rays and over their 96 samples. Here, the
+    sum along a ray is divided by 96 for any number of samples, so that the loss has the same scale. Samples in empty
+    space are skipped by the renderer and contribute nothing.
 
     Args:
         render: Render of a volume, with gradients.
@@ -36,10 +38,9 @@ def entropy(render: Render) -> Float[Tensor, ""]:
     """
     if render.weights is None:
         raise ValueError("the entropy must be computed from the render of a volume with gradients")
-    rays = render.opacity.numel()
-    tiny = torch.finfo(render.weights.dtype).tiny
-    weights, opacity = render.weights.clamp(min=tiny), render.opacity.clamp(min=tiny)
-    return ((opacity * opacity.log2()).sum() - (weights * weights.log2()).sum()) / rays
+    w = render.weights.clamp(1e-5, 1 - 1e-5)
+    bits = -w * w.log2() - (1 - w) * (1 - w).log2()
+    return bits.sum() / (RELEASE_SAMPLES * render.opacity.numel())
 
 
 def orientation(render: Render, directions: Float[Tensor, "batch height width 3"]) -> Float[Tensor, ""]:

@@ -33,8 +33,9 @@ _HEAD = "# Made from STAGES in tasks/runtime/project.py. Do not edit: it is writ
 def text(project: Project, prompt: Prompt) -> str:
     """Return the content of prompts/<id>/dvc.yaml."""
     stages, config = {}, project.config(prompt)
-    (_, shared), (_, preset), (_, own) = project.layers(prompt)
-    known, overridden = Config().model_dump(mode="json"), config_layers.merge(preset, own)
+    (_, shared), *over = project.layers(prompt)
+    known, overridden = Config().model_dump(mode="json"), config_layers.merge(*(values for _, values in over))
+    extended = [file for file, _ in over[:-2]]  # presets that the prompt's preset extends
     for name, spec in STAGES.items():
         sections = list(spec.sections(name))
         read = [key for section in sections for key in _keys_read(section, shared, known, overridden)]
@@ -49,7 +50,8 @@ def text(project: Project, prompt: Prompt) -> str:
             ],
             "params": [
                 *([{"params.yaml": read}] if read else []),
-                {"presets/${preset}.yaml": sections},
+                *({file: sections} for file in extended),
+                {"presets/${preset}.yaml": [*(["extends"] if extended else []), *sections]},
                 {"prompts/${id}/prompt.yaml": ["text", "seed", "preset", *sections]},
             ],
             "outs": [f"runs/${{id}}/{name}"],

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prolific_core import config, config_layers, prompts
-from prolific_core.errors import InputError
+from prolific_core.errors import InputError, quote, shorten
 from prolific_core.prompts import Prompt
 from prolific_core.yaml_reader import read_yaml
 from tasks.runtime.imports import imported_modules, module_file
@@ -249,18 +249,36 @@ class Project:
         """
         return config_layers.resolve(*self.layers(prompt))
 
-    def layers(self, prompt: Prompt) -> tuple[tuple[str, Any], tuple[str, Any], tuple[str, Any]]:
-        """Return the names and the values of params.yaml, the prompt's preset and the prompt's own sections."""
-        preset = f"presets/{prompt.preset}.yaml"
-        if prompt.preset not in self.presets():
-            raise InputError(
-                f"no preset '{prompt.preset}' ({preset} does not exist); the presets are: {', '.join(self.presets())}"
-            )
-        return (
+    def layers(self, prompt: Prompt) -> list[tuple[str, Any]]:
+        """Return the names and the values of params.yaml, the prompt's preset and the prompt's own sections.
+
+        The presets that the prompt's preset extends come before it.
+        """
+        return [
             ("params.yaml", read_yaml(self.root / "params.yaml", "params.yaml") or {}),
-            (preset, read_yaml(self.root / preset, preset) or {}),
+            *self.preset_layers(prompt.preset),
             (f"prompts/{prompt.id}/prompt.yaml", prompt.sections),
-        )
+        ]
+
+    def preset_layers(self, name: str) -> list[tuple[str, Any]]:
+        """Return the file names and the values of a preset and of all presets that it extends, the most general first.
+
+        A preset extends another one, whose values it overrides, if its file has the key `extends`.
+        """
+        layers, next_name, read_by = [], name, ""
+        while next_name is not None:
+            shown = f"presets/{next_name}.yaml"
+            if next_name not in self.presets():
+                raise InputError(
+                    f"{read_by}no preset {quote(next_name)} ({shorten(shown)} does not exist); the presets are: "
+                    f"{', '.join(self.presets())}"
+                )
+            if any(shown == file for file, _ in layers):
+                raise InputError(f"{read_by}the presets extend each other in a circle")
+            values = read_yaml(self.root / shown, shown) or {}
+            next_name, read_by = (values.pop("extends", None) if isinstance(values, dict) else None), f"{shown}: "
+            layers.insert(0, (shown, values))
+        return layers
 
     def resolve(self, id: str) -> "ResolvedPrompt":
         """Read a prompt and its configuration from their files."""

@@ -74,7 +74,7 @@ def test_every_parameter_has_help_and_shows_its_default(monkeypatch, capsys):
 def test_the_help_lists_the_presets_on_file(clone):
     (clone.root / "presets" / "mine.yaml").write_text("nerf: {}\n")
     page = " ".join(clone.prolific("generate", "--help", COLUMNS="80").stdout.replace("│", " ").split())
-    assert "A file in presets/: demo, mine, paper, room, tiny." in page
+    assert "A file in presets/: demo, mine, paper, paper-fast, room, tiny." in page
 
 
 def test_the_version_and_the_bare_command(clone):

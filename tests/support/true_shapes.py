@@ -69,7 +69,7 @@ def build(name: str, dtype: torch.dtype) -> LatentDiffusion:
 def without_values():
     """Replace what needs values, or what the meta device lacks: reads by the host, fused Adam, and fused attention."""
 
-    class Adam(torch.optim.Adam):
+    class AdamW(torch.optim.AdamW):
         def __init__(self, *arguments, fused=None, **options):
             super().__init__(*arguments, **options)
 
@@ -78,7 +78,7 @@ def without_values():
 
     replaced = [
         mock.patch.object(torch.Tensor, "tolist", lambda self: [1.0] * self.numel()),
-        mock.patch.object(torch.optim, "Adam", Adam),
+        mock.patch.object(torch.optim, "AdamW", AdamW),
         mock.patch.object(nn.functional, "scaled_dot_product_attention", attention),
     ]
     with ExitStack() as stack:

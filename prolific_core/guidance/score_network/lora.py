@@ -6,7 +6,7 @@ therefore never modified. Existing adapters of the prior, such as a user's LoRA,
 peft evaluates W, A and B separately in many small layers, which roughly doubles the time of a call. In full precision,
 W + B A is therefore computed once per training step and used as the weight in a second copy of the module tree. This
 copy computes the same function up to rounding errors and is as fast as the U-Net without LoRA. In half precision,
-peft's own forward pass is used, because rounding W + B A would discard most of B A.
+rounding W + B A would discard most of B A, so that the second copy evaluates W, A and B separately (`low_rank.py`).
 """
 
 import copy
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from prolific_core.config import ScoreConfig
 from prolific_core.errors import InputError
+from prolific_core.guidance.score_network import low_rank
 from prolific_core.prior.latent_diffusion import UNet
 
 ADAPTER = "particles"
@@ -84,7 +85,8 @@ class Lora:
         adapted: Copy of the original module tree that contains peft's layers.
         layers: Trained factors of the adapted layers by layer name.
         parameters: The same factors by parameter name.
-        merged: Weights W + B A of the adapted layers; empty in half precision.
+        merged: Tensors that are derived from the factors: the weights W + B A of the adapted layers or, in half
+            precision, the factors in the U-Net's data type.
     """
 
     def __init__(self, unet: UNet, config: ScoreConfig, generator: torch.Generator):
@@ -93,18 +95,21 @@ class Lora:
         self.parameters: dict[str, nn.Parameter] = {}
         for name, (down, up) in self.layers.items():
             self.parameters |= {f"{name}.down": down, f"{name}.up": up}
-        full_precision = unet.dtype in (torch.float32, torch.float64)
-        self.unet = copy_sharing_tensors(unet) if full_precision else self.adapted
-        self._merged = (
-            [MergedWeight(self.unet, name, factors) for name, factors in self.layers.items()] if full_precision else []
-        )
-        self.merged = [layer.weight for layer in self._merged]
+        self.unet = copy_sharing_tensors(unet)
+        self._merged: list[MergedWeight] = []
+        self._cast: list[low_rank.CastFactor] = []
+        if unet.dtype in (torch.float32, torch.float64):
+            self._merged = [MergedWeight(self.unet, name, factors) for name, factors in self.layers.items()]
+        else:
+            self._cast = [one for name, factors in self.layers.items() for one in _attach(self.unet, name, factors)]
+        self.merged = [layer.weight for layer in self._merged] + [one.value for one in self._cast]
         self.refresh()
 
     def refresh(self) -> None:
-        """Recompute the merged weights. Call this method after every change of the parameters."""
+        """Recompute the derived tensors. Call this method after every change of the parameters."""
         for layer in self._merged:
             layer.write()
+        low_rank.write(self._cast)
 
 
 class MergedWeight:
@@ -140,6 +145,15 @@ class MergedWeight:
         gradient, self.weight.grad = cast(Tensor, self.weight.grad).flatten(1), None
         _accumulate(self.down, self.up.flatten(1).T @ gradient)
         _accumulate(self.up, gradient @ self.down.flatten(1).T)
+
+
+def _attach(unet: UNet, name: str, factors: Factors) -> list[low_rank.CastFactor]:
+    """Replace a layer of a U-Net in half precision by one with LoRA, and return its factors."""
+    layer = unet.get_submodule(name)
+    original = cast("nn.Linear | nn.Conv2d", _base_layer(layer))
+    down, up = (low_rank.CastFactor(factor, original.weight.dtype) for factor in factors)
+    unet.set_submodule(name, low_rank.LowRankLayer(layer, original, down.value, up.value))
+    return [down, up]
 
 
 def _accumulate(parameter: nn.Parameter, gradient: Tensor) -> None:
@@ -192,10 +206,17 @@ def _add_adapter(unet: UNet, config: ScoreConfig, generator: torch.Generator) ->
         for projection in (down, up):
             projection.to(dtype).requires_grad_(True)
         with torch.no_grad():
-            bound = 1 / math.sqrt(down.weight[0].numel())
-            down.weight.copy_((torch.rand(down.weight.shape, generator=generator) * 2 - 1) * bound)
+            down.weight.copy_(_initial(down.weight, config, generator))
         factors[name] = Factors(cast(nn.Parameter, down.weight), cast(nn.Parameter, up.weight))
     return factors
+
+
+def _initial(down: Tensor, config: ScoreConfig, generator: torch.Generator) -> Tensor:
+    """Draw the initial values of a down projection; see `ScoreConfig.initialisation`."""
+    if config.initialisation == "gaussian":
+        return torch.randn(down.shape, generator=generator) / config.rank
+    bound = 1 / math.sqrt(down[0].numel())
+    return (torch.rand(down.shape, generator=generator) * 2 - 1) * bound
 
 
 def _targets(unet: nn.Module, config: ScoreConfig, wrapped: list[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """The score network: merged LoRA and peft's own, a user's own LoRA, the small U-Net, eps or v, warm-up."""
 
 import copy
+import math
 import warnings
 
 import pytest
@@ -51,6 +52,27 @@ def test_merged_weights_are_pefts_own_layers_in_value_and_gradient(folder):
     assert gradients[0].keys() == gradients[1].keys()
     for name in gradients[0]:
         torch.testing.assert_close(gradients[0][name], gradients[1][name], rtol=1e-9, atol=1e-9)
+
+
+def test_factors_cast_once_are_pefts_own_layers_in_half_precision(folder):
+    """peft computes with float32 factors, so that the two differ by the rounding of bfloat16 (a fraction of 2^-8)."""
+    latents, noise, t, views = draws(2, torch.float32)
+    prior = LatentDiffusion.load(str(folder), dtype="bfloat16")
+    guide = estimator(prior, score=ScoreConfig(learning_rate=1e-2, targets="all", rank=2))
+    for k in range(3):
+        guide.train_step(latents, views.c2w, generator(k, "train"))
+    network, text = guide.score._network, prior.embed([PROMPT] * 2)
+    guide.score._shift = torch.zeros(2, 1)
+    outputs, gradients = [], []
+    for unet in (network.unet, network.adapted):
+        guide.optimizer.zero_grad()
+        outputs.append(unet(latents.bfloat16(), t, encoder_hidden_states=text).sample.float())
+        (outputs[-1] * noise).sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in network.parameters.values()]))
+    bare = prior.unet(latents.bfloat16(), t, encoder_hidden_states=text).sample.float()
+    assert (outputs[0] - outputs[1]).norm() < 0.02 * outputs[1].norm() < 0.5 * (outputs[1] - bare).norm()
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.995
+    assert gradients[0].dtype == torch.float32 and all(one.grad is None for one in network.merged)
 
 
 def test_the_score_learns_and_gain_says_so(prior):
@@ -254,3 +276,31 @@ def test_attaching_a_score_warns_of_nothing_and_draws_nothing(prior):
         estimator(prior)
         estimator(prior, score=ScoreConfig(kind="unet", channels=[16, 32]))
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_the_down_projections_start_as_in_peft_or_as_in_the_release(prior):
+    for initialisation in ("kaiming", "gaussian"):
+        guide = estimator(prior, score=ScoreConfig(targets="all", rank=8, initialisation=initialisation))
+        layers = [(down.detach(), up) for down, up in guide.score._network.layers.values()]
+        assert not any(up.any() for _, up in layers)
+        scale = [8.0 if initialisation == "gaussian" else math.sqrt(down[0].numel()) for down, _ in layers]
+        drawn = torch.cat([(down * factor).flatten() for (down, _), factor in zip(layers, scale, strict=True)])
+        deviation, largest = (1.0, 3.5) if initialisation == "gaussian" else (3**-0.5, 1.0)
+        assert drawn.std().item() == pytest.approx(deviation, rel=0.02)
+        assert (drawn.abs().max().item() > largest) == (initialisation == "gaussian")
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_weight_decay_is_decoupled_and_zero_leaves_adam(prior, decay):
+    latents, _, _, views = draws(2, torch.float32)
+    config = ScoreConfig(learning_rate=1e-2, weight_decay=decay)
+    guide, plain = estimator(prior, score=config), estimator(prior, score=ScoreConfig(learning_rate=1e-2))
+    plain.optimizer = torch.optim.Adam(plain.score.trainable(), lr=1e-2, fused=True)
+    before = [p.detach().clone() for p in guide.score.trainable()]
+    for one in (guide, plain):
+        one.train_step(latents, views.c2w, generator(0, "train"))
+    for first, a, b in zip(before, guide.score.trainable(), plain.score.trainable(), strict=True):
+        if decay:
+            torch.testing.assert_close(a, b - 1e-2 * decay * first, rtol=1e-5, atol=1e-7)
+        else:
+            assert torch.equal(a, b)

@@ -404,38 +404,3 @@ def test_a_patch_with_too_many_samples_is_refused():
     view = rays(16)
     with pytest.raises(TooManySamples, match="at most 8000"):
         made.render_rays(*view, patch=200)
-
-
-# -- regularisers
-
-
-def render_of(opacity, weights=None):
-    return Render(
-        rgb=torch.zeros(1, 3, 1, len(opacity)), opacity=torch.tensor(opacity).view(1, 1, 1, -1), weights=weights
-    )
-
-
-def test_regularisers_follow_their_formulas():
-    render = render_of([0.0, 0.5, 1.0])
-    assert regularisers.opacity(render).item() == pytest.approx(0.5)
-    expected = sum(math.sqrt(o * o + 0.01) for o in (0, 0.5, 1)) / 3
-    assert regularisers.sparsity(render).item() == pytest.approx(expected)
-
-
-def test_weight_entropy_is_zero_for_one_surface_and_log_n_for_n_equal_samples():
-    one = render_of([0.8], torch.tensor([0.0, 0.8, 0.0]))
-    assert regularisers.entropy(one).item() == pytest.approx(0, abs=1e-6)
-    four = render_of([0.8], torch.full((4,), 0.2))
-    assert regularisers.entropy(four).item() == pytest.approx(0.8 * 2, rel=1e-5)
-    with pytest.raises(ValueError, match="volume"):
-        regularisers.entropy(render_of([0.5]))
-
-
-def test_orientation_punishes_only_normals_that_face_away():
-    made, (origins, directions) = field(), rays(12)
-    render = made.render_rays(origins, directions, normals=True)
-    honest = regularisers.orientation(render, directions).item()
-    flipped = regularisers.orientation(render, -directions).item()
-    assert flipped > 5 * honest > 0
-    with pytest.raises(ValueError, match="normals=True"):
-        regularisers.orientation(made.render_rays(origins, directions), directions)

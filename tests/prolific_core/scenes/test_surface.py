@@ -16,6 +16,7 @@ from prolific_core.mesh.losses import (
 from prolific_core.mesh.tetrahedra import boundary_mask, grid_points, sdf_sign_loss
 from prolific_core.render.mesh.antialias import Edges
 from prolific_core.render.mesh.raster import face_normals
+from prolific_core.scenes.measured_extent import measured_extent
 from prolific_core.scenes.surface import (
     TetrahedralSurface,
     matching_threshold,
@@ -260,3 +261,16 @@ def test_the_threshold_that_matches_the_images_is_found():
     assert 20 < found < 45  # 30 at radius 0.4, and candidates are a factor 1.41 apart
     size = TetrahedralSurface.from_density(soft_ball, found, 32, 0.6).extract()[0].norm(dim=-1).mean()
     assert abs(float(size) - radius) < 0.02
+
+
+def test_the_box_of_the_surface_is_measured():
+    """The box is 0.1 larger than the object, is not enlarged by floaters, and stays in the field's box."""
+
+    def density(points, radius=0.35):
+        sphere = radius - (points - torch.tensor([0.2, 0.0, -0.1])).norm(dim=-1)
+        floater = 0.05 - (points - torch.tensor([0.0, 0.9, 0.0])).norm(dim=-1)
+        return 10 * torch.sigmoid(100 * torch.maximum(sphere, floater))
+
+    assert measured_extent(density, 2.5, 40, 1.0, component_fraction=0.0) == pytest.approx(1.0)
+    assert measured_extent(density, 2.5, 40, 1.0) == pytest.approx(0.65, abs=0.05)  # to +x: 0.2 + 0.35 + 0.1
+    assert measured_extent(lambda points: density(points, 0.9), 2.5, 40, 1.0) == 1.0
