@@ -5,10 +5,11 @@ section, so that DVC re-runs a stage only if its own parameters change. The defa
 paper (arXiv 2305.16213) if the paper specifies a value.
 """
 
+import json
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
 
 from prolific_core import discovery
 
@@ -55,6 +56,21 @@ class Section(BaseModel):
     """Base class of all groups of parameters. Unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def _known_options(values: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the options of methods and compositions, checked against the classes `Options` in their modules."""
+    classes = {name: discovery.options(name) for name in values}
+    if unknown := [name for name, options in classes.items() if options is None]:
+        names = [*discovery.guidance_methods(), *discovery.score_compositions()]
+        known = ", ".join(name for name in names if discovery.options(name))
+        raise ValueError(f"'{unknown[0]}' has no options; those that have are {known}")
+    fields: dict[str, Any] = {name: (options, ...) for name, options in classes.items()}
+    checked = create_model("Options", __base__=Section, **fields).model_validate_json(json.dumps(values), strict=True)
+    return checked.model_dump(mode="json", exclude_unset=True)
 
 
 class SystemConfig(Section):
@@ -146,13 +162,16 @@ class GuidanceConfig(Section):
     # Scale of classifier-free guidance, unconditional + scale * (conditional - unconditional).
     scale: float = Field(default=7.5, ge=0, le=1000)
     rescale: Fraction = 0.7  # weight phi of the rescaled prediction, used with `combine: rescale`
-    # Weight of the negative prompt, used with `method: csd`; null selects the value of `scale`.
-    negative_scale: float | None = Field(default=None, ge=0, le=1000)
+    # Options of single methods and compositions by their names, for example {ism: {interval: 0.05}}. Each is a field of
+    # the class `Options` in the module of its method or composition, which has the unit, the default and the bounds.
+    options: Annotated[dict[str, dict[str, Any]], AfterValidator(_known_options)] = Field(default={})
     # Range of t in which guidance is applied, in fractions of the number of time steps (arXiv 2404.07724). Outside this
     # range, only the conditional prediction is evaluated, which corresponds to scale 1. null applies guidance at all t.
     interval: Annotated[tuple[Fraction, Fraction], AfterValidator(ordered)] | None = None
     # Weight w(t) of the gradient.
-    weighting: Literal["one_minus_alpha_bar", "uniform", "alpha_sigma_squared"] = "one_minus_alpha_bar"
+    weighting: Literal["one_minus_alpha_bar", "uniform", "alpha_sigma_squared", "sigma_over_alpha"] = (
+        "one_minus_alpha_bar"
+    )
     prompt: str = Field(default="{prompt}", max_length=200)  # template, for example "a normal map of {prompt}"
     negative_prompt: str = Field(default="", max_length=500)
     # View-dependent prompting. `true` appends the paper's words, chosen by azimuth and elevation. `interpolated`
@@ -161,6 +180,17 @@ class GuidanceConfig(Section):
     view_prompts: bool | Literal["interpolated", "precise"] = True
     time: TimeConfig = TimeConfig()
     score: ScoreConfig = ScoreConfig()
+
+    def options_of(self, kind: type[AnySection]) -> AnySection:
+        """Return the options of a method or composition.
+
+        Args:
+            kind: The class `Options` in its module.
+
+        Returns:
+            The options, with the defaults of those that are not set.
+        """
+        return kind.model_validate(self.options.get(kind.__module__.rpartition(".")[2], {}))
 
 
 class CameraConfig(Section):

@@ -7,22 +7,22 @@ the library.
 
 import difflib
 import json
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from prolific_core.config import Config, Section
+from prolific_core import discovery
+from prolific_core.config import AnySection, Config
 from prolific_core.errors import InputError, quote, shorten
 
 #: New names of renamed keys, by section and old name.
 RENAMED = {
     "export.component_share": "component_fraction",
+    "guidance.negative_scale": "options.csd.negative_scale",
     "guidance.view_words": "view_prompts",
     "logging.measure_every": "metrics_every",
     "time.at": "switch_at",
 }
-
-AnySection = TypeVar("AnySection", bound=Section)
 
 
 def merge(*layers: dict[Any, Any]) -> dict[Any, Any]:
@@ -103,6 +103,9 @@ def check(name: str, values: Any, model: type[AnySection] = Config) -> AnySectio
 
 def _suggest(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
     """Return a hint that names the known key most similar to an unknown key, or all known keys if none is similar."""
+    own = discovery.options(str(location[-2])) if "options" in location[:-2] else None
+    if own:  # an option of a guidance method or composition
+        model, location = own, location[-1:]
     for part in location[:-1]:
         field = model.model_fields.get(str(part))
         if not (field and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):

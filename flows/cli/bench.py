@@ -1,4 +1,4 @@
-"""The commands `prolific bench quality`, `guidance`, `render`, `gpu` and `pipeline`."""
+"""The commands `prolific bench quality`, `guidance`, `theory`, `render`, `gpu` and `pipeline`."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -6,15 +6,12 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import PRESET_HELP, Json, complete_preset
+from prolific_core.discovery import guidance_methods
 from tasks.runtime.console import announce
 
-
-class QualityMethod(StrEnum):
-    """Methods that `prolific bench quality` can compare, including "initial" (the scene before any guidance)."""
-
-    INITIAL = "initial"
-    SDS = "sds"
-    VSD = "vsd"
+# "initial" is the scene before any guidance.
+QualityMethod = StrEnum("QualityMethod", sorted({"initial", *guidance_methods()}))
+PAPER = [QualityMethod("initial"), QualityMethod("sds"), QualityMethod("vsd")]  # the methods that the paper compares
 
 
 class PipelineBenchmark(StrEnum):
@@ -48,7 +45,7 @@ def quality(
     seeds: Annotated[int, typer.Option(metavar="N", min=1, help="The number of seeds, starting from 0.")] = 3,
     method: Annotated[
         list[QualityMethod] | None,
-        typer.Option(help="Run only this method. This option can be repeated. By default, all are run."),
+        typer.Option(help="Run this method instead of initial, sds and vsd. This option can be repeated."),
     ] = None,
     preset: Annotated[str, typer.Option(metavar="NAME", help=PRESET_HELP, autocompletion=complete_preset)] = "demo",
     json: Json = False,
@@ -64,7 +61,7 @@ def quality(
         Project.find(),
         prompts=prompt or list(quality.PROMPTS),
         seeds=seeds,
-        methods=[name.value for name in method or QualityMethod],
+        methods=[name.value for name in method or PAPER],
         preset=preset,
     )
     _show(quality.table(rows), rows, json)
@@ -84,6 +81,24 @@ def guidance(
 
     rows = guidance.bench(Project.find(), repetitions)
     _show(guidance.table(rows), rows, json, overhead_ratio=max(row.overhead_ratio for row in rows))
+
+
+@app.command()
+def theory(
+    steps: Annotated[
+        int, typer.Option(metavar="N", min=1, max=100_000, help="The number of steps of each run.")
+    ] = 2000,
+    json: Json = False,
+) -> None:
+    """Show where 64 particles of every guidance method end if the scores are known. This takes about ten minutes."""
+    from tasks.runtime import machine
+
+    machine.threads(1)
+    announce("loading torch")
+    from flows.benchmarks import theory
+
+    rows = theory.bench(steps)
+    _show(theory.table(rows), rows, json)
 
 
 @app.command()

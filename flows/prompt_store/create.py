@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from io import BytesIO
 
 from prolific_core import config_layers, prompts
+from prolific_core.discovery import own_scale
 from prolific_core.errors import InputError, shorten
 from prolific_core.files import write_atomically
 from prolific_core.prompts import DEFAULT_PRESET, Prompt
@@ -16,8 +17,6 @@ from tasks.dvc_pipeline import pipeline
 from tasks.runtime.project import Project
 
 DEEPEST = 10  # levels of a parameter; the deepest one is nerf.guidance.score.rank
-# SDS needs a large guidance scale because it has no learned score (DreamFusion, arXiv 2209.14988).
-_SDS = {"guidance": {"method": "sds", "scale": 100.0}}
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,8 @@ def sections_of(particles: int, method: str) -> dict:
     if particles != 1:
         sections["initialise"] = {"particles": particles}
     if method != "vsd":
-        own = _SDS if method == "sds" else {"guidance": {"method": method}}
+        scale = own_scale(method)
+        own = {"guidance": {"method": method} | ({} if scale is None else {"scale": scale})}
         sections |= {"nerf": own, "texture": own}
     return sections
 

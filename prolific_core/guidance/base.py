@@ -2,9 +2,10 @@
 
     grad = w(t) ( eps_pretrained(x_t, t, y_view; CFG) - eps_q(x_t, t, c, y) )
 
-This is equation 9 of ProlificDreamer (arXiv 2305.16213). SDS (`sds.py`) and VSD (`vsd.py`) differ only in eps_q, and
-CSD (`csd.py`) replaces the whole difference. Each method is a file in this folder, and each way to combine predictions
-for several texts into eps_pretrained is a file in `combine/`. Both kinds of files are selected by name.
+This is equation 9 of ProlificDreamer (arXiv 2305.16213). Some methods differ only in eps_q (`sds.py`, `vsd.py`,
+`esd.py`), some replace the whole difference (`csd.py`, `nfsd.py`, `bridge.py`), and some choose the noisy latents
+themselves (`asd.py`, `ism.py`, `sdi.py`). Each method is a file in this folder, and each way to combine predictions for
+several texts into eps_pretrained is a file in `combine/`. Both kinds of files are selected by name.
 """
 
 import importlib
@@ -18,6 +19,7 @@ from torch import Tensor
 from prolific_core.cameras import Cameras, cameras_in_all_directions, precise_view_prompts
 from prolific_core.cameras import view_prompts as paper_view_prompts
 from prolific_core.config import GuidanceConfig
+from prolific_core.errors import InputError
 from prolific_core.guidance import timesteps, view_prompts
 from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.prior.noise_schedule import Latents, TextEmbeddings, Times
@@ -41,13 +43,24 @@ def build_guidance(
     Raises:
         InputError: The configuration combines incompatible options.
     """
-    module = importlib.import_module(f"prolific_core.guidance.{config.method}")
-    method = next(
+    return method_class(config.method)(prior, config, prompt, generator=generator)
+
+
+def method_class(name: str) -> "type[Guidance]":
+    """Return the class of a guidance method.
+
+    Args:
+        name: Name of the method, which is that of its module.
+
+    Returns:
+        The subclass of `Guidance` that the module defines.
+    """
+    module = importlib.import_module(f"prolific_core.guidance.{name}")
+    return next(
         value
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Guidance) and value.__module__ == module.__name__
     )
-    return method(prior, config, prompt, generator=generator)
 
 
 class Guidance:
@@ -59,12 +72,20 @@ class Guidance:
         prompt: Text of the prompt, which is inserted into the template `config.prompt`.
         generator: Source of the random numbers that initialise a score network. If None, torch's global generator is
             used.
+
+    Attributes:
+        progress: Fraction of the run in [0, 1], which `loss` sets. Only methods and compositions that change over the
+            run read it.
     """
+
+    #: Fields of the configuration that do not apply to the method; setting one of them is an error.
+    unused: tuple[str, ...] = ()
 
     def __init__(
         self, prior: LatentDiffusion, config: GuidanceConfig, prompt: str, *, generator: torch.Generator | None = None
     ):
-        self.prior, self.config = prior, config
+        self._refuse_unused(config)
+        self.prior, self.config, self.progress = prior, config, 0.0
         self.prompt = config.prompt.replace("{prompt}", prompt)
         composition = importlib.import_module(f"prolific_core.guidance.combine.{config.combine}")
         self._compose: Callable[[Guidance, Tensor, Tensor, Cameras], Tensor] = composition.guided
@@ -90,7 +111,16 @@ class Guidance:
         """
         raise NotImplementedError
 
-    def gradient(self, latents: Latents, cameras: Cameras, t: Times, noise: Latents) -> Latents:
+    def _refuse_unused(self, config: GuidanceConfig) -> None:
+        for name in self.unused:
+            if getattr(config, name) != type(config).model_fields[name].default:
+                raise InputError(
+                    f"guidance.{name}: must not be set with method '{config.method}', which does not use it; remove it"
+                )
+
+    def gradient(
+        self, latents: Latents, cameras: Cameras, t: Times, noise: Latents, generator: torch.Generator | None = None
+    ) -> Latents:
         """Return the distillation gradient with respect to the latents.
 
         Args:
@@ -98,14 +128,39 @@ class Guidance:
             cameras: Cameras of the views.
             t: Time steps.
             noise: Standard normal noise.
+            generator: Source of further random numbers, on the CPU, for methods that need some. If None, torch's
+                global generator is used.
 
         Returns:
             The gradient, w(t) (eps_pretrained - eps_q).
         """
-        schedule = self.prior.schedule
-        noisy = schedule.add_noise(latents.detach(), noise, t)
-        w = timesteps.weight(self.config.weighting, schedule.alphas_cumprod[t])[:, None, None, None]
-        return w * self.score_difference(noisy, t, noise, cameras)
+        noisy = self.prior.schedule.add_noise(latents.detach(), noise, t)
+        return self.weight(t) * self.score_difference(noisy, t, noise, cameras)
+
+    def weight(self, t: Times) -> Float[Tensor, "batch 1 1 1"]:
+        """Return the weight w(t) of the gradient.
+
+        Args:
+            t: Time steps.
+
+        Returns:
+            The weights, which broadcast over latents.
+        """
+        w = timesteps.weight(self.config.weighting, self.prior.schedule.alphas_cumprod[t])
+        return w[:, None, None, None]
+
+    def sample_times(self, batch: int, progress: float, generator: torch.Generator | None = None) -> Times:
+        """Sample the time steps of a training step.
+
+        Args:
+            batch: Number of samples.
+            progress: Fraction of the run in [0, 1].
+            generator: Source of the random numbers, on the CPU. If None, torch's global generator is used.
+
+        Returns:
+            Time steps, on the CPU.
+        """
+        return timesteps.sample_times(batch, self.config.time, progress, self.prior.schedule.length, generator)
 
     def score_difference(self, noisy: Latents, t: Times, noise: Latents, cameras: Cameras) -> Latents:
         """Return the score difference eps_pretrained - eps_q.
@@ -139,10 +194,11 @@ class Guidance:
         Returns:
             The loss.
         """
-        t = timesteps.sample_times(len(latents), self.config.time, progress, self.prior.schedule.length, generator)
+        self.progress = progress
+        t = self.sample_times(len(latents), progress, generator)
         noise = torch.randn(latents.shape, generator=generator)
         t, noise = t.to(latents.device, non_blocking=True), noise.to(latents, non_blocking=True)
-        gradient = self.gradient(latents, cameras, t, noise)
+        gradient = self.gradient(latents, cameras, t, noise, generator)
         target = (latents - gradient).detach()
         return (latents - target).square().sum() / (2 * len(latents))
 
@@ -201,6 +257,29 @@ class Guidance:
         n = len(texts)
         return self.prior.predict_noise(torch.cat([noisy] * n), torch.cat([t] * n), torch.cat(texts)).chunk(n)
 
+    def unconditional(self, noisy: Latents, t: Times) -> Latents:
+        """Predict the noise for the empty text.
+
+        Args:
+            noisy: Noisy latents x_t.
+            t: Time steps.
+
+        Returns:
+            The predicted noise.
+        """
+        return self.predict(noisy, t, [self.empty(len(noisy))])[0]
+
+    def empty(self, batch: int) -> TextEmbeddings:
+        """Embed the empty text.
+
+        Args:
+            batch: Number of rows.
+
+        Returns:
+            The same embedding in every row.
+        """
+        return self.prior.embed([""] * batch)
+
     def negative(self, batch: int) -> TextEmbeddings:
         """Embed the negative prompt.
 
@@ -212,27 +291,33 @@ class Guidance:
         """
         return self.prior.embed([self.config.negative_prompt] * batch)
 
-    def embed_views(self, cameras: Cameras) -> TextEmbeddings:
-        """Embed the prompt, with view-dependent prompting as configured.
+    def embed_views(self, cameras: Cameras, text: str | None = None) -> TextEmbeddings:
+        """Embed a text, with view-dependent prompting as configured.
 
         Args:
             cameras: Cameras of the views.
+            text: The text, which is the prompt by default.
 
         Returns:
             One row per view.
         """
+        text = self.prompt if text is None else text
         if self.config.view_prompts == "interpolated":
-            return view_prompts.interpolated(self.prior, self.prompt, cameras)
+            return view_prompts.interpolated(self.prior, text, cameras)
         if not self.config.view_prompts:
-            return self.prior.embed([self.prompt] * len(cameras))
-        return view_prompts.embed(self.prior, self.prompt, self._view_words(cameras))
+            return self.prior.embed([text] * len(cameras))
+        return view_prompts.embed(self.prior, text, self._view_words(cameras))
+
+    def view_dependent_texts(self) -> list[str]:
+        """Return the texts that the method passes to `embed_views`."""
+        return [self.prompt]
 
     def _texts(self) -> list[str]:
         """Return the texts that the guidance embeds, with the words of views in steps of 5 degrees."""
-        texts = {self.prompt, self.config.negative_prompt, ""}
+        texts = {*self.view_dependent_texts(), self.config.negative_prompt, ""}
         if self.config.view_prompts:
-            words = self._view_words(cameras_in_all_directions())
-            texts |= {f"{self.prompt}, {word}" for word in words}
+            words = set(self._view_words(cameras_in_all_directions()))
+            texts |= {f"{text}, {word}" for text in self.view_dependent_texts() for word in words}
         return sorted(texts)
 
     def train_score_network(

@@ -31,6 +31,8 @@ WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
     "uniform": torch.ones_like,
     # alpha sigma^2, as in the implementation of Fantasia3D (arXiv 2303.13873; `fantasia3d` in threestudio).
     "alpha_sigma_squared": lambda alpha_bar: alpha_bar.sqrt() * (1 - alpha_bar),
+    # The gradient is then a difference of predicted images, as in the implementation of LucidDreamer (2311.11284).
+    "sigma_over_alpha": lambda alpha_bar: (1 / alpha_bar - 1).sqrt(),
 }
 
 

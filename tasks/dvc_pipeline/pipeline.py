@@ -64,7 +64,8 @@ def _keys_read(path: str, shared: Any, known: Any, overridden: Any) -> list[str]
     """Return the keys at and below `path` whose values in params.yaml have an effect, as few as possible.
 
     Without this, a number changed in params.yaml would run a stage again whose preset sets another number. A group that
-    is incomplete in params.yaml is returned whole, so that DVC notices a key that is added to it.
+    is incomplete in params.yaml is returned whole, so that DVC notices a key that is added to it, and so is a group
+    whose keys are not fixed (the options of the guidance).
 
     Args:
         path: A dotted key.
@@ -78,7 +79,7 @@ def _keys_read(path: str, shared: Any, known: Any, overridden: Any) -> list[str]
     shared, known, overridden = shared.get(name), known[name], overridden[name]
     if not isinstance(known, dict):
         return []
-    if not overridden or not isinstance(shared, dict) or known.keys() - shared.keys():
+    if not known or not overridden or not isinstance(shared, dict) or known.keys() - shared.keys():
         return [path]
     return [key for child in known for key in _keys_read(f"{path}.{child}", shared, known, overridden)]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from prolific_core import config, config_layers
+from prolific_core import config, config_layers, discovery
 from prolific_core.errors import InputError
 
 
@@ -40,6 +40,7 @@ def test_mistakes_name_the_file_and_the_key(values, message):
 
 RENAMED = {
     "logging.measure_every": "logging.metrics_every",
+    "nerf.guidance.negative_scale": "nerf.guidance.options.csd.negative_scale",
     "nerf.guidance.view_words": "nerf.guidance.view_prompts",
     "texture.guidance.time.at": "texture.guidance.time.switch_at",
     "export.component_share": "export.component_fraction",
@@ -61,8 +62,12 @@ def test_every_renamed_key_is_tested_and_its_new_name_exists():
     values = config.Config().model_dump()
     for new in RENAMED.values():
         section = values
-        for part in new.split("."):
+        path, _, option = new.partition(".options.")
+        for part in path.split("."):
             section = section[part]
+        if option:
+            method, key = option.split(".")
+            assert key in discovery.options(method).model_fields
 
 
 @pytest.mark.parametrize("name", ["set.yaml", "set.csv"])
