@@ -206,7 +206,8 @@ def sample(views: int, config: CameraConfig, generator: torch.Generator | None =
     """Sample random training cameras.
 
     With probability `config.uniform_probability`, a camera position is uniform on the upper hemisphere. Otherwise, its
-    elevation is uniform in `config.elevation` (ProlificDreamer, arXiv 2305.16213, appendix).
+    elevation is uniform in `config.elevation` (ProlificDreamer, arXiv 2305.16213, appendix). With `config.orbit`, the
+    first camera is drawn in this way, and the others are evenly spaced on its circle around the object.
 
     Args:
         views: Number of cameras.
@@ -227,6 +228,10 @@ def sample(views: int, config: CameraConfig, generator: torch.Generator | None =
     elevation = torch.where(choose, on_hemisphere, elevation)
     distance = uniform(*config.distance)
     fov = uniform(*(math.radians(f) for f in config.fov))
+    if config.orbit:
+        around = azimuth[:1] + torch.arange(views) * (2 * math.pi / views)
+        azimuth = torch.remainder(around + math.pi, 2 * math.pi) - math.pi
+        elevation, distance, fov = (angle[:1].expand(views) for angle in (elevation, distance, fov))
     return from_angles(azimuth, elevation, distance, fov)
 
 

@@ -200,6 +200,9 @@ class CameraConfig(Section):
     fov: Annotated[tuple[Fov, Fov], AfterValidator(ordered)] = (40.0, 70.0)
     elevation: Annotated[tuple[Elevation, Elevation], AfterValidator(ordered)] = (-30.0, 90.0)
     uniform_probability: Fraction = 0.5  # probability of a uniform position on the upper hemisphere
+    # Whether the views of a step are evenly spaced around the object, at one elevation, distance and field of view, as
+    # multi-view priors need them.
+    orbit: bool = False
 
 
 class FieldConfig(Section):

@@ -19,9 +19,11 @@ import copy
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from prolific_core.config import FieldConfig, NerfConfig
 from prolific_core.errors import InputError
@@ -82,7 +84,7 @@ def size(tensors: Iterable[Tensor]) -> int:
     return sum({id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}.values())
 
 
-def activation_bytes(module: nn.Module, *inputs: Tensor, **named: Tensor) -> int:
+def activation_bytes(module: nn.Module, *inputs: Tensor, **named: Any) -> int:
     """Return the size in bytes of the activations that a forward pass saves for its backward pass.
 
     The forward pass runs on the meta device and computes no values.
@@ -90,7 +92,7 @@ def activation_bytes(module: nn.Module, *inputs: Tensor, **named: Tensor) -> int
     Args:
         module: The network, which is not modified.
         inputs: Positional inputs, of which only shape and dtype matter.
-        named: Keyword inputs.
+        named: Keyword inputs: tensors, or dictionaries of tensors.
     """
     module = _without_data(module)
     inside: dict[str, int] = {"": 0}  # bytes by checkpointed block, with "" for all other modules
@@ -118,9 +120,14 @@ def activation_bytes(module: nn.Module, *inputs: Tensor, **named: Tensor) -> int
             part.register_forward_hook(count(owner, False))
     module.eval()
     with torch.no_grad():
-        module(*(tensor.to("meta") for tensor in inputs), **{key: tensor.to("meta") for key, tensor in named.items()})
+        module(*tree_map_only(Tensor, on_meta, inputs), **tree_map_only(Tensor, on_meta, named))
     outer = inside.pop("")
     return outer + (outputs + max(inside.values(), default=0) if recomputed else 0)
+
+
+def on_meta(tensor: Tensor) -> Tensor:
+    """Return a tensor of the same shape and data type without values."""
+    return tensor.to("meta")
 
 
 def _without_data(module: nn.Module) -> nn.Module:
@@ -144,8 +151,9 @@ def _score_pass(guidance: Guidance, score, views: int) -> int:
     unet, side = score.unet, guidance.prior.unet.config.sample_size
     dtype = next(unet.parameters()).dtype
     text = score.embed([guidance.prompt]).to(dtype).expand(views, -1, -1)
+    conditions = score.conditions(text, torch.eye(4, device=text.device).expand(views, 4, 4))
     noisy = torch.empty(views, unet.config.in_channels, side, side, dtype=dtype)
-    return activation_bytes(unet, noisy, torch.zeros(views, dtype=torch.long), encoder_hidden_states=text)
+    return activation_bytes(unet, noisy, torch.zeros(views, dtype=torch.long), **conditions)
 
 
 def point_bytes(field: FieldConfig) -> float:

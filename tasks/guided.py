@@ -10,10 +10,11 @@ from torch import Tensor
 
 from prolific_core import cameras, checkpoint, memory
 from prolific_core.config import GuidanceConfig, StageConfig
+from prolific_core.errors import InputError
 from prolific_core.guidance import base
 from prolific_core.guidance.score_network.gain import ScoreGainMonitor
 from prolific_core.optimise import distil
-from prolific_core.prior.latent_diffusion import LatentDiffusion
+from prolific_core.prior.load import load_prior
 from prolific_core.scenes.base import Scene
 from prolific_core.seeding import generator
 from tasks.runtime.stage import Stage
@@ -34,7 +35,13 @@ def distil_stage(
     """
     seed = stage.prompt.seed
     stage.status("loading the prior")
-    prior = LatentDiffusion.load(**stage.config.prior.model_dump(), device=stage.device)
+    prior = load_prior(**stage.config.prior.model_dump(), device=stage.device)
+    together = prior.views_together
+    if config.views % together or (together > 1 and not config.cameras.orbit):
+        raise InputError(
+            f"{stage.name}.cameras.orbit must be true for the multi-view model in prior.path, and {stage.name}.views "
+            f"must be {together} or a multiple"
+        )
     guidance = base.build_guidance(
         prior, _guidance(stage, config), stage.prompt.text, generator=generator(seed, stage.name, "score model")
     )

@@ -15,6 +15,7 @@ from prolific_core import config
 from prolific_core.guidance import base
 from prolific_core.optimise import distil
 from prolific_core.prior.latent_diffusion import LatentDiffusion
+from prolific_core.prior.load import load_prior
 from prolific_core.scenes.base import Scene
 from prolific_core.scenes.colour_field import ColourField
 from prolific_core.scenes.radiance_field import RadianceField
@@ -42,7 +43,7 @@ class Row:
 def bench(values: config.Config, steps: int) -> list[Row]:
     """Time `steps` steps of each optimised stage with the values of a preset."""
     device = machine.set_up_torch(values.system.threads, values.system.device, values.system.deterministic)
-    prior = LatentDiffusion.load(**values.prior.model_dump(), device=device)
+    prior = load_prior(**values.prior.model_dump(), device=device)
     makers: dict[str, Callable[[RadianceField], Scene]] = {
         "nerf": lambda field: field,
         "geometry": lambda field: _surface(field, values),

@@ -21,7 +21,7 @@ from prolific_core import checkpoint, prompts
 from prolific_core.errors import InputError
 from prolific_core.experiments import study_2d as study
 from prolific_core.files import write_atomically, write_json
-from prolific_core.prior.latent_diffusion import LatentDiffusion
+from prolific_core.prior.load import load_prior
 from prolific_core.prior.location import locate
 from prolific_core.prior.scorer import Scorer
 from prolific_core.toybox.evaluation.agreement import agreement
@@ -89,7 +89,7 @@ class Study:
         )
         self.key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = project.state / "study" / self.key
-        self.prior = LatentDiffusion.load(self.path, device=self.device, dtype=values.prior.dtype)
+        self.prior = load_prior(self.path, device=self.device, dtype=values.prior.dtype)
 
     def cell(self, method: study.Method, text: str, title: str) -> tuple[Tensor, float]:
         """Return the images of a cell and the time in seconds that it took to generate them.

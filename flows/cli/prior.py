@@ -47,14 +47,14 @@ def sample(
     shared = _shared_config()
     warn(project, prompt, shared)
     announce("loading the prior")
-    from prolific_core.prior.latent_diffusion import LatentDiffusion
+    from prolific_core.prior.load import load_prior
     from prolific_core.seeding import generator
     from prolific_core.visualisation import contact_sheet
     from tasks.runtime.job import save_png
     from tasks.runtime.machine import set_up_torch
 
     device = set_up_torch(shared.system.threads, shared.system.device)
-    prior = LatentDiffusion.load(shared.prior.path, device=device, dtype=shared.prior.dtype)
+    prior = load_prior(shared.prior.path, device=device, dtype=shared.prior.dtype)
     announce(f"sampling {count} images")
     images = prior.sample([prompt] * count, scale=scale, steps=steps, generator=generator(seed, "sample"))
     save_png(out, contact_sheet(images.cpu(), columns=min(count, 8)))

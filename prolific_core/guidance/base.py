@@ -195,7 +195,10 @@ class Guidance:
             The loss.
         """
         self.progress = progress
+        self.prior.observe(cameras.c2w)
         t = self.sample_times(len(latents), progress, generator)
+        if self.prior.views_together > 1:
+            t = t[:1].expand(len(t))
         noise = torch.randn(latents.shape, generator=generator)
         t, noise = t.to(latents.device, non_blocking=True), noise.to(latents, non_blocking=True)
         gradient = self.gradient(latents, cameras, t, noise, generator)

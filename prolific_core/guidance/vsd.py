@@ -140,6 +140,9 @@ class VSD(Guidance):
         """Evaluate the score network with random time steps and noise."""
         batch, schedule = len(latents), self.score.schedule
         t = torch.randint(schedule.length, (batch,), generator=generator).to(latents.device, non_blocking=True)
+        if self.score.base.views_together > 1:
+            self.score.base.observe(c2w)
+            t = t[:1].expand(batch)
         noise = torch.randn(latents.shape, generator=generator).to(latents, non_blocking=True)
         has_camera: Bool[Tensor, " batch"] = torch.rand(batch, generator=generator) >= self.config.score.camera_dropout
         noisy = schedule.add_noise(latents, noise, t)

@@ -1,6 +1,7 @@
 """Latent diffusion models in the format of diffusers' `StableDiffusionPipeline`.
 
-The same class loads Stable Diffusion and the Toybox, a small model that is included in the package.
+The same class loads Stable Diffusion and the Toybox, a small model that is included in the package. Subclasses serve
+models with other conditions (`latent_diffusion_xl.py`, `multi_view.py`); `load.py` chooses the class.
 """
 
 from functools import cached_property
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
         time_embedding: TimeEmbedding
         conv_out: nn.Conv2d
 
-        def __call__(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> UNetOutput:
-            """Predict eps or v from noisy latents, time steps and text embeddings."""
+        def __call__(self, sample: Tensor, timestep: Tensor, **conditions: Any) -> UNetOutput:
+            """Predict eps or v from noisy latents, time steps and the conditions of `LatentDiffusion.conditions`."""
             ...
 
         def enable_gradient_checkpointing(self) -> None:
@@ -64,10 +65,14 @@ class LatentDiffusion(nn.Module):
         text_encoder: A `transformers.CLIPTextModel`.
         tokenizer: A `transformers.CLIPTokenizer`.
         scheduler: A diffusers scheduler.
+
+    Attributes:
+        views_together: Number of consecutive rows that the model denoises together, at the same time step.
     """
 
     vae: Any
     text_encoder: Any
+    views_together: int = 1
 
     def __init__(self, unet: UNet, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any):
         super().__init__()
@@ -108,7 +113,7 @@ class LatentDiffusion(nn.Module):
         Raises:
             InputError: A part of the model is missing, or the model is of another kind.
         """
-        prior = cls(*load_parts(path, data_type(dtype, device), key))
+        prior = cls(*cls._load_parts(path, data_type(dtype, device), key))
         on_gpu = torch.device(device).type != "cpu"
         for part in (prior.unet, prior.vae, prior.schedule):  # `embed` moves the text encoder
             # The layout that the tensor cores' convolutions need.
@@ -122,6 +127,11 @@ class LatentDiffusion(nn.Module):
         if torch_compile:
             prior.unet.compile()
         return prior
+
+    @staticmethod
+    def _load_parts(path: str, dtype: torch.dtype, key: str) -> tuple[Any, ...]:
+        """Load the arguments of the constructor."""
+        return load_parts(path, dtype, key)
 
     @property
     def device(self) -> torch.device:
@@ -195,20 +205,46 @@ class LatentDiffusion(nn.Module):
         """
         texts = [texts] if isinstance(texts, str) else texts
         new = set(texts) - self._embeddings.keys()
-        if new and self.device.type != "cpu":
-            self.text_encoder.to(self.device)
+        encoders = self.text_encoders() if new and self.device.type != "cpu" else []
+        for encoder in encoders:
+            encoder.to(self.device)
         for text in new:
-            tokens = self.tokenizer(
-                text,
-                padding="max_length",
-                truncation=True,
-                max_length=self.tokenizer.model_max_length,
-                return_tensors="pt",
-            )
-            self._embeddings[text] = self.text_encoder(tokens.input_ids.to(self.device, non_blocking=True))[0]
-        if new and self.device.type != "cpu":
-            self.text_encoder.to("cpu")
+            self._embeddings[text] = self._encode_text(text)
+        for encoder in encoders:
+            encoder.to("cpu")
         return torch.cat([self._embeddings[text] for text in texts])
+
+    def text_encoders(self) -> list[nn.Module]:
+        """Return the text encoders, which are on the CPU except while they embed texts."""
+        return [self.text_encoder]
+
+    def _encode_text(self, text: str) -> Float[Tensor, "1 tokens features"]:
+        """Embed one text with the text encoder."""
+        return self.text_encoder(self._tokenize(self.tokenizer, text))[0]
+
+    def _tokenize(self, tokenizer: Any, text: str) -> Tensor:
+        length = tokenizer.model_max_length
+        tokens = tokenizer(text, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        return tokens.input_ids.to(self.device, non_blocking=True)
+
+    def observe(self, c2w: Float[Tensor, "batch 4 4"]) -> None:
+        """Set the cameras of the views that are predicted next, which only multi-view models use.
+
+        Args:
+            c2w: Camera-to-world matrices.
+        """
+
+    def conditions(self, text: TextEmbeddings, c2w: Float[Tensor, "batch 4 4"] | None = None) -> dict[str, Any]:
+        """Return the named inputs of the U-Net besides latents and time steps.
+
+        Args:
+            text: Text embeddings.
+            c2w: Camera-to-world matrices of the views, which only multi-view models use.
+
+        Returns:
+            Tensors, or dictionaries of tensors, in the data type of the U-Net.
+        """
+        return {"encoder_hidden_states": text.to(self.dtype)}
 
     def keep_only_unet(self, texts: list[str]) -> None:
         """Free the autoencoder and the text encoder of a model that will only predict noise.
@@ -235,7 +271,7 @@ class LatentDiffusion(nn.Module):
         Returns:
             The predicted noise eps.
         """
-        output = self.unet(noisy.to(self.dtype), t, encoder_hidden_states=text.to(self.dtype)).sample
+        output = self.unet(noisy.to(self.dtype), t, **self.conditions(text)).sample
         return self.schedule.noise_from(output.to(noisy.dtype), noisy, t)
 
     @torch.no_grad()

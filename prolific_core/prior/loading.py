@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from prolific_core.errors import InputError, shorten
-from prolific_core.prior.location import SUPPORTED, locate
+from prolific_core.prior.location import locate
 
 
 class Parts(NamedTuple):
@@ -42,13 +42,16 @@ def data_type(name: str, device: torch.device | str) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
-def load_parts(path: str, dtype: torch.dtype, key: str = "prior.path") -> Parts:
+def load_parts(
+    path: str, dtype: torch.dtype, key: str = "prior.path", conditions: tuple[str | None, ...] = (None,)
+) -> Parts:
     """Load all parts of a model. Nothing is unpickled.
 
     Args:
         path: `toybox`, a folder, a `.safetensors` file of a whole model, or a model id on the Hugging Face hub.
         dtype: Data type of the weights.
         key: Name of the setting, for error messages.
+        conditions: Allowed types of the U-Net's class embedding, by which multi-view models take cameras.
 
     Returns:
         The parts, on the CPU.
@@ -65,20 +68,34 @@ def load_parts(path: str, dtype: torch.dtype, key: str = "prior.path") -> Parts:
     if Path(found).is_file():
         return _load_file(Path(found), dtype, key)
     weights = {"torch_dtype": dtype, "use_safetensors": True}
-    unet = _load_part(UNet2DConditionModel, found, "unet", key, **weights)
-    if unet.config.addition_embed_type not in (None, "text"):
-        raise InputError(f"{key}: the U-Net of {path} needs more conditions than a text; {SUPPORTED}")
+    unet = load_part(UNet2DConditionModel, found, "unet", key, **weights)
+    if unet.config.addition_embed_type not in (None, "text") or unet.config.class_embed_type not in conditions:
+        raise InputError(f"{key}: the U-Net of {path} needs more conditions than a text; load it with load_prior")
     return Parts(
         unet,
-        _load_part(AutoencoderKL, found, "vae", key, **weights),
-        _load_part(CLIPTextModel, found, "text_encoder", key, **weights),
-        _load_part(CLIPTokenizer, found, "tokenizer", key),
-        _load_part(DDIMScheduler, found, "scheduler", key),
+        load_part(AutoencoderKL, found, "vae", key, **weights),
+        load_part(CLIPTextModel, found, "text_encoder", key, **weights),
+        load_part(CLIPTokenizer, found, "tokenizer", key),
+        load_part(DDIMScheduler, found, "scheduler", key),
     )
 
 
-def _load_part(kind: Any, path: str, subfolder: str, key: str, **options: Any) -> Any:
-    """Load one part with `from_pretrained`, from its usual files or, if there are none, from the variant `fp16`."""
+def load_part(kind: Any, path: str, subfolder: str, key: str, **options: Any) -> Any:
+    """Load one part with `from_pretrained`, from its usual files or, if there are none, from the variant `fp16`.
+
+    Args:
+        kind: Class of diffusers or transformers.
+        path: Folder or model id.
+        subfolder: Name of the part.
+        key: Name of the setting, for error messages.
+        options: Further arguments of `from_pretrained`, for parts with weights.
+
+    Returns:
+        The part, on the CPU.
+
+    Raises:
+        InputError: The part cannot be loaded.
+    """
     variants = [{}, {"variant": "fp16"}] if options else [{}]
     reasons = []
     for variant in variants:

@@ -12,7 +12,9 @@ from prolific_core.errors import InputError, shorten
 #: Folder of the packaged weights.
 TOYBOX = Path(__file__).parents[1] / "toybox" / "weights"
 
-SUPPORTED = "supported are Stable Diffusion 1.x and 2.x, that is the layout of StableDiffusionPipeline"
+SUPPORTED = (
+    "supported are Stable Diffusion 1.x, 2.x and XL in the layout of diffusers, and multi-view models (docs/gpu.md)"
+)
 
 
 def locate(path: str, key: str = "prior.path") -> str:
@@ -34,7 +36,7 @@ def locate(path: str, key: str = "prior.path") -> str:
         index = folder / "model_index.json"
         if not index.is_file():
             raise InputError(f"{key}: {folder} must contain model_index.json, as in the StableDiffusionPipeline layout")
-        _check_kind(index, path, key)
+        _kind(index, path, key)
         return str(folder)
     if path == "toybox":
         raise InputError(
@@ -48,6 +50,37 @@ def locate(path: str, key: str = "prior.path") -> str:
     return path
 
 
+def index_of(found: str, key: str) -> Path:
+    """Return the local path of a model's model_index.json, which is downloaded if necessary.
+
+    Args:
+        found: A folder or model id; see `locate`.
+        key: Name of the setting, for error messages.
+
+    Raises:
+        InputError: The model cannot be found.
+    """
+    folder = Path(found).expanduser()
+    return folder / "model_index.json" if folder.is_dir() else Path(_on_hub(found, key, "model_index.json"))
+
+
+def kind_of(path: str, key: str = "prior.path") -> str:
+    """Return the kind of a model.
+
+    The kinds are `sd` for Stable Diffusion 1.x and 2.x, `xl` for Stable Diffusion XL, and `multi-view` for a model in
+    the manner of MVDream.
+
+    Args:
+        path: A path as in `locate`.
+        key: Name of the setting, for error messages.
+
+    Raises:
+        InputError: The model is missing or of another kind.
+    """
+    found = locate(path, key)
+    return "sd" if Path(found).is_file() else _kind(index_of(found, key), path, key)
+
+
 def check_models(config: Config) -> None:
     """Check that all models of a run exist, so that a run of hours does not end because its last stage finds none.
 
@@ -59,7 +92,7 @@ def check_models(config: Config) -> None:
     """
     for key, path in _pipelines(config):
         if locate(path, key) == path and not Path(path).expanduser().exists():
-            _check_kind(Path(_on_hub(path, key, "model_index.json")), path, key)
+            _kind(index_of(path, key), path, key)
     scorer = config.evaluate.scorer
     if scorer is not None and not (Path(scorer).expanduser() / "config.json").is_file():
         if Path(scorer).expanduser().exists() or scorer.startswith((".", "/", "~")) or scorer.count("/") != 1:
@@ -94,15 +127,19 @@ def _on_hub(id: str, key: str, file: str) -> str:
         ) from None
 
 
-def _check_kind(index: Path, path: str, key: str) -> None:
-    """Raise an InputError if a model_index.json describes a pipeline of another kind."""
+def _kind(index: Path, path: str, key: str) -> str:
+    """Return the kind of the model that a model_index.json describes, or raise an InputError if it is not supported."""
     try:
         parts: dict[str, Any] = json.loads(index.read_text())
         unet = parts.get("unet", [None, None])[1]
+        encoders = [parts[name][1] for name in ("text_encoder", "text_encoder_2") if name in parts]
     except (ValueError, AttributeError, LookupError, TypeError):
         raise InputError(f"{key}: {index} is damaged; copy the model again") from None
-    if "transformer" in parts or "text_encoder_2" in parts or unet not in (None, "UNet2DConditionModel"):
+    if "transformer" in parts or None in encoders or unet not in (None, "UNet2DConditionModel"):
         raise InputError(f"{key}: {path} is a {parts.get('_class_name', 'model of another kind')}; {SUPPORTED}")
+    if str(parts.get("_class_name")).startswith("MVDream"):
+        return "multi-view"
+    return "xl" if "text_encoder_2" in parts else "sd"
 
 
 def _check_single_file(file: Path, key: str) -> None:
@@ -115,7 +152,9 @@ def _check_single_file(file: Path, key: str) -> None:
     except (ValueError, OSError, MemoryError, OverflowError, AttributeError):
         raise InputError(f"{key}: {file} is damaged; copy the model again") from None
     if any(name.startswith("conditioner.embedders.") for name in names):
-        raise InputError(f"{key}: {file} is a Stable Diffusion XL checkpoint; {SUPPORTED}")
+        raise InputError(
+            f"{key}: {file} is a Stable Diffusion XL checkpoint, which must be a folder in the diffusers layout"
+        )
     for part in ("model.diffusion_model.input_blocks.", "first_stage_model.", "cond_stage_model."):
         if not any(name.startswith(part) for name in names):
             raise InputError(f"{key}: {file} has no tensors '{part}*'; {SUPPORTED}, in one file with all parts")

@@ -80,12 +80,16 @@ NO_RESULT = frozenset(
 )
 # The prior's scorer and classifier are omitted, because only `evaluate` uses them.
 _PIPELINE = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
+_SECOND_TEXT_ENCODER = ("text_encoder_2", "tokenizer_2")
 _GUIDED = (
     "prolific_core/checkpoint.py",
     "prolific_core/optimise.py",
     "prolific_core/prior/latent_diffusion.py",
+    "prolific_core/prior/latent_diffusion_xl.py",
+    "prolific_core/prior/load.py",
     "prolific_core/prior/loading.py",
     "prolific_core/prior/location.py",
+    "prolific_core/prior/multi_view.py",
     "prolific_core/prior/noise_schedule.py",
     *(f"prolific_core/toybox/weights/{part}" for part in _PIPELINE),
     "tasks/guided.py",
@@ -171,7 +175,7 @@ def models_of(stage: str, root: Path, values: config.Config) -> tuple[str, ...]:
         folders = [values.evaluate.scorer or f"{values.prior.path}/scorer"]
     else:
         models = [values.prior.path, getattr(values, stage).guidance.score.base]
-        folders = [f"{model}/{part}" for model in models if model for part in _PIPELINE]
+        folders = [f"{model}/{part}" for model in models if model for part in (*_PIPELINE, *_SECOND_TEXT_ENCODER)]
         folders += [model for model in models if model and (root / Path(model).expanduser()).is_file()]
     found = {root / Path(folder).expanduser() for folder in folders}
     inside = {path.relative_to(root) if path.is_relative_to(root) else path for path in found if path.exists()}

@@ -12,20 +12,22 @@ import torch
 import yaml
 
 from prolific_core import cameras, seeding
-from prolific_core.config import FieldConfig, NerfConfig
+from prolific_core.config import CameraConfig, FieldConfig, GuidanceConfig, NerfConfig, ScoreConfig
 from prolific_core.config_layers import merge
+from prolific_core.guidance.base import build_guidance
+from prolific_core.prior.load import load_prior
 from prolific_core.scenes.radiance_field import RadianceField
 from tasks.runtime import stage
 from tasks.runtime.job import Job
 from tasks.runtime.project import STAGES, Project
-from tests.support import cuda_extensions, tiny_pipeline
+from tests.support import cuda_extensions, tiny_multi_view, tiny_pipeline, tiny_xl
 from tests.support.pretend_cuda import DeviceMixed, PretendCuda, pretend_cuda
 
 ID = "a-red-mug"
 GUIDED = ("nerf", "geometry", "texture")
 SMALLER = {
     "initialise": {"preview_resolution": 16, "field": {"levels": 6, "log2_entries": 12, "samples_per_ray": 48}},
-    "nerf": {"steps": 6, "resolution": [[0.0, 32]], "patch": 256},
+    "nerf": {"steps": 6, "resolution": [[0.0, 32]], "patch": 256, "random_background_after": 2},
     "geometry": {"steps": 4, "resolution": [[0.0, 32]], "grid_resolution": 24},
     "texture": {"steps": 4, "resolution": [[0.0, 32]]},
     "export": {"faces": 1000, "texture_size": 64},
@@ -40,14 +42,15 @@ class BrokenOff(Exception):
     pass
 
 
-def make_project(root, dtype: str) -> Project:
+def make_project(root, dtype: str, models=tiny_pipeline) -> Project:
+    """Make a project with the paper's preset. `models` is the module that makes the tiny random models."""
     (root / "presets").mkdir()
     (root / "prompts" / ID).mkdir(parents=True)
     source = Project.find().root
     shutil.copy(source / "params.yaml", root)
     preset = yaml.safe_load((source / "presets" / "paper.yaml").read_text())
-    prior = tiny_pipeline.make(root / "sd-base")
-    base = tiny_pipeline.make(root / "sd-v", prediction="v_prediction", seed=1)
+    prior = models.make(root / "sd-base")
+    base = models.make(root / "sd-v", prediction="v_prediction", seed=1)
     preset["prior"] |= {"path": str(prior), "dtype": dtype}
     for name in ("nerf", "texture"):
         preset[name]["guidance"]["score"]["base"] = str(base)
@@ -125,6 +128,56 @@ def test_a_resumed_run_equals_a_whole_one(tmp_path_factory, dtype):
 @pytest.mark.slow
 def test_every_stage_runs_with_the_optional_cuda_backends(tmp_path, monkeypatch):
     run_stages(make_project(tmp_path, "bfloat16"), monkeypatch, break_off=False, extensions=tuple(STAGES))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_every_stage_runs_with_stable_diffusion_xl(tmp_path, monkeypatch, dtype):
+    waits, _ = run_stages(make_project(tmp_path, dtype, tiny_xl), monkeypatch, break_off=True)
+    assert sum(waits.values()) <= WAITS, waits
+
+
+@pytest.mark.slow
+def test_every_stage_runs_with_a_multi_view_model(tmp_path, monkeypatch):
+    project = make_project(tmp_path, "bfloat16", tiny_multi_view)
+    four = "{views: 4, cameras: {orbit: true}}"
+    (tmp_path / "presets" / "four.yaml").write_text(
+        "extends: paper\n" + "".join(f"{name}: {four}\n" for name in GUIDED)
+    )
+    prompt = tmp_path / "prompts" / ID / "prompt.yaml"
+    prompt.write_text(prompt.read_text().replace("preset: paper", "preset: four"))
+    waits, _ = run_stages(project, monkeypatch, break_off=True)
+    assert sum(waits.values()) <= WAITS, waits
+
+
+@pytest.mark.slow
+def test_every_stage_runs_with_stable_diffusion_xl_on_the_cpu(tmp_path):
+    project = make_project(tmp_path, "float32", tiny_xl)
+    (tmp_path / "presets" / "cpu.yaml").write_text("extends: paper\nsystem: {device: cpu}\n")
+    prompt = tmp_path / "prompts" / ID / "prompt.yaml"
+    prompt.write_text(prompt.read_text().replace("preset: paper", "preset: cpu"))
+    for name in STAGES:
+        stage.run(project, name, ID)
+    assert (project.output(ID, "export") / "mesh.glb").stat().st_size > 1000
+
+
+@pytest.fixture(params=[tiny_pipeline, tiny_xl, tiny_multi_view], ids=["sd", "xl", "multi-view"])
+def models(request):
+    return request.param
+
+
+def test_the_networks_of_every_kind_run_on_a_pretended_gpu(cuda, tmp_path, models):
+    prior = load_prior(str(models.make(tmp_path)), device="cuda", dtype="bfloat16")
+    score = ScoreConfig(targets="all")
+    guide = build_guidance(prior, GuidanceConfig(score=score), "a red mug", generator=seeding.generator(0, "score"))
+    views = cameras.sample(4, CameraConfig(orbit=True), seeding.generator(0, "cameras")).to("cuda")
+    images = torch.full((4, 3, 32, 32), 0.5, device="cuda", requires_grad=True)
+    latents = prior.encode(images)
+    guide.loss(latents, views, 0.0, seeding.generator(0, "loss")).backward()
+    before = cuda.waits.copy()
+    metrics = guide.train_score_network(latents, views, lambda purpose: seeding.generator(0, purpose))
+    assert metrics["score_loss"] > 0 and images.grad.is_cuda
+    assert sum((cuda.waits - before).values()) == 1, cuda.waits - before
 
 
 @pytest.fixture

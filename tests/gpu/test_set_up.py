@@ -142,17 +142,20 @@ def test_a_model_on_the_hub_is_looked_up_once(monkeypatch, tmp_path):
         location.check_models(values(texture={"guidance": {"score": {"base": "owner/gone"}}}))
     assert asked == [("owner/gone", 10)]
     kept = tmp_path / "model_index.json"
-    kept.write_text(json.dumps({"_class_name": "StableDiffusionXLPipeline", "text_encoder_2": ["transformers", "x"]}))
+    kept.write_text(json.dumps({"_class_name": "FluxPipeline", "transformer": ["diffusers", "x"]}))
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda id, file: str(kept))
-    with pytest.raises(InputError, match="^prior.path: owner/xl is a StableDiffusionXLPipeline; supported are"):
-        location.check_models(values(prior={"path": "owner/xl"}))
+    with pytest.raises(InputError, match="^prior.path: owner/flow is a FluxPipeline; supported are"):
+        location.check_models(values(prior={"path": "owner/flow"}))
     assert len(asked) == 1
 
 
 @pytest.mark.parametrize(
     ("change", "shown"),
     [
-        ({"_class_name": "StableDiffusionXLPipeline", "text_encoder_2": ["transformers", "x"]}, "StableDiffusionXLPip"),
+        (
+            {"_class_name": "SomeXLPipeline", "text_encoder": [None, None], "text_encoder_2": ["x", "x"]},
+            "SomeXLPipeline",
+        ),
         ({"_class_name": "StableDiffusion3Pipeline", "transformer": ["diffusers", "x"]}, "StableDiffusion3Pipeline"),
         ({"_class_name": "FluxPipeline", "transformer": ["diffusers", "x"], "unet": [None, None]}, "FluxPipeline"),
         ({"_class_name": "KandinskyPipeline", "unet": ["diffusers", "UNet3DConditionModel"]}, "KandinskyPipeline"),
@@ -210,7 +213,7 @@ def test_a_single_file_is_checked_and_given_to_diffusers(tmp_path, folder, monke
     assert calls[1][1]["config"] == str(tmp_path)
     xl = single_file(tmp_path / "xl.safetensors", [*ORIGINAL, "conditioner.embedders.1.x"])
     with pytest.raises(
-        InputError, match="^prior.path: .*xl.safetensors is a Stable Diffusion XL checkpoint; supported"
+        InputError, match="^prior.path: .*xl.safetensors is a Stable Diffusion XL checkpoint, which must be a folder"
     ):
         location.locate(xl)
     part = single_file(tmp_path / "unet.safetensors", ORIGINAL[:1])

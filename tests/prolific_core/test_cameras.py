@@ -85,3 +85,15 @@ def test_around_looks_outwards_and_turns_to_the_right():
     look = -views.c2w[:, :3, 2]
     torch.testing.assert_close(look, torch.tensor([[-1.0, 0, 0], [0, 1, 0], [1, 0, 0], [0, -1, 0]]), atol=1e-5, rtol=0)
     assert views.c2w[:, :3, 3].norm(dim=-1).max() < 0.01
+
+
+def test_the_cameras_of_an_orbit_are_evenly_spaced_on_one_circle():
+    plain, orbit = (CameraConfig(orbit=orbit) for orbit in (False, True))
+    drawn, made = (cameras.sample(4, config, generator(3, "cameras")) for config in (plain, orbit))
+    assert torch.equal(drawn[0].c2w, made[0].c2w) and torch.equal(drawn[0].fov, made[0].fov)
+    steps = torch.remainder(made.azimuth.diff(), 2 * math.pi)
+    torch.testing.assert_close(steps, torch.full((3,), math.pi / 2))
+    assert (made.azimuth.abs() <= math.pi).all()
+    for values in (made.elevation, made.fov, made.c2w[:, :3, 3].norm(dim=-1)):
+        torch.testing.assert_close(values, values[:1].expand(4))
+    assert drawn.elevation.std() > 0.01

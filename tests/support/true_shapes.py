@@ -1,11 +1,9 @@
-"""Stable Diffusion 1.5, 2.1 and XL in their true shapes on the meta device, where tensors have no values.
-
-XL's U-Net lacks the conditions on size and crop, whose layers are negligible, because `LatentDiffusion` has none.
-"""
+"""Stable Diffusion 1.5, 2.1 and XL in their true shapes on the meta device, where tensors have no values."""
 
 import weakref
 from collections.abc import Iterable
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from unittest import mock
 
 import torch
@@ -14,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from prolific_core.prior.latent_diffusion import LatentDiffusion
+from prolific_core.prior.latent_diffusion_xl import LatentDiffusionXL
 
 SHARED = {"in_channels": 4, "out_channels": 4, "layers_per_block": 2, "norm_num_groups": 32}
 UNETS = {
@@ -39,6 +38,9 @@ UNETS = {
         "transformer_layers_per_block": (1, 2, 10),
         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 6 * 256 + 1280,
     },
 }
 
@@ -58,10 +60,16 @@ def build(name: str, dtype: torch.dtype) -> LatentDiffusion:
     scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     for part in (unet, vae):
         nn.Module.to(part, dtype)
-    model = LatentDiffusion(unet, vae, nn.Identity(), None, scheduler)
+    parts, rows = (unet, vae, nn.Identity(), None, scheduler), 77
+    if name == "sdxl":
+        second, rows = nn.Identity(), 78  # one more for the pooled embedding
+        second.config = SimpleNamespace(projection_dim=1280)
+        model = LatentDiffusionXL(*parts, second, None)
+    else:
+        model = LatentDiffusion(*parts)
     model.schedule.to("meta")
     width = UNETS[name]["cross_attention_dim"]
-    model.embed = lambda texts: torch.empty(len(texts), 77, width, device="meta", dtype=dtype)
+    model.embed = lambda texts: torch.empty(len(texts), rows, width, device="meta", dtype=dtype)
     return model
 
 

@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from prolific_core.config import ScoreConfig
+from prolific_core.errors import InputError
 from prolific_core.guidance.score_network import small_unet
 from prolific_core.guidance.score_network.lora import Lora
 from prolific_core.prior.latent_diffusion import LatentDiffusion, UNet
+from prolific_core.prior.load import load_prior
 from prolific_core.prior.noise_schedule import Latents, TextEmbeddings, Times
 
 
@@ -100,10 +103,13 @@ class ScoreModel:
 
         Returns:
             The score network.
+
+        Raises:
+            InputError: The base is of another kind than the prior, so that its latents differ.
         """
         base = prior
         if config.base is not None:
-            base = LatentDiffusion.load(
+            base = load_prior(
                 config.base,
                 device=prior.device,
                 dtype=str(prior.dtype).removeprefix("torch."),
@@ -111,6 +117,11 @@ class ScoreModel:
                 torch_compile=prior.is_compiled,
                 key="guidance.score.base",
             )
+            if type(base) is not type(prior):
+                raise InputError(
+                    f"guidance.score.base: {config.base} must be a model of the same kind as prior.path, whose latents "
+                    "it gets; set it to null to start from the prior"
+                )
         return cls(base, config, generator=generator)
 
     def embed(self, texts: list[str]) -> TextEmbeddings:
@@ -147,13 +158,25 @@ class ScoreModel:
         self._shift = self.camera(c2w.to(self.camera.first.weight.dtype))
         if has_camera is not None:
             self._shift = self._shift * has_camera[:, None]
-        output = self.unet(noisy.to(self._dtype), t, encoder_hidden_states=text.to(self._dtype)).sample
+        output = self.unet(noisy.to(self._dtype), t, **self.conditions(text, c2w)).sample
         output = output.to(noisy.dtype)
         self._shift = torch.empty(0)  # release the autograd graph of the camera embedding
         if self._output == self.prediction:
             return output
         noise = self.schedule.noise_from(output, noisy, t, self._output)
         return self.schedule.output_from(noise, noisy, t, self.prediction)
+
+    def conditions(self, text: TextEmbeddings, c2w: Float[Tensor, "batch 4 4"]) -> dict[str, Any]:
+        """Return the named inputs of the network's U-Net; see `LatentDiffusion.conditions`.
+
+        Args:
+            text: Text embeddings.
+            c2w: Camera-to-world matrices.
+
+        Returns:
+            The conditions of the base, in the data type of the network. The small U-Net ignores them.
+        """
+        return tree_map_only(Tensor, lambda tensor: tensor.to(self._dtype), self.base.conditions(text, c2w))
 
     @torch.no_grad()
     def frozen(self, noisy: Latents, t: Times, text: TextEmbeddings) -> Latents:
