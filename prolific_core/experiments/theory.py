@@ -83,15 +83,18 @@ class Oracle(LatentDiffusion):
         target: Distribution for the prompt.
     """
 
-    dtype = torch.float32
-
     def __init__(self, target: Mixture):
-        from diffusers import DDIMScheduler
+        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
         nn.Module.__init__(self)
         self.schedule = NoiseSchedule(DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012))
         self.target = target
         self._known = [BROAD, target, Mixture(target.weights, 1.5 * target.means, 2.25 * target.covariances)]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of the score."""
+        return torch.float32
 
     def embed(self, texts: str | list[str]) -> TextEmbeddings:
         """Return the number of each text's distribution."""
@@ -123,8 +126,10 @@ class LearnedScore(ScoreModel):
         self.base, self.schedule, self.embed, self._identified = prior, prior.schedule, prior.embed, identified
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.layers = nn.Sequential(nn.Linear(8, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 2))
-        nn.init.zeros_(self.layers[-1].weight), nn.init.zeros_(self.layers[-1].bias)
+            last = nn.Linear(64, 2)
+            self.layers = nn.Sequential(nn.Linear(8, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), last)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
 
     def __call__(
         self,
