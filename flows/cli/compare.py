@@ -39,6 +39,15 @@ def compare(
     seeds: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="The number of seeds, starting from 0. The default is 3.")
     ] = None,
+    evaluations: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=10,
+            max=10_000_000,
+            help="The number of U-Net evaluations of each method, per image (2d) or radiance field (3d).",
+        ),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A smoke test that allows no conclusions.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Use 12 prompts, which takes a day in 3D.")] = False,
     workers: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="The number of runs at the same time.")] = 2,
@@ -83,6 +92,7 @@ def compare(
         methods=chosen,
         prompts=_lines(prompts),
         seeds=seeds,
+        evaluations=evaluations,
         workers=workers,
         preset=preset,
         out=out.resolve(),

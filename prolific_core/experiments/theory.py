@@ -13,6 +13,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
@@ -48,13 +49,17 @@ class Mixture:
     def eps(self, schedule: NoiseSchedule, noisy: Latents, t: Times) -> Latents:
         """Return the noise that corresponds to the score at time t."""
         alpha, sigma = (c[:, :, 0] for c in schedule.coefficients(t))  # (B, 1, 1)
-        x = noisy[:, None, :, 0, 0]
-        away = (x - alpha * self.means)[..., None]  # (B, K, 2, 1)
-        noised = alpha[..., None] ** 2 * self.covariances + sigma[..., None] ** 2 * torch.eye(2)
-        solved = torch.linalg.solve(noised, away)
-        log = self.weights.log() - 0.5 * ((away * solved).sum((2, 3)) + noised.logdet())
-        mixed = (log.softmax(1)[..., None, None] * solved).sum(1)
-        return (sigma * mixed)[..., None]
+        variances, axes = self._axes
+        away = torch.einsum("bki,kij->bkj", noisy[:, None, :, 0, 0] - alpha * self.means, axes)
+        noised = alpha**2 * variances + sigma**2  # eigenvalues of C_k, (B, K, 2)
+        log = self.weights.log() - 0.5 * (away.square() / noised + noised.log()).sum(2)
+        mixed = torch.einsum("bk,bkj,kij->bi", log.softmax(1), away / noised, axes)
+        return (sigma[..., 0] * mixed)[..., None, None]
+
+    @cached_property
+    def _axes(self) -> tuple[Float[Tensor, "k 2"], Float[Tensor, "k 2 2"]]:
+        """Eigenvalues and eigenvectors of the covariances, which adding noise does not turn."""
+        return torch.linalg.eigh(self.covariances)
 
     def nearest(self, points: Float[Tensor, "n 2"]) -> Tensor:
         """Return the number of the component whose mean is nearest to each point."""

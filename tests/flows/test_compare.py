@@ -85,10 +85,13 @@ def space(**offsets: float) -> compare.Space:
 def test_the_table_and_the_page_show_means_intervals_and_verdicts():
     part = space(sds=2.0)
     text = compare.text("quick", [part])
-    assert "Smoke test, no conclusions" in text and "3 prompts, 3 seeds, about 100 U-Net evaluations" in text
+    assert (
+        "Smoke test, no conclusions" in text
+        and "Prompts: 3; seeds: 3; about 100 U-Net evaluations per image, 2 images" in text
+    )
     assert "worse" in text and "0.50 (" not in text  # a constant has no interval
     facts = {"date": "2026-01-01", "commit": "<script>", "command": "prolific compare"}
-    page = comparison.page(facts, "a note", [part])
+    page = comparison.page(facts, "a note", [compare.section(part)])
     assert page.count("data:image/png;base64,") == 2 * 3 and "&lt;script&gt;" in page and "<script>alert" not in page
     assert "a note" in page and ">worse</td>" in page
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from flows.benchmarks.comparison import fields_3d, images_2d, measures, plan, summary
 from flows.benchmarks.comparison.plan import Run, Size
 from flows.reporting import comparison
+from flows.reporting.comparison import Section
 from prolific_core import checkpoint
 from prolific_core.discovery import guidance_methods
 from prolific_core.errors import InputError
@@ -28,6 +29,7 @@ from tasks.runtime.revision import revision
 from tasks.tracking.tracker import remember
 
 REFERENCE = "vsd"
+TITLES = {"2d": "Images (2D)", "3d": "Radiance fields (3D)"}
 SHOWN = 4  # images per prompt and method on the page
 NOTES = {
     "quick": "Smoke test, no conclusions: too few prompts, seeds and steps.",
@@ -51,6 +53,13 @@ class Space:
         return summary.means(self.found)
 
     @property
+    def note(self) -> str:
+        """Sentence about the number of runs and their cost."""
+        prompts, size = len({run.prompt for run in self.found}), self.size
+        per = f"image, {size.particles} images per run" if self.name == "2d" else "radiance field"
+        return f"Prompts: {prompts}; seeds: {size.seeds}; about {size.evaluations} U-Net evaluations per {per}."
+
+    @property
     def differences(self) -> list[summary.Difference]:
         return summary.differences(self.found, REFERENCE) if REFERENCE in self.scales else []
 
@@ -63,6 +72,7 @@ def run(
     methods: list[str],
     prompts: list[str],
     seeds: int | None,
+    evaluations: int | None,
     workers: int,
     preset: str,
     out: Path,
@@ -76,6 +86,7 @@ def run(
         methods: Names of guidance methods; empty for those of the form.
         prompts: Prompts; empty for those of the form.
         seeds: Number of seeds; None for that of the form.
+        evaluations: U-Net evaluations of each method; None for those of the form.
         workers: Number of runs at the same time.
         preset: Preset of the runs in 3D.
         out: Folder of compare.md, compare.json and compare.html.
@@ -87,7 +98,7 @@ def run(
             raise InputError(f"{text!r} is used to choose the guidance scales and cannot be in the table")
     done = []
     for name in spaces:
-        size = plan.changed(plan.SIZES[form][name], seeds, len(prompts) or None)
+        size = plan.changed(plan.SIZES[form][name], seeds=seeds, prompts=len(prompts) or None, evaluations=evaluations)
         chosen = methods or list(size.methods) or guidance_methods()
         texts = prompts or list(plan.PROMPTS[: size.prompts])
         work = _Work(project, name, size, workers, preset)
@@ -144,26 +155,43 @@ class _Work:
 
 
 def _add_diversity(found: dict[Run, dict[str, float]], vectors: dict[Run, Tensor]) -> None:
-    """Add the diversity over the seeds of a prompt to the run of its first seed."""
+    """Add the diversity over the seeds of a prompt to each of its runs."""
     for (method, text), rows in fields_3d.vectors_by_prompt({run: vectors[run] for run in found}).items():
         if len(rows) > 1:
-            first = min((r for r in found if (r.method, r.prompt) == (method, text)), key=lambda r: r.seed)
-            found[first] |= measures.diversity_of_objects(text, rows)
+            values = measures.diversity_of_objects(text, rows)
+            for run in found:
+                if (run.method, run.prompt) == (method, text):
+                    found[run] |= values
 
 
 def text(form: str, spaces: list[Space]) -> str:
     """Return the tables in Markdown."""
     parts = []
     for space in spaces:
-        size = space.size
-        prompts = len({run.prompt for run in space.found})
-        runs = f"{prompts} prompts, {size.seeds} seeds, about {size.evaluations} U-Net evaluations"
-        parts.append(f"{space.name.upper()}: {runs}. {NOTES[form]}".rstrip())
+        parts.append(f"## {TITLES[space.name]}\n\n{space.note} {NOTES[form]}".rstrip())
         parts.append(summary.table(space.means, space.scales))
         if space.differences:
             parts.append(f"Difference to {REFERENCE}, for the same prompt and seed:")
             parts.append(summary.differences_table(space.differences))
     return "\n\n".join(parts)
+
+
+def section(space: Space) -> Section:
+    """Return the part of the page about one space."""
+    means = space.means
+    names = [name for name in summary.COLUMNS if any(name in row for row in means.values())]
+    prompts, first = list(dict.fromkeys(run.prompt for run in space.found)), min(run.seed for run in space.found)
+    images = {(run.method, run.prompt): batch for run, batch in space.images.items() if run.seed == first}
+    return Section(
+        title=TITLES[space.name],
+        note=space.note,
+        prompts=prompts,
+        columns=[summary.COLUMNS[name][0] for name in names],
+        rows=[(method, space.scales[method], [row.get(name) for name in names]) for method, row in means.items()],
+        reference=REFERENCE,
+        differences=[(d.method, summary.COLUMNS[d.metric][0], d.interval, d.verdict) for d in space.differences],
+        images=[(method, [images[method, prompt] for prompt in prompts]) for method in space.scales],
+    )
 
 
 def _write(project: Project, form: str, spaces: list[Space], out: Path) -> None:
@@ -189,7 +217,7 @@ def _write(project: Project, form: str, spaces: list[Space], out: Path) -> None:
     files = [out / "compare.md", out / "compare.json", out / "compare.html"]
     write_atomically(files[0], f"# Comparison of guidance methods\n\n{head}\n\n{text(form, spaces)}\n".encode())
     write_json(files[1], values)
-    write_atomically(files[2], comparison.page(facts, NOTES[form], spaces).encode())
+    write_atomically(files[2], comparison.page(facts, NOTES[form], [section(space) for space in spaces]).encode())
     for space in spaces:
         tracked = {f"{m} {name}": value.mean for m, row in space.means.items() for name, value in row.items()}
         parameters = {f"scale {m}": scale for m, scale in space.scales.items()} | asdict(space.size)

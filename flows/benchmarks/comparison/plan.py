@@ -92,7 +92,6 @@ def table_runs(scales: dict[str, float], prompts: list[str], seeds: int) -> list
     return [Run(m, s, prompt, seed) for seed in range(seeds) for prompt in prompts for m, s in scales.items()]
 
 
-def changed(size: Size, seeds: int | None, prompts: int | None) -> Size:
-    """Return the size with another number of seeds or prompts."""
-    values = {name: value for name, value in {"seeds": seeds, "prompts": prompts}.items() if value is not None}
-    return replace(size, **values)
+def changed(size: Size, **values: int | None) -> Size:
+    """Return the size with the given values, of which None changes nothing."""
+    return replace(size, **{name: value for name, value in values.items() if value is not None})

@@ -66,17 +66,18 @@ def differences(found: Mapping[Run, Mapping[str, float]], reference: str) -> lis
 
 
 def _matrix(found: Mapping[Run, Mapping[str, float]], method: str, name: str) -> np.ndarray | None:
-    """Return a metric with a row for each prompt and a column for each seed, or None if it is not complete.
+    """Return a metric with a row for each prompt and a column for each seed, or None if a run does not have it.
 
-    Prompts of which no run has the metric are left out, such as the fronts of a cube.
+    Prompts of which no run has the metric are left out, such as a cube, which has no front.
     """
-    rows: dict[str, list[float]] = {}
+    rows: dict[str, list[float | None]] = {}
     for run, values in sorted(found.items(), key=lambda item: item[0].seed):
-        if run.method == method and values.get(name) is not None:
-            rows.setdefault(run.prompt, []).append(values[name])
-    if not rows or len({len(row) for row in rows.values()}) > 1:
+        if run.method == method:
+            rows.setdefault(run.prompt, []).append(values.get(name))
+    kept = [row for _, row in sorted(rows.items()) if any(value is not None for value in row)]
+    if not kept or any(value is None for row in kept for value in row) or len({len(row) for row in kept}) > 1:
         return None
-    return np.array([rows[prompt] for prompt in sorted(rows)])
+    return np.array(kept, dtype=float)
 
 
 def table(summary: Mapping[str, Mapping[str, Interval]], scales: Mapping[str, float]) -> str:
