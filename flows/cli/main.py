@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import bench, doctor, prior, prompts, report, server, study, sweep, ui, verify
+from flows.cli import bench, compare, doctor, prior, prompts, report, server, study, sweep, ui, verify
 from flows.cli.options import PRESET_HELP, Force, Json, PromptText, Settings, complete_id, complete_preset, join_words
 from prolific_core.discovery import guidance_methods
 from prolific_core.errors import InputError
@@ -183,6 +183,7 @@ app.command(rich_help_panel=_SETS)(server.server)
 app.command(rich_help_panel=_SETS)(sweep.worker)
 app.command(rich_help_panel=_SETS)(sweep.deploy)
 app.add_typer(prompts.app, name="prompts", rich_help_panel=_SETS)
+app.command(rich_help_panel=_EXPERIMENTS)(compare.compare)
 app.command(rich_help_panel=_EXPERIMENTS)(study.study)
 app.add_typer(prior.app, name="prior", rich_help_panel=_EXPERIMENTS)
 app.add_typer(bench.app, name="bench", rich_help_panel=_EXPERIMENTS)

@@ -75,6 +75,21 @@ def bring_up_to_date(project: Project, id: str, sweep: list[str] | None, run_sta
     return result
 
 
+def advance(project: Project, id: str, last: str, run_stages: RunStages) -> list[StageResult]:
+    """Bring the stages of a prompt up to and including `last` up to date. No report is written.
+
+    The status of the prompt does not change, because its model is not finished.
+    """
+    with _lock(project, id):
+        prompt = preflight.check(project, id)
+        preflight.repair(project, id)
+        prepare()
+        pipeline.refresh(project, prompt.prompt)
+        with Tracker(project, PromptRuns(prompt)) as tracker:
+            names = list(STAGES)
+            return run_stages(tracker, names[: names.index(last) + 1])
+
+
 def finished(project: Project, id: str) -> Result | None:
     """Return the result of a prompt of which no stage must run, or None if a stage must run.
 

@@ -13,6 +13,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
@@ -48,13 +49,17 @@ class Mixture:
     def eps(self, schedule: NoiseSchedule, noisy: Latents, t: Times) -> Latents:
         """Return the noise that corresponds to the score at time t."""
         alpha, sigma = (c[:, :, 0] for c in schedule.coefficients(t))  # (B, 1, 1)
-        x = noisy[:, None, :, 0, 0]
-        away = (x - alpha * self.means)[..., None]  # (B, K, 2, 1)
-        noised = alpha[..., None] ** 2 * self.covariances + sigma[..., None] ** 2 * torch.eye(2)
-        solved = torch.linalg.solve(noised, away)
-        log = self.weights.log() - 0.5 * ((away * solved).sum((2, 3)) + noised.logdet())
-        mixed = (log.softmax(1)[..., None, None] * solved).sum(1)
-        return (sigma * mixed)[..., None]
+        variances, axes = self._axes
+        away = torch.einsum("bki,kij->bkj", noisy[:, None, :, 0, 0] - alpha * self.means, axes)
+        noised = alpha**2 * variances + sigma**2  # eigenvalues of C_k, (B, K, 2)
+        log = self.weights.log() - 0.5 * (away.square() / noised + noised.log()).sum(2)
+        mixed = torch.einsum("bk,bkj,kij->bi", log.softmax(1), away / noised, axes)
+        return (sigma[..., 0] * mixed)[..., None, None]
+
+    @cached_property
+    def _axes(self) -> tuple[Float[Tensor, "k 2"], Float[Tensor, "k 2 2"]]:
+        """Eigenvalues and eigenvectors of the covariances, which adding noise does not turn."""
+        return torch.linalg.eigh(self.covariances)
 
     def nearest(self, points: Float[Tensor, "n 2"]) -> Tensor:
         """Return the number of the component whose mean is nearest to each point."""
@@ -83,15 +88,18 @@ class Oracle(LatentDiffusion):
         target: Distribution for the prompt.
     """
 
-    dtype = torch.float32
-
     def __init__(self, target: Mixture):
-        from diffusers import DDIMScheduler
+        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
         nn.Module.__init__(self)
         self.schedule = NoiseSchedule(DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012))
         self.target = target
         self._known = [BROAD, target, Mixture(target.weights, 1.5 * target.means, 2.25 * target.covariances)]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of the score."""
+        return torch.float32
 
     def embed(self, texts: str | list[str]) -> TextEmbeddings:
         """Return the number of each text's distribution."""
@@ -123,8 +131,10 @@ class LearnedScore(ScoreModel):
         self.base, self.schedule, self.embed, self._identified = prior, prior.schedule, prior.embed, identified
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.layers = nn.Sequential(nn.Linear(8, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 2))
-        nn.init.zeros_(self.layers[-1].weight), nn.init.zeros_(self.layers[-1].bias)
+            last = nn.Linear(64, 2)
+            self.layers = nn.Sequential(nn.Linear(8, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), last)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
 
     def __call__(
         self,

@@ -56,7 +56,7 @@ class SDI(Guidance):
         if not self.options.annealed:
             return super().sample_times(batch, progress, generator)
         length = self.prior.schedule.length
-        upper = int(timesteps.upper_bound(self.config.time, progress) * length)
+        upper = round(timesteps.upper_bound(self.config.time, progress) * length)
         return torch.full((batch,), min(max(upper, 1), length - 1))
 
     def gradient(

@@ -24,6 +24,26 @@ def pairwise_distance(rows: Float[Tensor, "rows dimensions"]) -> float:
     return float(torch.pdist(rows.double()).mean())
 
 
+def vendi_score(rows: Float[Tensor, "rows dimensions"]) -> float:
+    """Compute the Vendi score, the effective number of different rows (Friedman & Dieng, arXiv 2210.02410, eq. 2).
+
+    It is the exponential of the entropy of the eigenvalues of K / N, where K holds the cosine similarities of the rows.
+
+    Example:
+        >>> round(vendi_score(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])), 3)
+        1.89
+
+    Args:
+        rows: Features (N, D), none of which is zero.
+
+    Returns:
+        The score, from 1 (all rows have the same direction) to N (all are orthogonal).
+    """
+    unit = torch.nn.functional.normalize(rows.double(), dim=1)
+    values = torch.linalg.eigvalsh(unit @ unit.T / len(unit)).clamp(min=1e-12)
+    return float((-(values * values.log()).sum()).exp())
+
+
 def saturation(images: Float[Tensor, "batch 3 height width"]) -> float:
     """Compute the mean HSV saturation.
 

@@ -88,7 +88,7 @@ def ism(prior, x, noise, t, views, scale):
         x_s = trajectory(prior, noised(prior, x[i : i + 1], noise[i : i + 1], start), s, 150, none)
         eps_s = none(x_s, torch.tensor([s]))
         x_t = moved(prior, x_s, eps_s, s, k)
-        rows.append(guided(prior, x_t, t[i : i + 1], views[[i]], scale) - eps_s)
+        rows.append(guided(prior, x_t, t[i : i + 1], views[i : i + 1], scale) - eps_s)
     a = alpha_bar(prior, t)
     return ((1 - a) / a).sqrt() * torch.cat(rows)
 
@@ -96,7 +96,7 @@ def ism(prior, x, noise, t, views, scale):
 def sdi(prior, x, noise, t, views, scale):
     rows = []
     for i, k in enumerate(t.tolist()):
-        view, a = views[[i]], alpha_bar(prior, t[i : i + 1])
+        view, a = views[i : i + 1], alpha_bar(prior, t[i : i + 1])
 
         def inverted(row, now, view=view):
             return guided(prior, row, now, view, -6.5)

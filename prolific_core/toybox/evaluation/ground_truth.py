@@ -66,7 +66,23 @@ def _over(
 
 
 def own_distance(text: str, cameras: Cameras, truth: Views, count: int = 64) -> float | None:
-    """Compute the kernel distance that a single true object has from the true objects of its prompt.
+    """Compute the median of `own_distances`.
+
+    Args:
+        text: Prompt that `true_views` can parse.
+        cameras: Cameras of `truth`.
+        truth: Views of true objects.
+        count: Number of single objects.
+
+    Returns:
+        The median, or None if the prompt cannot be parsed or the classifier's weights are not installed.
+    """
+    distances = own_distances(text, cameras, truth, count)
+    return None if distances is None else float(np.median(distances))
+
+
+def own_distances(text: str, cameras: Cameras, truth: Views, count: int = 64) -> list[float] | None:
+    """Compute the kernel distances that single true objects have from the true objects of their prompt.
 
     A single object cannot be as diverse as a set of them, so even a perfect object has a kernel distance above 0. For
     prompts whose objects vary a lot, it is large.
@@ -78,15 +94,14 @@ def own_distance(text: str, cameras: Cameras, truth: Views, count: int = 64) -> 
         count: Number of single objects, none of which is among those of `truth`.
 
     Returns:
-        The median of the kernel distances of the single objects, or None if the prompt cannot be parsed or the
-        classifier's weights are not installed.
+        The kernel distance of each single object, or None if the prompt cannot be parsed or the classifier's weights
+        are not installed.
     """
     singles = _over(1.0, text, cameras, count, seed=1)
     if singles is None or not (TOYBOX / "classifier").is_dir():
         return None
     target = features(truth.rgb)
-    distances = [kernel_distance(one, target) for one in features(singles).split(len(cameras))]
-    return float(np.median(distances))
+    return [kernel_distance(one, target) for one in features(singles).split(len(cameras))]
 
 
 def against_truth(made: Views, truth: Views, own: float | None = None) -> dict[str, float]:

@@ -1,54 +1,24 @@
 """A Gaussian as the prior, where every score is known: VSD samples it, SDS finds its mode.
 
-The prior's latents are points of two dimensions, (B, 2, 1, 1). With x_0 ~ N(m, S) and
-x_t = alpha x_0 + sigma eps, x_t ~ N(alpha m, alpha^2 S + sigma^2 I) and
-eps(x_t) = sigma (alpha^2 S + sigma^2 I)^-1 (x_t - alpha m). The guidance methods, schedules and losses are
-those of the package.
+The guidance methods, schedules and losses are those of the package. The closed-form prior and the small score network
+are those of `prolific bench theory`, whose table has a row for every method.
 """
 
-import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from prolific_core import cameras
 from prolific_core.config import GuidanceConfig, ScoreConfig, TimeConfig
+from prolific_core.discovery import guidance_methods
+from prolific_core.experiments import theory
+from prolific_core.experiments.theory import GAUSSIAN, PARTICLES, PROMPT, TWO_MODES, LearnedScore, Mixture, Oracle
 from prolific_core.guidance import sds, vsd
 from prolific_core.guidance.score_network.model import ScoreModel
-from prolific_core.prior.latent_diffusion import LatentDiffusion
-from prolific_core.prior.noise_schedule import NoiseSchedule
 from prolific_core.seeding import generator
 
-MEAN = torch.tensor([0.7, -0.4])
-COVARIANCE = torch.tensor([[0.6, 0.25], [0.25, 0.3]])
-PARTICLES = 64
-VIEWS = cameras.orbit(PARTICLES, elevation=0, distance=1.0, fov=45)
-
-
-def gaussian_eps(schedule, noisy, t, mean, covariance):
-    alpha, sigma = (c[:, 0] for c in schedule.coefficients(t))  # (B, 1, 1)
-    noised = alpha**2 * covariance + sigma**2 * torch.eye(2)
-    away = noisy[:, :, 0, 0, None] - alpha * mean[:, None]
-    return (sigma * torch.linalg.solve(noised, away))[..., None]
-
-
-class Prior(LatentDiffusion):
-    """The part of LatentDiffusion that the guidance uses, for N(MEAN, COVARIANCE)."""
-
-    dtype = torch.float32
-
-    def __init__(self):
-        from diffusers import DDIMScheduler
-
-        nn.Module.__init__(self)
-        self.schedule = NoiseSchedule(DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012))
-
-    def embed(self, texts):
-        return torch.zeros(len(texts), 1, 1)
-
-    def predict_noise(self, noisy, t, text):
-        return gaussian_eps(self.schedule, noisy, t, MEAN, COVARIANCE)
+(MEAN,), (COVARIANCE,) = GAUSSIAN.means, GAUSSIAN.covariances
 
 
 class Fitted(ScoreModel):
@@ -59,7 +29,8 @@ class Fitted(ScoreModel):
 
     def __call__(self, noisy, t, text, c2w, has_camera=None):
         points = self.particles.detach()[:, :, 0, 0]
-        return gaussian_eps(self.schedule, noisy, t, points.mean(0), torch.cov(points.T, correction=0))
+        fitted = Mixture(torch.ones(1), points.mean(0)[None], torch.cov(points.T, correction=0)[None])
+        return fitted.eps(self.schedule, noisy, t)
 
     def noise_from(self, output, noisy, t):
         return output
@@ -68,56 +39,13 @@ class Fitted(ScoreModel):
         return [nn.Parameter(torch.zeros(1))]
 
 
-class Learned(ScoreModel):
-    """Small network of (x_t, t) that starts as the score of a unit Gaussian and is trained by `vsd.py`."""
-
-    def __init__(self, prior, seed):
-        self.base, self.schedule, self.embed = prior, prior.schedule, prior.embed
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.layers = nn.Sequential(nn.Linear(8, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 2))
-        nn.init.zeros_(self.layers[-1].weight), nn.init.zeros_(self.layers[-1].bias)
-
-    def __call__(self, noisy, t, text, c2w, has_camera=None):
-        alpha, sigma = (c[:, :, 0, 0] for c in self.schedule.coefficients(t))
-        x = noisy[:, :, 0, 0]
-        out = self.layers(torch.cat([x, alpha, sigma, x * alpha, x * sigma], dim=1))  # v
-        return self.schedule.noise_from(out[..., None, None], noisy, t, "v_prediction")
-
-    def noise_from(self, output, noisy, t):
-        return output
-
-    def target(self, latents, noise, t):
-        return noise
-
-    def trainable(self):
-        return list(self.layers.parameters())
-
-    def refresh(self):
-        pass
-
-
 def start():
     """Return particles that are far from the target in mean and covariance."""
     return nn.Parameter(torch.randn(PARTICLES, 2, 1, 1, generator=generator(0, "particles")) * 1.3 - 1.0)
 
 
 def optimise(guide, particles, steps, rates):
-    """Run the distillation part of the loop with a learning rate that decays as a cosine."""
-    optimizer = torch.optim.Adam([particles], lr=rates[0], betas=(0.9, 0.99))
-    for step in range(steps):
-
-        def draw(purpose, step=step):
-            return generator(0, step, purpose)
-
-        low = (1 + math.cos(math.pi * step / steps)) / 2
-        optimizer.param_groups[0]["lr"] = rates[1] + (rates[0] - rates[1]) * low
-        loss = guide.loss(particles, VIEWS, step / steps, draw("guidance"))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        guide.train_score_network(particles, VIEWS, draw)
-    points = particles.detach()[:, :, 0, 0]
+    points = theory.optimise(guide, particles, steps, rates)
     return points.mean(0), torch.cov(points.T, correction=0)
 
 
@@ -130,8 +58,8 @@ def relative(found, wanted):
 
 
 def test_vsd_with_the_fitted_gaussian_reaches_mean_and_covariance():
-    prior, particles = Prior(), start()
-    guide = vsd.VSD(prior, settings(), "", generator=generator(0, "q"), score=Fitted(prior, particles))
+    prior, particles = Oracle(GAUSSIAN), start()
+    guide = vsd.VSD(prior, settings(), PROMPT, generator=generator(0, "q"), score=Fitted(prior, particles))
     guide.train_score_network = lambda *arguments: {}
     mean, covariance = optimise(guide, particles, 800, (0.05, 1e-4))
     assert relative(mean, MEAN) < 0.02 and relative(covariance, COVARIANCE) < 0.02
@@ -139,7 +67,7 @@ def test_vsd_with_the_fitted_gaussian_reaches_mean_and_covariance():
 
 def test_sds_collapses_onto_the_mode():
     particles = start()
-    guide = sds.SDS(Prior(), settings(method="sds"), "", generator=generator(0, "q"))
+    guide = sds.SDS(Oracle(GAUSSIAN), settings(method="sds"), PROMPT, generator=generator(0, "q"))
     mean, covariance = optimise(guide, particles, 3000, (0.05, 1e-5))
     assert relative(mean, MEAN) < 0.05
     assert covariance.trace() < 0.01 * COVARIANCE.trace()
@@ -147,8 +75,48 @@ def test_sds_collapses_onto_the_mode():
 
 @pytest.mark.parametrize("share", [False, True])
 def test_vsd_with_a_learned_score_reaches_them_nearly(share):
-    prior, particles = Prior(), start()
+    prior, particles = Oracle(GAUSSIAN), start()
     score = ScoreConfig(learning_rate=3e-3, steps=2, betas=(0.9, 0.99), share_pass=share)
-    guide = vsd.VSD(prior, settings(score=score), "", generator=generator(0, "q"), score=Learned(prior, 0))
+    guide = vsd.VSD(prior, settings(score=score), PROMPT, generator=generator(0, "q"), score=LearnedScore(prior, 0))
     mean, covariance = optimise(guide, particles, 1500, (0.02, 1e-4))
     assert relative(mean, MEAN) < 0.15 and relative(covariance, COVARIANCE) < 0.15
+
+
+@pytest.mark.parametrize("mixture", [GAUSSIAN, TWO_MODES, theory.BROAD])
+def test_the_closed_form_score_is_the_gradient_of_the_log_density(mixture):
+    schedule = Oracle(mixture).schedule
+    noisy = torch.randn(5, 2, 1, 1, generator=generator(0, "x"), dtype=torch.float64).requires_grad_()
+    t = torch.tensor([20, 200, 400, 700, 950])
+    alpha, sigma = (c[:, 0, 0].double() for c in schedule.coefficients(t))
+    parts = []
+    for weight, mean, covariance in zip(mixture.weights, mixture.means, mixture.covariances, strict=True):
+        for_row = [
+            torch.distributions.MultivariateNormal(a * mean.double(), a**2 * covariance.double() + s**2 * torch.eye(2))
+            for a, s in zip(alpha, sigma, strict=True)
+        ]
+        parts.append(
+            torch.stack([d.log_prob(x) for d, x in zip(for_row, noisy[:, :, 0, 0], strict=True)]) + weight.log()
+        )
+    torch.stack(parts).logsumexp(0).sum().backward()
+    expected = -sigma[:, :, None, None] * noisy.grad
+    found = mixture.eps(schedule, noisy.detach().float(), t)
+    torch.testing.assert_close(found, expected.float(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", guidance_methods())
+def test_every_method_runs_on_the_closed_form_priors(method):
+    row = theory.row(method, 7.5, steps=4)
+    values = [getattr(row, name) for name in ("mean_error", "variance", "mode_error", "mode_variance", "evaluations")]
+    assert torch.tensor(values).isfinite().all() and min(values) > 0 and 0 <= row.smaller_mode <= 1
+
+
+def test_the_table_of_the_documentation_has_every_method():
+    text = (Path(__file__).parents[3] / "docs" / "method.md").read_text()
+    rows = {line.split("|")[1].strip() for line in text.splitlines() if line.count("|") == 9}
+    assert set(guidance_methods()) <= rows
+
+
+def test_sds_loses_the_smaller_mode_and_vsd_keeps_both():
+    collapsed, kept = (theory.row(method, 1.0, steps=400) for method in ("sds", "vsd"))
+    assert collapsed.smaller_mode < 0.2 < kept.smaller_mode < 0.45
+    assert collapsed.variance < 0.1 and 0.8 < kept.variance < 1.2

@@ -1,6 +1,7 @@
 """Every guidance method, found by its file: its gradient against its formula, and what all methods have in common."""
 
 import ast
+import copy
 import importlib
 import inspect
 import subprocess
@@ -39,7 +40,7 @@ def prior(folder):
     return by_formula.load(folder)
 
 
-@pytest.mark.parametrize("scale", [1.0, 7.5, 100.0])
+@pytest.mark.parametrize("scale", [1.0, 7.5])
 @pytest.mark.parametrize("method", FORMULAS)
 def test_a_gradient_is_its_formula(prior, method, scale):
     latents, noise, t, views = draws(4)
@@ -144,7 +145,7 @@ def test_a_resumed_method_continues_with_the_same_gradients(folder, method):
     score = ScoreConfig(learning_rate=1e-2)
     first, second = (estimator(prior, method=method, score=score) for _ in range(2))
     first.train_score_network(latents, views, lambda purpose: generator(0, purpose))
-    second.load_state_dict(first.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
     for guide in (first, second):
         guide.train_score_network(latents, views, lambda purpose: generator(1, purpose))
     assert torch.equal(*(guide.gradient(latents, views, t, noise) for guide in (first, second)))
@@ -154,8 +155,7 @@ def test_a_resumed_method_continues_with_the_same_gradients(folder, method):
 def test_a_method_cites_its_paper_and_states_its_options(method):
     module = importlib.import_module(f"prolific_core.guidance.{method}")
     assert "arXiv " in module.__doc__
-    guide = next(c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__)
-    assert issubclass(guide, base.Guidance) or guide.__name__ == "Options"
+    assert issubclass(base.method_class(method), base.Guidance)
     options = discovery.options(method)
     if options is not None:
         options()  # every option has a default

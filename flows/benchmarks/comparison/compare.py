@@ -1,0 +1,224 @@
+"""Comparison of guidance methods (`prolific compare`).
+
+Every method has the same number of U-Net evaluations. Its guidance scale is chosen first, with prompts that are not in
+the table. Finished runs are kept, so that an interrupted comparison continues where it stopped.
+"""
+
+import shlex
+import sys
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from flows.benchmarks.comparison import fields_3d, images_2d, measures, plan, summary
+from flows.benchmarks.comparison.plan import Run, Size
+from flows.reporting import comparison
+from flows.reporting.comparison import Section
+from prolific_core import checkpoint
+from prolific_core.discovery import guidance_methods
+from prolific_core.errors import InputError
+from prolific_core.files import write_atomically, write_json
+from prolific_core.metrics.intervals import Interval
+from prolific_core.toybox.world import draw as world
+from tasks.runtime.console import announce
+from tasks.runtime.project import Project
+from tasks.runtime.revision import revision
+from tasks.tracking.tracker import remember
+
+REFERENCE = "vsd"
+TITLES = {"2d": "Images (2D)", "3d": "Radiance fields (3D)"}
+SHOWN = 4  # images per prompt and method on the page
+NOTES = {
+    "quick": "Smoke test, no conclusions: too few prompts, seeds and steps.",
+    "default": "Few prompts: the intervals are too narrow for conclusions about other prompts.",
+    "full": "",
+}
+
+
+@dataclass
+class Space:
+    """Results of a comparison in 2D or in 3D."""
+
+    name: str
+    size: Size
+    scales: dict[str, float]
+    found: dict[Run, dict[str, float]]
+    images: dict[Run, Tensor] = field(repr=False)
+
+    @property
+    def means(self) -> dict[str, dict[str, Interval]]:
+        return summary.means(self.found)
+
+    @property
+    def note(self) -> str:
+        """Sentence about the number of runs and their cost."""
+        prompts, size = len({run.prompt for run in self.found}), self.size
+        per = f"image, {size.particles} images per run" if self.name == "2d" else "radiance field"
+        return f"Prompts: {prompts}; seeds: {size.seeds}; about {size.evaluations} U-Net evaluations per {per}."
+
+    @property
+    def differences(self) -> list[summary.Difference]:
+        return summary.differences(self.found, REFERENCE) if REFERENCE in self.scales else []
+
+
+def run(
+    project: Project,
+    form: str,
+    *,
+    spaces: list[str],
+    methods: list[str],
+    prompts: list[str],
+    seeds: int | None,
+    evaluations: int | None,
+    workers: int,
+    preset: str,
+    out: Path,
+) -> list[Space]:
+    """Run a comparison, write its table and page to `out`, and return its results.
+
+    Args:
+        project: The project.
+        form: A key of `plan.SIZES`.
+        spaces: "2d", "3d" or both.
+        methods: Names of guidance methods; empty for those of the form.
+        prompts: Prompts; empty for those of the form.
+        seeds: Number of seeds; None for that of the form.
+        evaluations: U-Net evaluations of each method; None for those of the form.
+        workers: Number of runs at the same time.
+        preset: Preset of the runs in 3D.
+        out: Folder of compare.md, compare.json and compare.html.
+    """
+    for text in prompts:
+        if world.parse(text) is None:
+            raise InputError(f"the prompt must name an object and a colour of the Toybox world, got {text!r}")
+        if text in plan.TUNING_PROMPTS:
+            raise InputError(f"{text!r} is used to choose the guidance scales and cannot be in the table")
+    done = []
+    for name in spaces:
+        size = plan.changed(plan.SIZES[form][name], seeds=seeds, prompts=len(prompts) or None, evaluations=evaluations)
+        chosen = methods or list(size.methods) or guidance_methods()
+        texts = prompts or list(plan.PROMPTS[: size.prompts])
+        work = _Work(project, name, size, workers, preset)
+        tuned = work.measured(plan.tuning(chosen, size))
+        scales = plan.best_scales(chosen, size, {run: values["excess"] for run, values in tuned.items()})
+        found = work.measured(plan.table_runs(scales, texts, size.seeds))
+        if name == "3d":
+            _add_diversity(found, work.vectors)
+        done.append(Space(name, size, scales, found, {r: work.images[r] for r in found}))
+    _write(project, form, done, out)
+    return done
+
+
+class _Work:
+    """Runs and measures the runs of one space."""
+
+    def __init__(self, project: Project, space: str, size: Size, workers: int, preset: str):
+        self.project, self.space, self.size, self.workers, self.preset = project, space, size, workers, preset
+        self.images: dict[Run, Tensor] = {}
+        self.vectors: dict[Run, Tensor] = {}
+
+    def measured(self, runs: list[Run]) -> dict[Run, dict[str, float]]:
+        """Bring all runs up to date and return their metrics."""
+        if not runs:
+            return {}
+        count = 0
+
+        def done(run: Run) -> None:
+            nonlocal count
+            count += 1
+            announce(f"compare {self.space}: {run} ({count} finished of {len(runs)} or fewer)")
+
+        announce(f"compare {self.space}: {len(runs)} runs")
+        if self.space == "2d":
+            outcomes = images_2d.outcomes(self.project, runs, self.size, self.workers, done)
+            return {run: self._of_images(run, outcomes[run]) for run in runs}
+        prompts = fields_3d.file_prompts(self.project, runs, self.size, self.preset)
+        fields_3d.make(self.project, prompts, self.workers, done)
+        return {run: self._of_field(run, prompts[run]) for run in runs}
+
+    def _of_images(self, run: Run, outcome: images_2d.Outcome) -> dict[str, float]:
+        images = checkpoint.load(outcome.path)["images"]
+        self.images[run] = images[:SHOWN]
+        cost = {"seconds": outcome.seconds / len(images), "evaluations": outcome.evaluations}
+        return measures.of_images(run.prompt, images) | cost
+
+    def _of_field(self, run: Run, prompt: Any) -> dict[str, float]:
+        views = fields_3d.render(self.project, prompt)
+        found, self.vectors[run] = measures.of_views(run.prompt, views)
+        self.images[run] = views.rgb[:: max(1, len(views.rgb) // SHOWN)][:SHOWN]
+        seconds = fields_3d.seconds(self.project, prompt)
+        cost = {"evaluations": fields_3d.evaluations(self.project, prompt, run)}
+        return found | cost | ({} if seconds is None else {"seconds": seconds})
+
+
+def _add_diversity(found: dict[Run, dict[str, float]], vectors: dict[Run, Tensor]) -> None:
+    """Add the diversity over the seeds of a prompt to each of its runs."""
+    for (method, text), rows in fields_3d.vectors_by_prompt({run: vectors[run] for run in found}).items():
+        if len(rows) > 1:
+            values = measures.diversity_of_objects(text, rows)
+            for run in found:
+                if (run.method, run.prompt) == (method, text):
+                    found[run] |= values
+
+
+def text(form: str, spaces: list[Space]) -> str:
+    """Return the tables in Markdown."""
+    parts = []
+    for space in spaces:
+        parts.append(f"## {TITLES[space.name]}\n\n{space.note} {NOTES[form]}".rstrip())
+        parts.append(summary.table(space.means, space.scales))
+        if space.differences:
+            parts.append(f"Difference to {REFERENCE}, for the same prompt and seed:")
+            parts.append(summary.differences_table(space.differences))
+    return "\n\n".join(parts)
+
+
+def section(space: Space) -> Section:
+    """Return the part of the page about one space."""
+    means = space.means
+    names = [name for name in summary.COLUMNS if any(name in row for row in means.values())]
+    prompts, first = list(dict.fromkeys(run.prompt for run in space.found)), min(run.seed for run in space.found)
+    images = {(run.method, run.prompt): batch for run, batch in space.images.items() if run.seed == first}
+    return Section(
+        title=TITLES[space.name],
+        note=space.note,
+        prompts=prompts,
+        columns=[summary.COLUMNS[name][0] for name in names],
+        rows=[(method, space.scales[method], [row.get(name) for name in names]) for method, row in means.items()],
+        reference=REFERENCE,
+        differences=[(d.method, summary.COLUMNS[d.metric][0], d.interval, d.verdict) for d in space.differences],
+        images=[(method, [images[method, prompt] for prompt in prompts]) for method in space.scales],
+    )
+
+
+def _write(project: Project, form: str, spaces: list[Space], out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": revision(project.root),
+        "command": shlex.join(["prolific", *sys.argv[1:]]),
+    }
+    values = facts | {
+        "form": form,
+        **{
+            space.name: {
+                "size": asdict(space.size),
+                "scales": space.scales,
+                **summary.as_json(space.means, space.differences),
+                "runs": [asdict(run) | {"metrics": metrics} for run, metrics in space.found.items()],
+            }
+            for space in spaces
+        },
+    }
+    head = f"{facts['date']}, commit `{facts['commit']}`: `{facts['command']}`"
+    files = [out / "compare.md", out / "compare.json", out / "compare.html"]
+    write_atomically(files[0], f"# Comparison of guidance methods\n\n{head}\n\n{text(form, spaces)}\n".encode())
+    write_json(files[1], values)
+    write_atomically(files[2], comparison.page(facts, NOTES[form], [section(space) for space in spaces]).encode())
+    for space in spaces:
+        tracked = {f"{m} {name}": value.mean for m, row in space.means.items() for name, value in row.items()}
+        parameters = {f"scale {m}": scale for m, scale in space.scales.items()} | asdict(space.size)
+        remember(project, "compare", f"{form} {space.name} {sorted(space.scales)}", parameters, tracked, files)

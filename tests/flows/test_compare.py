@@ -1,0 +1,132 @@
+"""`prolific compare`: which runs it makes, what it calls a difference, and its page. Runs of all methods are slow."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from flows.benchmarks.comparison import compare, images_2d, plan, summary
+from flows.benchmarks.comparison.plan import Run, Size
+from flows.reporting import comparison
+from prolific_core.metrics.intervals import Interval
+from prolific_core.toybox.world.draw import parse
+from tests.support import tiny_pipeline
+
+SIZE = Size(prompts=2, seeds=3, evaluations=100, scales=(1.0, 7.5), tuning_prompts=2, particles=2)
+
+
+def test_scales_are_chosen_with_prompts_and_seeds_that_are_not_in_a_table():
+    runs = plan.tuning(["sds", "vsd"], SIZE)
+    assert len(runs) == len(set(runs)) == 2 * 2 * 2
+    for sizes in plan.SIZES.values():
+        for size in sizes.values():
+            assert size.prompts <= len(plan.PROMPTS) and size.tuning_prompts <= len(plan.TUNING_PROMPTS)
+    assert {run.prompt for run in runs}.isdisjoint(plan.PROMPTS) and {run.seed for run in runs} == {plan.TUNING_SEED}
+    assert all(parse(text) for text in (*plan.PROMPTS, *plan.TUNING_PROMPTS))
+    excess = {run: {"sds": 8.5 - run.scale, "vsd": run.scale}[run.method] for run in runs}
+    assert plan.best_scales(["sds", "vsd"], SIZE, excess) == {"sds": 7.5, "vsd": 1.0}
+
+
+def test_a_single_scale_needs_no_runs():
+    size = Size(1, 1, 100, (4.0,))
+    assert plan.tuning(["sds"], size) == [] and plan.best_scales(["sds"], size, {}) == {"sds": 4.0}
+
+
+def test_an_interrupted_table_has_all_methods():
+    runs = plan.table_runs({"sds": 1.0, "vsd": 7.5}, ["a red mug", "a blue cube"], 2)
+    assert len(runs) == len(set(runs)) == 8
+    assert {(run.method, run.scale) for run in runs[:2]} == {("sds", 1.0), ("vsd", 7.5)}
+    assert {run.seed for run in runs[:4]} == {0}
+
+
+def results(**offsets: float) -> dict[Run, dict[str, float]]:
+    """Return the metrics of runs whose excess is that of vsd plus an offset and a little noise."""
+    random = np.random.default_rng(0)
+    return {
+        Run(method, 7.5, prompt, seed): {
+            "excess": prompt_excess + offset + 0.1 * random.normal(),
+            "diversity": 0.5,
+            "evaluations": 100.0,
+        }
+        for prompt, prompt_excess in (("a red mug", 0.0), ("a blue cube", 5.0), ("a green cone", 9.0))
+        for seed in range(3)
+        for method, offset in {"vsd": 0.0, **offsets}.items()
+    }
+
+
+def test_a_difference_smaller_than_its_interval_is_none():
+    rows = summary.differences(results(sds=2.0, csd=-2.0, ism=0.0), "vsd")
+    verdicts = {(row.method, row.metric): row.verdict for row in rows}
+    # Prompts differ by more than methods, but runs of the same prompt and seed are compared.
+    assert verdicts["sds", "excess"] == "worse" and verdicts["csd", "excess"] == "better"
+    assert verdicts["ism", "excess"] == verdicts["sds", "diversity"] == "none"
+    one = {run: values for run, values in results(sds=2.0).items() if run.prompt == "a red mug" and run.seed == 0}
+    assert {row.verdict for row in summary.differences(one, "vsd")} == {"none"}  # there is no interval
+
+
+def test_a_metric_that_some_prompts_do_not_have_is_averaged_over_the_others():
+    found = results()
+    for run in found:
+        if run.prompt == "a red mug":
+            found[run]["fronts"] = 2.0
+    assert summary.means(found)["vsd"]["fronts"].mean == 2.0
+    del found[next(run for run in found if "fronts" in found[run])]["fronts"]
+    assert "fronts" not in summary.means(found)["vsd"]  # incomplete
+
+
+def space(**offsets: float) -> compare.Space:
+    found = results(**offsets)
+    images = {run: torch.rand(4, 3, 8, 8) for run in found}
+    return compare.Space("2d", SIZE, dict.fromkeys(["vsd", *offsets], 7.5), found, images)
+
+
+def test_the_table_and_the_page_show_means_intervals_and_verdicts():
+    part = space(sds=2.0)
+    text = compare.text("quick", [part])
+    assert (
+        "Smoke test, no conclusions" in text
+        and "Prompts: 3; seeds: 3; about 100 U-Net evaluations per image, 2 images" in text
+    )
+    assert "worse" in text and "0.50 (" not in text  # a constant has no interval
+    facts = {"date": "2026-01-01", "commit": "<script>", "command": "prolific compare"}
+    page = comparison.page(facts, "a note", [compare.section(part)])
+    assert page.count("data:image/png;base64,") == 2 * 3 and "&lt;script&gt;" in page and "<script>alert" not in page
+    assert "a note" in page and ">worse</td>" in page
+
+
+def test_an_interval_is_shown_only_if_there_is_one():
+    assert summary._cell(Interval(1.0, 1.0, 1.0), "excess") == "1.00"
+    assert summary._cell(Interval(1.0, 0.5, 1.5), "excess") == "1.00 (0.50 to 1.50)"
+    assert summary._cell(Interval(1234.4, 1000.0, 1500.0), "seconds") == "1234 (1000 to 1500)"
+    assert summary._cell(None, "excess") == ""
+
+
+def test_a_run_in_2d_has_as_many_evaluations_as_all_others_and_is_kept(tmp_path):
+    prior = str(tiny_pipeline.make(tmp_path / "prior"))
+    made = {}
+    for method in ("sds", "vsd", "asd"):
+        run = Run(method, 7.5, "a red mug", 0)
+        folder = tmp_path / method
+        made[method] = images_2d._perform(images_2d.Work(run, folder, prior, "float32", 1, 2, 36))
+        assert images_2d._kept(folder) == made[method]
+        assert not list(folder.glob("state-*"))
+    assert {name: outcome.steps for name, outcome in made.items()} == {"sds": 18, "vsd": 6, "asd": 12}
+    assert {outcome.evaluations for outcome in made.values()} == {36.0}
+    made["sds"].path.unlink()
+    assert images_2d._kept(tmp_path / "sds") is None
+
+
+@pytest.mark.slow
+def test_a_comparison_in_2d_from_the_command_to_the_page(clone):
+    arguments = ["compare", "--quick", "--space", "2d", "--methods", "sds,csd", "--seeds", "1", "--out", "page"]
+    done = clone.prolific(*arguments)
+    assert done.returncode == 0, done.stderr
+    values = json.loads((clone.root / "page" / "compare.json").read_text())["2d"]
+    assert set(values["means"]) == {"sds", "csd"} and len(values["runs"]) == 4
+    runs = sorted(Path(clone.root).rglob("run.json"))
+    assert len(runs) == 4 + 4  # two scales and two methods with one prompt, and two prompts
+    before = [path.stat().st_mtime_ns for path in runs]
+    assert clone.prolific(*arguments).returncode == 0
+    assert [path.stat().st_mtime_ns for path in runs] == before
