@@ -301,7 +301,9 @@ class GeometryConfig(StageConfig):
     grid_resolution: int = Field(default=128, ge=8, le=512)  # cubes per side
     # Half the side of the grid's box, in world units; objects have radius 0.5. null measures the box of the field.
     extent: Positive | None = None
-    density_threshold: Positive | None = 2.5  # null selects the best match to the field's silhouettes
+    # Density at the surface per world unit. null places the surface of an object where its inside begins to be hidden
+    # (`scenes/optical_depth.py`), at the level that best matches the field's silhouettes.
+    density_threshold: Positive | None = 2.5
     learning_rate: Rate = 5e-3  # of the signed distances and the deformation
     normal_consistency: Weight = 5000.0
     laplacian: Weight = 0.05
@@ -318,6 +320,9 @@ class TextureConfig(StageConfig):
     """Stage 4: optimise the colours of the fixed mesh by VSD."""
 
     steps: Steps = 30_000
+    # Steps before the guidance, in which the colours are fitted to the renders of the radiance field; see
+    # `scenes/colour_fit.py`. 0 starts from the field's colours at the points of the surface.
+    fit_steps: int = Field(default=200, ge=0, le=100_000)
     grid_learning_rate: Rate = 1e-2
     network_learning_rate: Rate = 1e-3
     random_background: Fraction = 0.5  # probability of a random plain background instead of white
@@ -331,6 +336,11 @@ class ExportConfig(Section):
 
     faces: int = Field(default=40_000, ge=100, le=5_000_000)  # maximum number, enforced by decimation
     texture_size: int = Field(default=2048, ge=64, le=8192)  # pixels
+    # Time limit of the unwrapping in seconds. xatlas takes minutes for hundreds of thousands of faces.
+    unwrap_seconds: float = Field(default=600.0, gt=0, le=86_400)
+    # `unlit` for colours that contain light and shadow, as those of a 2D prior do. `lit` for colours of the surface
+    # alone, which a viewer then lights: a rough, non-metallic material.
+    material: Literal["unlit", "lit"] = "unlit"
     smoothing: int = Field(default=0, ge=0, le=100)  # Taubin iterations
     component_fraction: Fraction = 0.05  # components smaller than this fraction of the largest one are removed
     # Point of the object that is the origin of the files: `center` is the centre of the box in which the object was

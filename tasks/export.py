@@ -1,11 +1,7 @@
-"""Stage 5: clean, unwrap and texture the meshes, and export them as OBJ (with MTL and PNG) and GLB."""
+"""Stage 5: clean, unwrap and texture the meshes, and export them as OBJ (with MTL and PNG), GLB and PLY."""
 
-import torch
-
-from prolific_core.mesh.bake import bake
-from prolific_core.mesh.clean import clean
-from prolific_core.mesh.export import feet, write_glb, write_obj
-from prolific_core.mesh.unwrap import unwrap
+from prolific_core.mesh.asset import finish
+from prolific_core.mesh.export import feet, write_glb, write_obj, write_ply
 from prolific_core.scenes import store
 from tasks.runtime.stage import Stage
 
@@ -16,20 +12,12 @@ def run(stage: Stage) -> dict:
     meshes = store.load_meshes(stage.input("geometry"), stage.device)
     sizes = []
     for index, ((vertices, faces), field) in enumerate(zip(meshes, fields, strict=True)):
-        vertices, faces = clean(
-            vertices.cpu().numpy(),
-            faces.cpu().numpy(),
-            config.faces,
-            component_fraction=config.component_fraction,
-            smoothing=config.smoothing,
-        )
-        mesh = unwrap(vertices, faces, config.texture_size)
-        with torch.no_grad():
-            texture = bake(field.colour, mesh.vertices, mesh.faces, mesh.uvs, config.texture_size, device=stage.device)
-        name = "mesh" if index == 0 else f"mesh_{index}"
-        origin = feet(mesh.vertices) if config.origin == "feet" else None
-        write_obj(stage.output / f"{name}.obj", mesh, texture, origin)
-        write_glb(stage.output / f"{name}.glb", mesh, texture, origin)
+        asset = finish(vertices, faces, field.colour, config)
+        path = stage.output / ("mesh" if index == 0 else f"mesh_{index}")
+        origin = feet(asset.vertices) if config.origin == "feet" else None
+        write_ply(path.with_suffix(".ply"), asset.vertices, asset.faces, asset.colours, origin)
+        write_obj(path.with_suffix(".obj"), asset.mesh, asset.texture, origin)
+        write_glb(path.with_suffix(".glb"), asset.mesh, asset.texture, origin, unlit=config.material == "unlit")
         stage.progress(index + 1, len(meshes))
-        sizes.append(len(faces))
+        sizes.append(len(asset.faces))
     return {"faces": sum(sizes) / len(sizes)}

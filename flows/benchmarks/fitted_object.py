@@ -6,14 +6,13 @@ field of a finished run, the result has an opaque shape, empty space around it, 
 two.
 """
 
-import math
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from prolific_core.config import FieldConfig
+from prolific_core.mesh.inside import winding_reference
 from prolific_core.scenes.radiance_field import RadianceField
 from prolific_core.seeding import generator
 from prolific_core.toybox.world import draw as world
@@ -24,22 +23,6 @@ PROMPT = "a red mug"
 THICKNESS, EMPTY = 0.02, 0.3
 # The grid of winding numbers covers [-EXTENT, EXTENT]^3 with GRID points per axis. Objects have radius 0.5.
 EXTENT, GRID = 0.55, 48
-
-
-def winding(points: Tensor, corners: Tensor, chunk: int = 2_000_000) -> Tensor:
-    """Compute the winding numbers (N,) of a closed triangle mesh (F, 3, 3) around points (N, 3).
-
-    They are 0 outside the mesh and 1 or more inside it. A winding number is the sum of the signed solid angles divided
-    by 4 pi (Van Oosterom and Strackee 1983, eq. 8).
-    """
-    total = []
-    for piece in points.split(max(1, chunk // len(corners))):
-        a, b, c = (corners[None] - piece[:, None, None]).unbind(2)
-        la, lb, lc = a.norm(dim=-1), b.norm(dim=-1), c.norm(dim=-1)
-        volume = (a * torch.linalg.cross(b, c)).sum(-1)
-        edges = la * lb * lc + (a * b).sum(-1) * lc + (b * c).sum(-1) * la + (c * a).sum(-1) * lb
-        total.append(torch.atan2(volume, edges).sum(1) / (2 * math.pi))
-    return torch.cat(total)
 
 
 class Truth:
@@ -53,7 +36,7 @@ class Truth:
         self.areas = torch.linalg.cross(b - a, c - a).norm(dim=-1)
         # Winding numbers are expensive to compute, so they are computed once on a grid and interpolated.
         side = torch.linspace(-EXTENT, EXTENT, GRID)
-        grid = winding(torch.cartesian_prod(side, side, side), self.corners)
+        grid = winding_reference(torch.cartesian_prod(side, side, side), self.corners)
         self.grid = (grid > 0.5).float().view(1, 1, GRID, GRID, GRID).transpose(2, 4)  # grid_sample expects [z, y, x]
         self.anchors = self.surface(1000, draw)
 

@@ -1,11 +1,12 @@
-"""The commands `prolific bench quality`, `guidance`, `theory`, `render`, `gpu` and `pipeline`."""
+"""The commands `prolific bench quality`, `guidance`, `theory`, `render`, `asset`, `gpu` and `pipeline`."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.cli.options import PRESET_HELP, Json, complete_preset
+from flows.cli.options import PRESET_HELP, Json, Settings, complete_preset
 from prolific_core.discovery import guidance_methods
 from tasks.runtime.console import announce
 
@@ -117,6 +118,49 @@ def render(
 
     numbers = render.bench(repetitions)
     _show(render.table(numbers), numbers, json)
+
+
+@app.command()
+def asset(
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PROMPT", help="Use this prompt instead of the twelve default prompts. This option can be repeated."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="The seed of the true objects.")] = 0,
+    preset: Annotated[str, typer.Option(metavar="NAME", help=PRESET_HELP, autocompletion=complete_preset)] = "demo",
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the GLB files to this folder.")] = None,
+    json: Json = False,
+) -> None:
+    """Measure what is lost between a radiance field and the exported mesh.
+
+    The fields are fitted to true renders, without a prior. This takes about ten minutes.
+    """
+    from flows.prompt_store import create
+    from prolific_core.errors import InputError
+    from prolific_core.prompts import Prompt
+    from prolific_core.toybox.world.captions import parse
+    from tasks.runtime import machine
+    from tasks.runtime.project import Project
+
+    project = Project.find()
+    sections = create.settings(settings or [])
+    values = project.config(Prompt(id="bench-asset", text="a red mug", preset=preset, sections=sections))
+    machine.threads(values.system.threads)
+    from flows.benchmarks import asset
+
+    prompts = prompt or list(asset.PROMPTS)
+    for text in prompts:
+        if parse(text) is None:
+            raise InputError(f"the prompt must name one object and one colour of the Toybox world, got {text!r}")
+    machine.set_up_torch(values.system.threads, "cpu")
+    rows = []
+    for text in prompts:
+        announce(f"fitting a field to {text}")
+        rows += asset.bench(values, [text], seed, out)
+    _show(asset.table(rows), rows, json, **asset.medians(rows))
 
 
 @app.command()

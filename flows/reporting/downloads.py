@@ -14,6 +14,7 @@ from tasks.runtime.project import ResolvedPrompt
 
 _KINDS = {
     ".glb": "model with its texture, for engines, browsers and Blender",
+    ".ply": "model with colours at its vertices, without seams",
     ".obj": "model as text, with the material and texture below",
     ".zip": "model as OBJ, with material and texture",
     ".mtl": "material of the OBJ",
@@ -56,7 +57,7 @@ def embedded(resolved: ResolvedPrompt) -> list[Download]:
             data = _zip([path, path.with_suffix(".mtl"), path.with_suffix(".png")])
             found.append(Download(f"{path.stem}-obj.zip", _KINDS[".zip"], file_size(len(data)), inline(data, ".zip")))
         elif path.suffix != ".mtl":
-            found.append(_download(path, inline(path) if path.suffix == ".json" else ""))
+            found.append(_download(path, inline(path) if path.suffix in (".json", ".ply") else ""))
     return found
 
 
@@ -68,7 +69,7 @@ def by_particle(paths: Iterable[Path]) -> list[Path]:
 def _files(resolved: ResolvedPrompt) -> list[Path]:
     exported, evaluated = resolved.output("export"), resolved.output("evaluate")
     return [
-        *(path for kind in ("glb", "obj", "mtl", "png") for path in by_particle(exported.glob(f"mesh*.{kind}"))),
+        *(path for kind in ("glb", "ply", "obj", "mtl", "png") for path in by_particle(exported.glob(f"mesh*.{kind}"))),
         *by_particle(evaluated.glob("turntable*.mp4")),
         *by_particle(evaluated.glob("contact*.png")),
         *(path for path in [evaluated / "metrics.json"] if path.is_file()),

@@ -7,6 +7,9 @@ from jaxtyping import Float, Int
 
 from prolific_core.mesh.extract import EmptyMesh
 
+#: Largest number of edges around a hole that is closed, and number of attempts.
+LARGEST_HOLE, CLOSING_PASSES = 1000, 3
+
 
 def clean(
     vertices: Float[np.ndarray, "vertices 3"],
@@ -18,7 +21,7 @@ def clean(
 ) -> tuple[Float[np.ndarray, "kept 3"], Int[np.ndarray, "fewer 3"]]:
     """Repair, smooth and decimate a mesh with pymeshlab, and drop its small components.
 
-    The result is bitwise reproducible.
+    A mesh that was closed, with outward-facing faces, stays so. The result is bitwise reproducible.
 
     Args:
         vertices: Vertex positions (V, 3).
@@ -42,6 +45,7 @@ def clean(
         raise EmptyMesh("cannot clean a mesh that has no faces")
     if not np.isfinite(vertices).all():
         raise EmptyMesh("cannot clean the mesh: all vertex positions must be finite")
+    closed = _is_closed(faces)
     work = pymeshlab.MeshSet(verbose=False)
     work.add_mesh(pymeshlab.Mesh(vertices, faces.astype(np.int32)))
     # If a grid point lies on the surface, marching tetrahedra produces vertices that coincide up to rounding error, and
@@ -58,6 +62,8 @@ def clean(
             targetfacenum=max_faces, preservenormal=True, preservetopology=True, planarquadric=True, autoclean=True
         )
         _repair(work)
+    if closed:
+        _close(work)
     work.meshing_remove_unreferenced_vertices()
     vertices, faces = _arrays(work)
     if len(faces) == 0:
@@ -89,6 +95,28 @@ def keep_large_components(
     _, label = connected_components(links, directed=False)
     size = np.bincount(label[faces[:, 0]])
     return vertices, faces[size[label[faces[:, 0]]] >= fraction * size.max()]
+
+
+def _is_closed(faces: np.ndarray) -> bool:
+    """Return whether every edge has two faces, in opposite directions."""
+    edges = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
+    directed, count = np.unique(edges, axis=0, return_counts=True)
+    backwards = np.unique(directed[:, ::-1], axis=0)
+    return bool((count == 1).all()) and np.array_equal(directed, backwards)
+
+
+def _close(work) -> None:
+    """Close the holes that repairs have left, and orient the faces outwards."""
+    if _is_closed(work.current_mesh().face_matrix()):
+        return
+    for _ in range(CLOSING_PASSES):  # removing non-manifold edges may open other holes
+        work.meshing_close_holes(maxholesize=LARGEST_HOLE, newfaceselected=False)
+        _repair(work)
+        if _is_closed(work.current_mesh().face_matrix()):
+            break
+    work.meshing_re_orient_faces_coherently()
+    if work.get_geometric_measures()["mesh_volume"] < 0:
+        work.meshing_invert_face_orientation(forceflip=True)
 
 
 def _repair(work) -> None:

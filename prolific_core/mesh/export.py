@@ -1,6 +1,6 @@
-"""Export of textured meshes as OBJ (with material and PNG) and GLB, and loading of GLB files.
+"""Export of meshes as OBJ (with material and PNG), GLB and PLY, and loading of GLB files.
 
-Both formats have the same axes, y up and the front at +z, and therefore the same vertices. Each file is written under a
+All formats have the same axes, y up and the front at +z, and therefore the same vertices. Each file is written under a
 temporary name and then renamed, so it is either complete or absent. The same mesh always gives the same bytes.
 """
 
@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from prolific_core.files import write_atomically
 from prolific_core.mesh.glb import glb_bytes, png_bytes, read_glb, to_y_up
 from prolific_core.mesh.textured_view import TexturedView
 from prolific_core.mesh.unwrap import UnwrappedMesh
+from prolific_core.render.mesh.raster import vertex_normals
 
 
 def feet(vertices: Float[np.ndarray, "vertices 3"]) -> Float[np.ndarray, " 3"]:
@@ -67,6 +68,7 @@ def write_glb(
     mesh: UnwrappedMesh,
     texture: Shaped[np.ndarray, "size size 3"],
     origin: Float[np.ndarray, " 3"] | None = None,
+    unlit: bool = True,
 ) -> Path:
     """Write a binary glTF file with y up and an embedded texture.
 
@@ -75,12 +77,55 @@ def write_glb(
         mesh: The unwrapped mesh in world axes (z up).
         texture: Texture (T, T, 3), float in [0, 1] or uint8; row 0 is the top.
         origin: World point that becomes the origin of the file; None keeps the world origin.
+        unlit: Whether the texture contains the shading; see `glb.glb_bytes`.
 
     Returns:
         The path of the file.
     """
     path = Path(path)
-    write_atomically(path, glb_bytes(mesh, texture, origin))
+    write_atomically(path, glb_bytes(mesh, texture, origin, unlit))
+    return path
+
+
+def write_ply(
+    path: str | Path,
+    vertices: Float[np.ndarray, "vertices 3"],
+    faces: Int[np.ndarray, "faces 3"],
+    colours: Float[np.ndarray, "vertices 3"],
+    origin: Float[np.ndarray, " 3"] | None = None,
+) -> Path:
+    """Write a binary PLY file with y up, normals and colours of the vertices.
+
+    Unlike the mesh of the other formats, it has no seams, so that it is watertight if the surface is.
+
+    Args:
+        path: Path of the PLY file.
+        vertices: Vertex positions (V, 3) in world axes (z up).
+        faces: Vertex indices (F, 3).
+        colours: Colours (V, 3) in [0, 1].
+        origin: World point that becomes the origin of the file; None keeps the world origin.
+
+    Returns:
+        The path of the file.
+    """
+    path = Path(path)
+    normals = vertex_normals(torch.as_tensor(vertices).float(), torch.as_tensor(faces).long()).numpy()
+    position = np.dtype([(name, "<f4") for name in ("x", "y", "z", "nx", "ny", "nz")])
+    row = np.dtype(position.descr + [(name, "u1") for name in ("red", "green", "blue")])
+    table = np.empty(len(vertices), row)
+    placed = to_y_up(vertices if origin is None else vertices - origin)
+    values = np.concatenate([placed, to_y_up(normals)], 1)
+    for index, name in enumerate(position.names or ()):
+        table[name] = values[:, index]
+    for index, name in enumerate(("red", "green", "blue")):
+        table[name] = (np.clip(colours[:, index], 0, 1) * 255 + 0.5).astype(np.uint8)
+    corners = np.empty(len(faces), np.dtype([("count", "u1"), ("corners", "<i4", 3)]))
+    corners["count"], corners["corners"] = 3, faces
+    header = ["ply", "format binary_little_endian 1.0", "comment prolific", f"element vertex {len(vertices)}"]
+    header += [f"property float {name}" for name in position.names or ()]
+    header += [f"property uchar {name}" for name in ("red", "green", "blue")]
+    header += [f"element face {len(faces)}", "property list uchar int vertex_indices", "end_header"]
+    write_atomically(path, ("\n".join(header) + "\n").encode() + table.tobytes() + corners.tobytes())
     return path
 
 

@@ -1,8 +1,9 @@
 """Encoding and decoding of binary glTF 2.0 with one textured triangle mesh.
 
 World axes have z up and the front at +x, while glTF has y up and the front at +z, so (x, y, z) becomes (y, z, x). The
-texture already contains the shading, so the material uses `KHR_materials_unlit`; viewers that do not support this
-extension render a rough, non-metallic surface. The same mesh always gives the same bytes.
+material is a metallic-roughness one, rough and not metallic. If the texture already contains the shading, it also has
+`KHR_materials_unlit`, which viewers that do not support this extension ignore. The same mesh always gives the same
+bytes.
 """
 
 import io
@@ -48,6 +49,7 @@ def glb_bytes(
     mesh: UnwrappedMesh,
     texture: Shaped[np.ndarray, "size size 3"],
     origin: Float[np.ndarray, " 3"] | None = None,
+    unlit: bool = True,
 ) -> bytes:
     """Encode a mesh and its texture as a GLB file with a JSON chunk and a binary chunk (glTF 2.0, section 4).
 
@@ -56,6 +58,7 @@ def glb_bytes(
         texture: Texture (T, T, 3), float in [0, 1] or uint8; row 0 is the top.
         origin: World point that becomes the origin of the file; None keeps the world origin. The file records it in the
             `extras` of its node, so that `read_glb` returns world coordinates.
+        unlit: Whether the texture contains the shading. If not, viewers light a rough, non-metallic surface.
 
     Returns:
         The contents of the file.
@@ -89,7 +92,6 @@ def glb_bytes(
     names = [block[0] for block in blocks]
     document = {
         "asset": {"version": "2.0", "generator": "prolific"},
-        "extensionsUsed": ["KHR_materials_unlit"],
         "scene": 0,
         "scenes": [{"nodes": [0]}],
         "nodes": [node],
@@ -113,7 +115,6 @@ def glb_bytes(
                     "metallicFactor": 0.0,
                     "roughnessFactor": 1.0,
                 },
-                "extensions": {"KHR_materials_unlit": {}},
             }
         ],
         "textures": [{"sampler": 0, "source": 0}],
@@ -124,6 +125,9 @@ def glb_bytes(
         "bufferViews": views,
         "buffers": [{"byteLength": len(body)}],
     }
+    if unlit:
+        document["extensionsUsed"] = ["KHR_materials_unlit"]
+        document["materials"][0]["extensions"] = {"KHR_materials_unlit": {}}
     text = json.dumps(document, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 4)
     chunks = struct.pack("<II", len(text), 0x4E4F534A) + text + struct.pack("<II", len(body), 0x004E4942) + body

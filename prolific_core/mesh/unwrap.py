@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from prolific_core.mesh.atlas import atlas
 from prolific_core.mesh.extract import EmptyMesh
 from prolific_core.render.mesh.raster import vertex_normals
 
@@ -45,6 +46,7 @@ def unwrap(
     faces: Int[np.ndarray, "faces 3"],
     texture_size: int = 1024,
     margin: int = 1,
+    seconds: float | None = None,
 ) -> UnwrappedMesh:
     """Compute texture coordinates for one square texture.
 
@@ -55,34 +57,31 @@ def unwrap(
         faces: Vertex indices (F, 3).
         texture_size: Height and width of the texture in texels.
         margin: Half of the minimum distance in texels between two charts.
+        seconds: Time limit, for which xatlas runs in a process of its own; None for no limit.
 
     Returns:
         The mesh cut along the seams between charts, with texture coordinates and normals.
 
     Raises:
         EmptyMesh: If the mesh has no faces.
+        AtlasTimeout: If xatlas has not finished in time.
     """
-    import xatlas
-
     if len(faces) == 0:
         raise EmptyMesh("cannot unwrap a mesh that has no faces")
     vertices, faces = np.asarray(vertices), np.asarray(faces)
-    atlas = xatlas.Atlas()
-    atlas.add_mesh(np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.uint32))
-    charts, layout = xatlas.ChartOptions(), xatlas.PackOptions()
-    charts.max_iterations = 1
-    # The time to flatten a chart is quadratic in its number of faces. This limit adds a few seams but reduces the time
-    # from minutes to seconds. Smaller charts would have longer borders, which the texture pays for with its area.
-    charts.max_chart_area = _area(vertices, faces) / max(16, len(faces) / FACES_PER_CHART)
-    layout.resolution = texture_size
-    # The atlas becomes up to 1.4 times as large as this resolution and is scaled to the texture.
-    layout.padding = 3 * margin
-    layout.bilinear = True
-    layout.bruteForce = True  # takes seconds more and covers a tenth more of the texture
-    atlas.generate(charts, layout)
-    source, new_faces, uvs = atlas[0]
-    source, new_faces, normals = source.astype(np.int64), new_faces.astype(np.int64), _normals(vertices, faces)
-    return UnwrappedMesh(np.asarray(vertices, np.float32)[source], new_faces, uvs.astype(np.float32), normals[source])
+    source, new_faces, uvs = atlas(
+        vertices,
+        faces,
+        # The time to flatten a chart is quadratic in its number of faces. This limit adds a few seams but reduces the
+        # time from minutes to seconds. Smaller charts would have longer borders, which cost area of the texture.
+        max_chart_area=_area(vertices, faces) / max(16, len(faces) / FACES_PER_CHART),
+        resolution=texture_size,
+        # The atlas becomes up to 1.4 times as large as this resolution and is scaled to the texture.
+        padding=3 * margin,
+        seconds=seconds,
+    )
+    normals = _normals(vertices, faces)
+    return UnwrappedMesh(np.asarray(vertices, np.float32)[source], new_faces, uvs, normals[source])
 
 
 def _normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from prolific_core.cameras import Cameras
 from prolific_core.config import GeometryConfig
+from prolific_core.mesh.components import drop_floaters, fill_hollows
 from prolific_core.mesh.extract import EmptyMesh, marching_tetrahedra
 from prolific_core.mesh.losses import laplacian_smoothness, normal_consistency
 from prolific_core.mesh.tetrahedra import boundary_mask, grid_points, sdf_sign_loss
@@ -24,9 +25,6 @@ from prolific_core.render.result import Render
 from prolific_core.scenes.base import Scene
 
 log = logging.getLogger(__name__)
-
-#: Lowest density per world unit that `matching_threshold` tries. At this density, an object is half transparent.
-LOWEST_THRESHOLD = 0.5
 
 
 class TetrahedralSurface(nn.Module, Scene):
@@ -44,7 +42,7 @@ class TetrahedralSurface(nn.Module, Scene):
         train_config: Learning rate and regulariser weights.
 
     Attributes:
-        threshold: Density at which `from_density` placed the surface.
+        threshold: Value at which `from_values` placed the surface.
 
     Raises:
         ValueError: `resolution` is below 2, or `extent` is not positive.
@@ -83,44 +81,73 @@ class TetrahedralSurface(nn.Module, Scene):
         resolution: int,
         extent: float,
         *,
-        component_fraction: float = 0.05,
-        smoothing: int = 0,
         device: str | torch.device = "cpu",
-        backend: str = "auto",
         chunk: int = 65536,
-        train_config: GeometryConfig | None = None,
+        **options: Any,
     ) -> "TetrahedralSurface":
         """Return the surface at which the density equals the threshold.
 
-        The signed distance is density / threshold - 1, clamped to [-1, 1]. Division by the threshold keeps values near
+        Args:
+            density_fn: Function from world points (N, 3) to densities (N,) or (N, 1), at least 0.
+            threshold: Density at the surface per world unit.
+            resolution: Number of cubes per side.
+            extent: Half the side of the grid's box in world units.
+            device: Device of the surface.
+            chunk: Number of points that are evaluated at once.
+            options: Further arguments of `from_values`.
+
+        Raises:
+            EmptyMesh: The surface is empty. The message names the cause.
+        """
+        density = values_on_grid(density_fn, resolution, extent, device=device, chunk=chunk)
+        return cls.from_values(density, threshold, resolution, extent, **options)
+
+    @classmethod
+    def from_values(
+        cls,
+        values: Float[Tensor, " points"],
+        threshold: float,
+        resolution: int,
+        extent: float,
+        *,
+        component_fraction: float = 0.05,
+        fill: bool = False,
+        smoothing: int = 0,
+        backend: str = "auto",
+        train_config: GeometryConfig | None = None,
+    ) -> "TetrahedralSurface":
+        """Return the surface at which values that increase inwards, such as densities, equal the threshold.
+
+        The signed distance is value / threshold - 1, clamped to [-1, 1]. Division by the threshold keeps values near
         the surface inside the clamped range. The plain difference would reach the limits within one cell of the
         surface, which causes terraces.
 
         Args:
-            density_fn: Function from world points (N, 3) to densities (N,) or (N, 1), at least 0.
-            threshold: Density at the surface per world unit. A threshold outside the range of the densities is
-                replaced; see `usable_threshold`.
-            resolution: Number of cubes per side.
+            values: Values ((R+1)^3,) at the grid's points, at least 0; see `mesh.tetrahedra.grid_points`.
+            threshold: Value at the surface. A threshold outside the range of the values is replaced; see
+                `usable_threshold`.
+            resolution: Number R of cubes per side.
             extent: Half the side of the grid's box in world units.
             component_fraction: Connected parts with fewer grid points than this fraction of the largest part
                 (floaters) are removed; 0 keeps all parts.
+            fill: Whether hollows without a connection to the outside are filled. They are the space in which the
+                cameras are if the scene is seen from inside.
             smoothing: Number of passes of a (1 2 1)/4 filter along each axis over the clamped signed distance. The
                 passes remove the steps caused by clamping but erode thin parts.
-            device: Device of the surface.
             backend: Visibility backend; see `render.mesh.raster.Visibility`.
-            chunk: Number of points that are evaluated at once.
             train_config: Training settings; see `TetrahedralSurface`.
 
         Raises:
             EmptyMesh: The surface is empty. The message names the cause.
         """
-        surface = cls(resolution, extent, backend, train_config).to(device)
+        surface = cls(resolution, extent, backend, train_config).to(values.device)
         with torch.no_grad():
-            density = torch.cat([density_fn(p).reshape(-1).float() for p in surface.points.split(chunk)])
-            surface.threshold = usable_threshold(density[~surface.boundary], threshold)
-            sdf = (density / surface.threshold - 1).clamp(-1, 1)
+            surface.threshold = usable_threshold(values[~surface.boundary], threshold)
+            sdf = (values / surface.threshold - 1).clamp(-1, 1)
             sdf = torch.where(surface.boundary, -sdf.abs().clamp(min=1e-3), sdf)
-            sdf = _drop_floaters(sdf.view((resolution + 1,) * 3), component_fraction)
+            sdf = drop_floaters(sdf.view((resolution + 1,) * 3), component_fraction)
+            if fill:
+                sdf = fill_hollows(sdf)
             for _ in range(smoothing):
                 sdf = _smooth(sdf)
             if not (sdf[1:-1, 1:-1, 1:-1] > 0).any():
@@ -191,43 +218,28 @@ class TetrahedralSurface(nn.Module, Scene):
 
 
 @torch.no_grad()
-def matching_threshold(
-    density_fn: Callable[[Tensor], Tensor],
-    opacity: Float[Tensor, "batch 1 side side"],
-    cameras: Cameras,
+def values_on_grid(
+    function: Callable[[Tensor], Tensor],
     resolution: int,
     extent: float,
-    **options: Any,
-) -> float:
-    """Return the density whose surface best matches the silhouettes of a field's renders.
-
-    Candidates are spaced by a factor of sqrt(2). The silhouettes of the result have the largest intersection over union
-    with opacity > 0.5. With a fixed threshold, the mesh would be too small for fields that are thinner than expected
-    and too large for denser ones.
+    *,
+    device: str | torch.device = "cpu",
+    chunk: int = 65536,
+) -> Float[Tensor, " points"]:
+    """Evaluate a function of world points (N, 3) with one value per point at the points of a grid.
 
     Args:
-        density_fn: Function from world points (N, 3) to densities (N,) or (N, 1), at least 0.
-        opacity: Opacity (B, 1, S, S) of the field's renders.
-        cameras: The B cameras of these renders.
-        resolution: Number of cubes per side of the grid.
+        function: Function from world points (N, 3) to values (N,) or (N, 1).
+        resolution: Number R of cubes per side.
         extent: Half the side of the grid's box in world units.
-        options: Further arguments of `TetrahedralSurface.from_density`.
+        device: Device of the points.
+        chunk: Number of points that are evaluated at once.
+
+    Returns:
+        Values ((R+1)^3,), float32; see `mesh.tetrahedra.grid_points`.
     """
-    target = opacity > 0.5
-    best, result = -1.0, LOWEST_THRESHOLD
-    for threshold in LOWEST_THRESHOLD * 2 ** (torch.arange(16) / 2):
-        try:
-            surface = TetrahedralSurface.from_density(density_fn, float(threshold), resolution, extent, **options)
-        except EmptyMesh:
-            break
-        if surface.threshold != float(threshold):  # the field does not reach this density
-            break
-        covered = surface.render(cameras, opacity.shape[-1]).opacity > 0.5
-        union = (covered | target).sum()
-        overlap = float((covered & target).sum() / union) if union > 0 else 0.0
-        if overlap > best:
-            best, result = overlap, float(threshold)
-    return result
+    points = grid_points(resolution, extent, device)
+    return torch.cat([function(part).reshape(-1).float() for part in points.split(chunk)])
 
 
 def usable_threshold(density: Float[Tensor, " n"], threshold: float) -> float:
@@ -259,28 +271,6 @@ def usable_threshold(density: Float[Tensor, " n"], threshold: float) -> float:
     better = high / 2 if high <= threshold and low < high / 2 else (low + high) / 2
     log.warning("no surface at density %g (the densities range from %g to %g): using %g", threshold, low, high, better)
     return better
-
-
-def _drop_floaters(sdf: Tensor, fraction: float) -> Tensor:
-    """Flip the sign of the small 26-connected interior parts of a grid (n, n, n).
-
-    A part is small if it has fewer points than `fraction` times the largest part.
-    """
-    if fraction <= 0:
-        return sdf
-    import numpy as np
-    from scipy import ndimage
-
-    label, count = ndimage.label(  # pyright: ignore[reportGeneralTypeIssues] (untyped)
-        (sdf > 0).cpu().numpy(), structure=np.ones((3, 3, 3))
-    )
-    if count == 0:
-        return sdf
-    size = np.bincount(label.reshape(-1))
-    size[0] = 0
-    drop = size < fraction * size.max()
-    drop[0] = False
-    return torch.where(torch.from_numpy(drop[label]).to(sdf.device), -sdf, sdf)
 
 
 def _smooth(grid: Tensor) -> Tensor:

@@ -23,16 +23,6 @@ KEYS = [
 SMALL = FieldConfig(levels=4, log2_entries=14, max_resolution=64, hidden_width=16, samples_per_ray=128)
 
 
-def test_winding_numbers_separate_inside_from_outside():
-    trimesh = pytest.importorskip("trimesh")
-    box = trimesh.creation.box((1, 1, 1))
-    corners = torch.tensor(box.triangles, dtype=torch.float32)
-    points = torch.tensor([[0.0, 0, 0], [0.4, -0.4, 0.4], [0.6, 0, 0], [2.0, 2, 2]])
-    assert torch.allclose(fitted_object.winding(points, corners), torch.tensor([1.0, 1, 0, 0]), atol=1e-5)
-    twice = torch.cat([corners, corners * 0.9])  # a point inside two overlapping parts counts twice
-    assert fitted_object.winding(points[:1], twice).item() == pytest.approx(2, abs=1e-5)
-
-
 @pytest.mark.skipif(not backends.importable("warp"), reason="warp is not installed")
 def test_the_object_is_solid_and_the_rest_is_empty(monkeypatch):
     monkeypatch.setattr(fitted_object, "GRID", 24)

@@ -19,7 +19,6 @@ from prolific_core.render.mesh.raster import face_normals
 from prolific_core.scenes.measured_extent import measured_extent
 from prolific_core.scenes.surface import (
     TetrahedralSurface,
-    matching_threshold,
     usable_threshold,
 )
 
@@ -245,24 +244,6 @@ def test_a_vanished_surface_is_a_clear_error():
         surface.render(orbit(1, elevation=0.0, distance=1.5, fov=45.0), 16)
 
 
-def test_the_threshold_that_matches_the_images_is_found():
-    """A soft ball that has radius 0.4 in its images is meshed at radius 0.4, at whichever density that is."""
-    radius, sharpness, peak = 0.4, 20.0, 60.0
-    views = orbit(4, elevation=20, distance=1.6, fov=45)
-
-    def soft_ball(points):
-        return peak * torch.sigmoid((radius - points.norm(dim=-1)) * sharpness)
-
-    truth = TetrahedralSurface(32, 0.6)
-    with torch.no_grad():
-        truth.sdf.copy_(radius - truth.points.norm(dim=-1))
-        opacity = truth.render(views, 64).opacity
-    found = matching_threshold(soft_ball, opacity, views, 32, 0.6)
-    assert 20 < found < 45  # 30 at radius 0.4, and candidates are a factor 1.41 apart
-    size = TetrahedralSurface.from_density(soft_ball, found, 32, 0.6).extract()[0].norm(dim=-1).mean()
-    assert abs(float(size) - radius) < 0.02
-
-
 def test_the_box_of_the_surface_is_measured():
     """The box is 0.1 larger than the object, is not enlarged by floaters, and stays in the field's box."""
 
@@ -271,6 +252,9 @@ def test_the_box_of_the_surface_is_measured():
         floater = 0.05 - (points - torch.tensor([0.0, 0.9, 0.0])).norm(dim=-1)
         return 10 * torch.sigmoid(100 * torch.maximum(sphere, floater))
 
-    assert measured_extent(density, 2.5, 40, 1.0, component_fraction=0.0) == pytest.approx(1.0)
-    assert measured_extent(density, 2.5, 40, 1.0) == pytest.approx(0.65, abs=0.05)  # to +x: 0.2 + 0.35 + 0.1
-    assert measured_extent(lambda points: density(points, 0.9), 2.5, 40, 1.0) == 1.0
+    def extent(function, **options):
+        return measured_extent(TetrahedralSurface.from_density(function, 2.5, 40, 1.0, **options), 1.0)
+
+    assert extent(density, component_fraction=0.0) == pytest.approx(1.0)
+    assert extent(density) == pytest.approx(0.65, abs=0.05)  # to +x: 0.2 + 0.35 + 0.1
+    assert extent(lambda points: density(points, 0.9)) == 1.0
