@@ -1,5 +1,6 @@
 """Extraction of the surface of a radiance field, which is the start of the geometry stage."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,7 +89,7 @@ def matching_threshold(
 ) -> float:
     """Return the threshold whose surface best matches the silhouettes of a field's renders.
 
-    The silhouettes of the result have the largest intersection over union with opacity > 0.5. With a fixed threshold,
+    The opacity of the result has the smallest mean absolute difference from that of the field. With a fixed threshold,
     the mesh would be too small for fields that are thinner than expected and too large for denser ones.
 
     Args:
@@ -100,8 +101,7 @@ def matching_threshold(
         extent: Half the side of the grid's box in world units.
         options: Further arguments of `TetrahedralSurface.from_values`.
     """
-    target = opacity > 0.5
-    best, chosen = -1.0, 0
+    best, chosen = math.inf, 0
     for index, threshold in enumerate(candidates):
         if index > chosen + PATIENCE:
             break
@@ -111,9 +111,7 @@ def matching_threshold(
             break
         if surface.threshold != threshold:  # the field does not reach this value
             break
-        covered = surface.render(cameras, opacity.shape[-1]).opacity > 0.5
-        union = (covered | target).sum()
-        overlap = float((covered & target).sum() / union) if union > 0 else 0.0
-        if overlap > best:
-            best, chosen = overlap, index
+        difference = float((surface.render(cameras, opacity.shape[-1]).opacity - opacity).abs().mean())
+        if difference < best:
+            best, chosen = difference, index
     return candidates[chosen]
