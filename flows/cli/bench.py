@@ -1,4 +1,4 @@
-"""The commands `prolific bench quality`, `guidance`, `theory`, `render`, `asset`, `gpu` and `pipeline`."""
+"""The commands `prolific bench quality`, `guidance`, `theory`, `render`, `asset`, `raster`, `gpu` and `pipeline`."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -161,6 +161,24 @@ def asset(
         announce(f"fitting a field to {text}")
         rows += asset.bench(values, [text], seed, out)
     _show(asset.table(rows), rows, json, **asset.medians(rows))
+
+
+@app.command()
+def raster(
+    repetitions: Annotated[
+        int, typer.Option(metavar="N", min=1, max=1000, help="The number of repetitions of each call.")
+    ] = 3,
+    json: Json = False,
+) -> None:
+    """Measure the rendering of meshes of 1k to 200k faces at 128 to 1024 pixels."""
+    from tasks.runtime import machine
+
+    machine.threads(1)
+    announce("rendering meshes")
+    from flows.benchmarks import raster
+
+    numbers = raster.bench(repetitions)
+    _show(raster.table(numbers), numbers, json)
 
 
 @app.command()

@@ -63,7 +63,7 @@ def clean(
         )
         _repair(work)
     if closed:
-        _close(work)
+        close(work)
     work.meshing_remove_unreferenced_vertices()
     vertices, faces = _arrays(work)
     if len(faces) == 0:
@@ -105,8 +105,8 @@ def _is_closed(faces: np.ndarray) -> bool:
     return bool((count == 1).all()) and np.array_equal(directed, backwards)
 
 
-def _close(work) -> None:
-    """Close the holes that repairs have left, and orient the faces outwards."""
+def close(work) -> None:
+    """Close the holes that repairs have left in a `pymeshlab.MeshSet`, and orient the faces outwards."""
     if _is_closed(work.current_mesh().face_matrix()):
         return
     for _ in range(CLOSING_PASSES):  # removing non-manifold edges may open other holes

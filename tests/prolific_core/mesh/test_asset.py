@@ -12,7 +12,7 @@ from prolific_core.errors import ProlificError
 from prolific_core.mesh import atlas as atlas_module
 from prolific_core.mesh.asset import finish
 from prolific_core.mesh.atlas import AtlasTimeout
-from prolific_core.mesh.clean import clean
+from prolific_core.mesh.clean import clean, close
 from prolific_core.mesh.export import feet, write_ply
 from prolific_core.mesh.extract import marching_tetrahedra
 from prolific_core.mesh.glb import glb_bytes, to_y_up
@@ -43,6 +43,20 @@ def test_a_closed_surface_stays_closed_and_faces_outwards(seed, budget):
     mesh = trimesh.Trimesh(*clean(*noisy_mesh(seed), budget), process=False)
     assert mesh.is_watertight and mesh.is_winding_consistent
     assert mesh.volume > 0
+
+
+def test_holes_of_repairs_are_closed_and_faces_turned_outwards():
+    """A ball without ten of its faces and inside out becomes a ball again."""
+    import pymeshlab
+
+    ball = trimesh.creation.icosphere(2)
+    keep = np.setdiff1d(np.arange(len(ball.faces)), [0, 1, 2, 50, 51, 100, 150, 200, 250, 300])
+    work = pymeshlab.MeshSet(verbose=False)
+    work.add_mesh(pymeshlab.Mesh(ball.vertices, ball.faces[keep][:, ::-1].copy()))
+    close(work)
+    mesh = trimesh.Trimesh(work.current_mesh().vertex_matrix(), work.current_mesh().face_matrix(), process=False)
+    assert mesh.is_watertight and mesh.is_winding_consistent
+    assert mesh.volume == pytest.approx(ball.volume, rel=0.02)
 
 
 def test_an_open_surface_is_not_closed():
