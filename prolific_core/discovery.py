@@ -9,8 +9,10 @@ import importlib
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 _GUIDANCE = Path(__file__).parent / "guidance"
 
@@ -57,7 +59,7 @@ def own_scale(method: str) -> float | None:
     return None
 
 
-def options(name: str) -> type[BaseModel] | None:
+def options(name: str) -> "type[BaseModel] | None":
     """Return the class `Options` of a method or composition, or None if its module does not define one.
 
     Args:

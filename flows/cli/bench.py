@@ -46,7 +46,9 @@ def quality(
     seeds: Annotated[int, typer.Option(metavar="N", min=1, help="The number of seeds, starting from 0.")] = 3,
     method: Annotated[
         list[QualityMethod] | None,
-        typer.Option(help="Run this method instead of initial, sds and vsd. This option can be repeated."),
+        typer.Option(
+            help="Run only this method. This option can be repeated. By default, initial, sds and vsd are run."
+        ),
     ] = None,
     preset: Annotated[str, typer.Option(metavar="NAME", help=PRESET_HELP, autocompletion=complete_preset)] = "demo",
     json: Json = False,

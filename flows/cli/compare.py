@@ -34,7 +34,12 @@ def compare(
         typer.Option(help="Compare images, radiance fields or both. The default is 3d (--quick: both)."),
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A text file with one prompt of the Toybox world per line.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A text file with one prompt of the Toybox world per line. By default, the first 3 prompts of "
+            "`prolific bench quality` are used (--full: all 12).",
+        ),
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="The number of seeds, starting from 0. The default is 3.")
@@ -45,7 +50,8 @@ def compare(
             metavar="N",
             min=10,
             max=10_000_000,
-            help="The number of U-Net evaluations of each method, per image (2d) or radiance field (3d).",
+            help="The number of U-Net evaluations of each method, per image (2d) or radiance field (3d). The default "
+            "is 1,200 per image and 3,600 per field (--quick: 400 and 1,800).",
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A smoke test that allows no conclusions.")] = False,
@@ -61,8 +67,8 @@ def compare(
 ) -> None:
     """Compare guidance methods at equal cost, with intervals, against known truth.
 
-    The guidance scale of each method is chosen first, with prompts that are not in the table.
-    An interrupted comparison continues where it stopped.
+    The guidance scale of each method is chosen first, with prompts that are not
+    in the table. An interrupted comparison continues where it stopped.
 
     Examples:
     $ prolific compare --quick

@@ -20,6 +20,7 @@ _MEDIA_TYPES = {
     ".png": "image/png",
     ".mp4": "video/mp4",
     ".glb": "model/gltf-binary",
+    ".ply": "application/octet-stream",
     ".json": "application/json",
     ".zip": "application/zip",
 }

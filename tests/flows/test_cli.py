@@ -102,7 +102,10 @@ def test_completion_knows_commands_and_prompts(clone):
         (["generate", "x" * 10_000], "10000 characters; at most 1000"),
         (["generate", "a\nmug"], "control character"),
         (["prior", "sample", "a red mug", "--scale", "nan"], "'--scale'"),
-        (["generate", "a mug", "--preset", "../demo"], "no preset '../demo'; known: demo, paper, room, tiny"),
+        (
+            ["generate", "a mug", "--preset", "../demo"],
+            "no preset '../demo'; known: demo, paper, paper-fast, room, tiny",
+        ),
         (["generate", "a mug", "--seed", "-1"], "seed = -1"),
         (["generate", "a mug", "--particles", "0"], "initialise.particles = 0"),
         (["generate", "a mug", "--id", "../../x"], "not usable"),

@@ -9,6 +9,7 @@ import pytest
 from flows.benchmarks import quality
 from flows.benchmarks.quality import Row
 from flows.benchmarks.results import as_json
+from flows.reporting import html
 from prolific_core.errors import InputError
 from tasks.runtime.project import STAGES
 
@@ -156,6 +157,13 @@ def test_numbers_are_short(value, unit, shown):
     from flows.reporting.html import number
 
     assert number(value, unit) == shown
+
+
+@pytest.mark.parametrize("kind", [".glb", ".ply", ".zip", ".mp4", ".json", ".png"])
+def test_every_kind_of_download_can_be_part_of_a_page(tmp_path, kind):
+    path = tmp_path / f"mesh{kind}"
+    path.write_bytes(b"content")
+    assert html.inline(path).endswith(";base64,Y29udGVudA==")
 
 
 def test_a_page_has_no_empty_parts(project):
