@@ -133,7 +133,10 @@ def asset(
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="The seed of the true objects.")] = 0,
     preset: Annotated[str, typer.Option(metavar="NAME", help=PRESET_HELP, autocompletion=complete_preset)] = "demo",
     settings: Settings = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the GLB files to this folder.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write the GLB files to this folder. By default, none are written."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Measure what is lost between a radiance field and the exported mesh.
