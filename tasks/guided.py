@@ -36,12 +36,7 @@ def distil_stage(
     seed = stage.prompt.seed
     stage.status("loading the prior")
     prior = load_prior(**stage.config.prior.model_dump(), device=stage.device)
-    together = prior.views_together
-    if config.views % together or (together > 1 and not config.cameras.orbit):
-        raise InputError(
-            f"{stage.name}.cameras.orbit must be true for the multi-view model in prior.path, and {stage.name}.views "
-            f"must be {together} or a multiple"
-        )
+    check_views(config, stage.name, prior.views_together)
     guidance = base.build_guidance(
         prior, _guidance(stage, config), stage.prompt.text, generator=generator(seed, stage.name, "score model")
     )
@@ -74,6 +69,15 @@ def distil_stage(
         preview_at=kept,
     )
     stage.fractions(timer.fractions())
+
+
+def check_views(config: StageConfig, name: str, together: int) -> None:
+    """Raise an InputError if the views of a step do not fit a prior that denoises `together` views of an orbit."""
+    if config.views % together or (together > 1 and not config.cameras.orbit):
+        raise InputError(
+            f"{name}.cameras.orbit must be true for the multi-view model in prior.path, and {name}.views must be "
+            f"{together} or a multiple"
+        )
 
 
 def state_file(stage: Stage) -> Path:

@@ -47,6 +47,7 @@ def sample(
     shared = _shared_config()
     warn(project, prompt, shared)
     announce("loading the prior")
+    from prolific_core.cameras import orbit
     from prolific_core.prior.load import load_prior
     from prolific_core.seeding import generator
     from prolific_core.visualisation import contact_sheet
@@ -55,6 +56,7 @@ def sample(
 
     device = set_up_torch(shared.system.threads, shared.system.device)
     prior = load_prior(shared.prior.path, device=device, dtype=shared.prior.dtype)
+    prior.observe(orbit(prior.views_together, elevation=15, distance=1.4, fov=45).c2w.to(device))
     announce(f"sampling {count} images")
     images = prior.sample([prompt] * count, scale=scale, steps=steps, generator=generator(seed, "sample"))
     save_png(out, contact_sheet(images.cpu(), columns=min(count, 8)))

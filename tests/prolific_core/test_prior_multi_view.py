@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from prolific_core import cameras
-from prolific_core.config import CameraConfig, GuidanceConfig, ScoreConfig
+from prolific_core.config import CameraConfig, GuidanceConfig, ScoreConfig, StageConfig
 from prolific_core.errors import InputError
 from prolific_core.guidance.base import build_guidance
 from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.prior.load import load_prior
 from prolific_core.prior.multi_view import MultiViewDiffusion, camera_numbers
 from prolific_core.seeding import generator
+from tasks.guided import check_views
 from tests.support import tiny_multi_view
 
 PROMPT = "a red mug"
@@ -94,5 +95,10 @@ def test_what_does_not_fit_is_one_line(folder, prior):
         prior.observe(orbits().c2w[:3])
     with pytest.raises(InputError, match="must observe the cameras of its 4 views first"):
         load_prior(str(folder)).conditions(prior.embed([PROMPT] * 4))
+    for views, orbit in ((4, False), (3, True)):
+        stage = StageConfig(steps=1, views=views, cameras=CameraConfig(orbit=orbit))
+        with pytest.raises(InputError, match="^nerf.cameras.orbit must be true .* nerf.views must be 4 or a multiple$"):
+            check_views(stage, "nerf", 4)
+        check_views(stage, "nerf", 1)
     with pytest.raises(InputError, match="more conditions than a text"):
         LatentDiffusion.load(str(folder))

@@ -2,12 +2,13 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from prolific_core import cameras, memory
-from prolific_core.config import CameraConfig, GuidanceConfig, ScoreConfig
+from prolific_core.config import CameraConfig, Config, GuidanceConfig, PriorConfig, ScoreConfig
 from prolific_core.errors import InputError
 from prolific_core.guidance.base import build_guidance
 from prolific_core.prior import location
@@ -16,6 +17,7 @@ from prolific_core.prior.latent_diffusion_xl import LatentDiffusionXL
 from prolific_core.prior.load import load_prior
 from prolific_core.scenes.image import ImageScene
 from prolific_core.seeding import generator
+from tasks.runtime.project import models_of
 from tests.support import tiny_pipeline, tiny_xl
 
 PROMPT = "a red mug"
@@ -111,3 +113,11 @@ def test_kinds_are_told_apart(folder, tmp_path):
     (refiner / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(InputError, match="is a StableDiffusionXLImg2ImgPipeline; supported are"):
         load_prior(str(refiner))
+
+
+def test_a_stage_depends_on_both_text_encoders(folder):
+    config = Config(prior=PriorConfig(path=str(folder)))
+    models = models_of("nerf", Path(folder).parent, config)
+    assert {Path(model).name for model in models} == {
+        *("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae")
+    }
