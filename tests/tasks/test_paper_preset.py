@@ -35,9 +35,10 @@ def project(tmp_path_factory):
     v_prior = tiny_pipeline.make(root / "sd-v", prediction="v_prediction", seed=1)
     preset["prior"]["path"] = str(prior)  # in float16, as the preset has it
     preset["system"] = {"device": "cpu"}
-    for name in ("nerf", "texture"):
-        assert preset[name]["guidance"]["score"]["base"] == "stabilityai/stable-diffusion-2-1"
-        preset[name]["guidance"]["score"]["base"] = str(v_prior)
+    scores = [preset[name]["guidance"]["score"] for name in ("nerf", "texture")]
+    assert [score["base"] for score in scores] == ["stabilityai/stable-diffusion-2-1"] * 2
+    for score in scores:
+        score["base"] = str(v_prior)
     preset["evaluate"]["scorer"] = str(prior / "scorer")
     for name, values in SMALLER.items():
         preset[name] = {**(preset[name] or {}), **values}
@@ -61,6 +62,7 @@ def test_every_stage_takes_a_step_with_the_papers_values(project):
     assert config.geometry.guidance.method == "sds" and config.geometry.guidance.scale == 100
     assert config.geometry.grid_resolution == 128
     assert (config.nerf.guidance.score.rank, config.nerf.guidance.score.learning_rate) == (4, 1e-4)
+    assert config.texture.guidance.score == config.nerf.guidance.score
     for name in STAGES:
         stage.run(project, name, "a-red-mug")
         folder = project.output("a-red-mug", name)
