@@ -100,6 +100,23 @@ def bumpy_sphere(faces: int) -> tuple[Tensor, Tensor]:
     return vertices, torch.cat(parts)
 
 
+class _Found(Visibility):
+    """Visibility whose result is known, so that the search is not timed.
+
+    Args:
+        vertices: Vertex positions (V, 3).
+        faces: Vertex indices (F, 3).
+        found: Face (B, H, W) along each ray.
+    """
+
+    def __init__(self, vertices: Tensor, faces: Tensor, found: Tensor):
+        super().__init__(vertices, faces)
+        self.found = found
+
+    def __call__(self, origins: Tensor, directions: Tensor) -> Tensor:
+        return self.found
+
+
 def bench(repetitions: int = 3, sides: Sequence[int] = SIDES, faces: Sequence[int] = FACES) -> Numbers:
     """Measure all sizes and return the metrics.
 
@@ -137,13 +154,10 @@ def _measure(faces: int, side: int, repetitions: int) -> Row:
         return visibility, Edges.of(triangles)
 
     visibility, edges = build()
-    seen = visibility(*rays)
-
-    def known(origins: Tensor, directions: Tensor) -> Tensor:
-        return seen
+    found = _Found(vertices, triangles, visibility(*rays))
 
     def image(points: Tensor, painted: Tensor) -> Tensor:
-        hits = trace(known, points, triangles, *rays)  # pyright: ignore[reportArgumentType] (the same call)
+        hits = trace(found, points, triangles, *rays)
         both = torch.cat([vertex_normals(points, triangles), painted], 1)
         return antialias(
             hits.image(interpolate(both, triangles, hits.face, hits.barycentrics)),
