@@ -90,6 +90,7 @@ def test_the_table_and_the_page_show_means_intervals_and_verdicts():
     assert (
         "Smoke test, no conclusions" in text
         and "Prompts: 3; seeds: 3; about 100 U-Net evaluations per image, 2 images" in text
+        and "Scales, chosen with other prompts: 1, 7.5." in text
     )
     assert "worse" in text and "0.50 (" not in text  # a constant has no interval
     facts = {"date": "2026-01-01", "commit": "<script>", "command": "prolific compare"}
