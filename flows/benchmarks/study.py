@@ -7,6 +7,7 @@ study continues where it stopped.
 import hashlib
 import json
 import os
+import re
 import time
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -18,6 +19,7 @@ from torch import Tensor
 import prolific_core
 from flows.benchmarks import results
 from prolific_core import checkpoint, prompts
+from prolific_core.discovery import guidance_methods
 from prolific_core.errors import InputError
 from prolific_core.experiments import study_2d as study
 from prolific_core.files import write_atomically, write_json
@@ -144,6 +146,20 @@ def true_renders(text: str, count: int) -> Tensor:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
 
 
+def _method(name: str) -> study.Method:
+    """Return a method of the study by its name, or any guidance method by its name and scale, such as "ism 7.5"."""
+    known = {method.name: method for method in study.METHODS + study.SAVINGS}
+    if name in known:
+        return known[name]
+    kind, _, scale = name.partition(" ")
+    if kind not in guidance_methods() or not re.fullmatch(r"\d+(\.\d+)?", scale):
+        raise InputError(
+            f"no method {name!r}; known: {', '.join(known)}; or a guidance method and its scale, such as 'csd 7.5', of "
+            f"{', '.join(guidance_methods())}"
+        )
+    return study.Method(name, kind, float(scale))
+
+
 def run(
     project: Project, form: str, *, texts: list[str] | None, methods: list[str] | None, out: Path, **changed
 ) -> list[study.Row]:
@@ -155,12 +171,9 @@ def run(
     settings = replace(settings, **{name: value for name, value in changed.items() if value is not None})
     if settings.particles < 2:
         raise InputError(f"--particles must be at least 2 to measure diversity, got {settings.particles}")
-    known = {method.name: method for method in study.METHODS + study.SAVINGS}
-    for name in methods or []:
-        if name not in known:
-            raise InputError(f"no method {name!r}; known: {', '.join(known)}")
+    chosen = [_method(name) for name in methods] if methods else list(study.METHODS)
     texts = texts or list(PROMPTS[:count])
-    work = Study(project, texts, [known[name] for name in methods] if methods else list(study.METHODS), settings)
+    work = Study(project, texts, chosen, settings)
     rows, images = work.run()
     out.mkdir(parents=True, exist_ok=True)
     files = [out / "study.md", out / "study.json", out / "study.png"]

@@ -1,7 +1,6 @@
 """Where particles end on priors whose scores are known in closed form (`prolific bench theory`)."""
 
 from flows.benchmarks import results
-from prolific_core.discovery import guidance_methods
 from prolific_core.experiments import theory
 from tasks.runtime import machine
 from tasks.runtime.console import Console
@@ -17,14 +16,14 @@ COLUMNS = {
 }
 
 
-def bench(steps: int) -> list[theory.Row]:
-    """Run every guidance method at each scale and return one row for each."""
+def bench(steps: int, methods: list[str]) -> list[theory.Row]:
+    """Run the guidance methods at each scale, show each row as it is finished, and return the rows."""
     machine.set_up_torch(1, "cpu")
     console, rows = Console("bench theory"), []
-    for method in guidance_methods():
+    for method in methods:
         for scale in SCALES:
-            console.note(f"{method} at {scale:g}")
             rows.append(theory.row(method, scale, steps))
+            console.note(table(rows[-1:]).splitlines()[-1])
     return rows
 
 

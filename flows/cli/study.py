@@ -27,7 +27,8 @@ def study(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help='Run only this method, for example "vsd 7.5". This option can be repeated. By default, all are run.',
+            help='Run only this method, for example "vsd 7.5" or any guidance method and scale, such as "csd 10". This '
+            "option can be repeated. By default, those of the paper are run.",
         ),
     ] = None,
     particles: Annotated[

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from flows.benchmarks import study
 from flows.benchmarks.comparison import compare, images_2d, plan, summary
 from flows.benchmarks.comparison.plan import Run, Size
 from flows.reporting import comparison
+from prolific_core.errors import InputError
 from prolific_core.metrics.intervals import Interval
 from prolific_core.toybox.world.draw import parse
 from tests.support import tiny_pipeline
@@ -88,6 +90,7 @@ def test_the_table_and_the_page_show_means_intervals_and_verdicts():
     assert (
         "Smoke test, no conclusions" in text
         and "Prompts: 3; seeds: 3; about 100 U-Net evaluations per image, 2 images" in text
+        and "Scales, chosen with other prompts: 1, 7.5." in text
     )
     assert "worse" in text and "0.50 (" not in text  # a constant has no interval
     facts = {"date": "2026-01-01", "commit": "<script>", "command": "prolific compare"}
@@ -116,6 +119,14 @@ def test_a_run_in_2d_has_as_many_evaluations_as_all_others_and_is_kept(tmp_path)
     assert {outcome.evaluations for outcome in made.values()} == {36.0}
     made["sds"].path.unlink()
     assert images_2d._kept(tmp_path / "sds") is None
+
+
+def test_the_study_takes_any_guidance_method_with_a_scale():
+    assert study._method("vsd 7.5, n = 1").shared is False
+    assert (study._method("ism 12.5").kind, study._method("ism 12.5").scale) == ("ism", 12.5)
+    for name in ("ism", "magic 7.5", "ism 1e3", "ism -1"):
+        with pytest.raises(InputError, match="no method"):
+            study._method(name)
 
 
 @pytest.mark.slow

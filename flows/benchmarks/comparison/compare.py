@@ -54,10 +54,13 @@ class Space:
 
     @property
     def note(self) -> str:
-        """Sentence about the number of runs and their cost."""
+        """Sentences about the number of runs, their cost and the scales from which each method's was chosen."""
         prompts, size = len({run.prompt for run in self.found}), self.size
         per = f"image, {size.particles} images per run" if self.name == "2d" else "radiance field"
-        return f"Prompts: {prompts}; seeds: {size.seeds}; about {size.evaluations} U-Net evaluations per {per}."
+        tried = ", ".join(f"{scale:g}" for scale in size.scales)
+        chosen = f"Scales, chosen with other prompts: {tried}." if len(size.scales) > 1 else f"Only scale: {tried}."
+        cost = f"about {size.evaluations} U-Net evaluations per {per}"
+        return f"Prompts: {prompts}; seeds: {size.seeds}; {cost}. {chosen}"
 
     @property
     def differences(self) -> list[summary.Difference]:
