@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from prefect import flow
 from prefect.runtime import flow_run
 
+from flows.cluster import head
 from flows.generate import generate
 from flows.orchestration import artifacts, dvc_runner, preflight, run_status, work_pool
 from flows.orchestration.prefect_runtime import run_flow
@@ -84,13 +85,20 @@ def _run(
     if pool is None:
         run_prompt = _local_runner(names, workers)
     else:
-        workers, run_prompt = work_pool.MAX_RUNS, work_pool.runner(project, pool, names)
+        workers, run_prompt = work_pool.MAX_RUNS, _pool_runner(project, names, pool)
     state = _Sweep(project, ids, run_prompt, max_failures)
     with state.board:
         _threads(state.bring_up_to_date, ids, workers, lambda: state.board.say(_farewell(state.board, pool)))
     rows = [state.rows.get(id, Row(id, "waiting")) for id in ids]
     artifacts.table("sweep-results", [_cells(row) for row in rows], _counts(rows))
     return rows
+
+
+def _pool_runner(project: Project, names: list[str], pool: str) -> RunPrompt:
+    """Return a function that runs prompts on a pool, whose workers share this folder or have clones of their own."""
+    if head.CLONES in work_pool.deployment(pool).tags:
+        return work_pool.runner(project, pool, head.FromClones(project, names))
+    return work_pool.runner(project, pool, work_pool.Submission(names))
 
 
 def _local_runner(names: list[str], workers: int) -> RunPrompt:

@@ -1,12 +1,21 @@
 """The commands `prolific sweep`, `prolific worker` and `prolific deploy`, which run many prompts."""
 
 import sys
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from flows.cli.options import Force, Names
 from prolific_core.errors import InputError
+
+
+class PoolType(StrEnum):
+    """Types of work pools whose workers have clones of their own; as in flows/cluster/pools.py."""
+
+    PROCESS = "process"
+    DOCKER = "docker"
+    KUBERNETES = "kubernetes"
 
 
 def sweep(
@@ -102,12 +111,36 @@ def worker(
     return work(Project.find(), pool, devices, slots)
 
 
-def deploy() -> None:
-    """Create the work pool, the deployments in prefect.yaml and an automation on a Prefect server.
+def deploy(
+    pool: Annotated[str, typer.Option(metavar="NAME", help="The work pool.")] = "gpu",
+    kind: Annotated[
+        PoolType | None,
+        typer.Option(
+            "--type",
+            help="Workers have clones of their own, and run prompts as processes, Docker containers or Kubernetes jobs. "
+            "By default, they share this folder.",
+        ),
+    ] = None,
+) -> None:
+    """Create a work pool, its deployments and an automation on a Prefect server.
 
-    The server is the one of `prolific server`, or the one at PREFECT_API_URL.
+    The server is the one of `prolific server`, or the one at PREFECT_API_URL. For workers that share this folder, the
+    deployments are those in prefect.yaml.
+
+    Examples:
+    $ prolific deploy
+    $ prolific deploy --pool cluster --type process
     """
-    from flows.orchestration import deploy as deployment
     from tasks.runtime.project import Project
 
-    deployment.deploy(Project.find())
+    project = Project.find()
+    if kind is not None:
+        from flows.cluster import pools
+
+        pools.create(project, pool, pools.PoolType(kind.value))
+        return
+    if pool != "gpu":
+        raise InputError("--pool without --type: prefect.yaml holds the deployments of the pool `gpu`; edit it, or add --type")
+    from flows.orchestration import deploy as deployment
+
+    deployment.deploy(project)

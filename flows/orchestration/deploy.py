@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import psutil
 
@@ -18,7 +19,7 @@ from tasks.runtime.gpus import visible
 from tasks.runtime.project import Project
 
 SILENCE = 90  # seconds without a heartbeat (sent every 30 s) before a run is marked as crashed
-PATIENCE = 15  # seconds to wait for workers to exit before they are killed
+PATIENCE = 30  # seconds to wait for workers to exit, and to hand over checkpoints, before they are killed
 HEAD = "head"  # work queue for sweeps, which need no GPU because they only wait for other runs
 ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
 
@@ -64,13 +65,13 @@ def deploy(project: Project, pool: str = "gpu") -> None:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip(" │╭╰╮╯─")]
         raise ProlificError(f"prefect deploy failed: {' '.join(lines[-3:])}")
     print(f"deployments generate/{pool}, sweep/nightly (prefect.yaml)")
-    _automation()
+    create_automation()
     print(f"automation  runs without a heartbeat for {SILENCE} s are marked as crashed")
     print(f"server      {mask(url)}")
     print(f"\nstart workers with: prolific worker --pool {pool} --gpus 0,1 (without a GPU: --slots 1)")
 
 
-def _automation() -> None:
+def create_automation() -> None:
     """Create or update the automation that marks lost runs as crashed.
 
     Without it, the state of a run whose machine died would remain "running".
@@ -145,12 +146,24 @@ def _worker(project: Project, pool: str, name: str, queue: str, gpu: str | None,
         env={
             **os.environ,
             "PROLIFIC_ROOT": str(project.root),
+            **_clone(project, name),
             **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}),
         },
         stdin=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C must not reach the worker directly, because `_stop` sends it a signal
         preexec_fn=machine.die_with_parent,
     )
+
+
+def _clone(project: Project, name: str) -> dict[str, str]:
+    """Return the environment for runs in a clone of the worker's own (flows/cluster), which the first run makes."""
+    found = subprocess.run(["git", "remote", "get-url", "origin"], cwd=project.root, capture_output=True, text=True)
+    here = str(Path(sys.executable).parent)
+    return {
+        "PROLIFIC_WORKSPACE": str(project.state / "workspaces" / name),
+        "PROLIFIC_REPOSITORY": os.environ.get("PROLIFIC_REPOSITORY") or found.stdout.strip(),
+        "PATH": os.pathsep.join([here, os.environ.get("PATH", "")]),  # Prefect's steps run `python`
+    }
 
 
 def _stop(workers: list[subprocess.Popen]) -> None:
