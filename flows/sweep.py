@@ -82,23 +82,27 @@ def _run(
 ) -> list[Row]:
     for id in ids:
         run_status.write(project, id, RunStatus("waiting"))
+    submission = None
     if pool is None:
         run_prompt = _local_runner(names, workers)
     else:
-        workers, run_prompt = work_pool.MAX_RUNS, _pool_runner(project, names, pool)
+        submission = _submission(project, names, ids, pool)
+        workers, run_prompt = work_pool.MAX_RUNS, work_pool.runner(project, pool, submission)
     state = _Sweep(project, ids, run_prompt, max_failures)
     with state.board:
         _threads(state.bring_up_to_date, ids, workers, lambda: state.board.say(_farewell(state.board, pool)))
+    if submission:
+        submission.finish()
     rows = [state.rows.get(id, Row(id, "waiting")) for id in ids]
     artifacts.table("sweep-results", [_cells(row) for row in rows], _counts(rows))
     return rows
 
 
-def _pool_runner(project: Project, names: list[str], pool: str) -> RunPrompt:
-    """Return a function that runs prompts on a pool, whose workers share this folder or have clones of their own."""
+def _submission(project: Project, names: list[str], ids: list[str], pool: str) -> work_pool.Submission:
+    """Return what runs on a pool are started with, whose workers share this folder or have clones of their own."""
     if head.CLONES in work_pool.deployment(pool).tags:
-        return work_pool.runner(project, pool, head.FromClones(project, names))
-    return work_pool.runner(project, pool, work_pool.Submission(names))
+        return head.FromClones(project, names, ids)
+    return work_pool.Submission(names)
 
 
 def _local_runner(names: list[str], workers: int) -> RunPrompt:

@@ -117,7 +117,7 @@ def deploy(
         PoolType | None,
         typer.Option(
             "--type",
-            help="Workers have clones of their own, and run prompts as processes, Docker containers or Kubernetes jobs. "
+            help="Workers have clones of their own, and run prompts as processes, in Docker or on Kubernetes. "
             "By default, they share this folder.",
         ),
     ] = None,
@@ -140,7 +140,9 @@ def deploy(
         pools.create(project, pool, pools.PoolType(kind.value))
         return
     if pool != "gpu":
-        raise InputError("--pool without --type: prefect.yaml holds the deployments of the pool `gpu`; edit it, or add --type")
+        raise InputError(
+            "--pool without --type: prefect.yaml holds the deployments of the pool `gpu`; edit it, or add --type"
+        )
     from flows.orchestration import deploy as deployment
 
     deployment.deploy(project)

@@ -101,7 +101,9 @@ def _dvc(action: str, ids: list[str]) -> int:
     from dvc.repo import Repo
 
     with Repo(".", _wait_for_lock=True) as repo:  # pyright: ignore[reportCallIssue]
-        if action == "push" and (folders := [path[: -len(".dvc")] for path in states if Path(path[: -len(".dvc")]).is_dir()]):
+        if action == "push" and (
+            folders := [path[: -len(".dvc")] for path in states if Path(path[: -len(".dvc")]).is_dir()]
+        ):
             repo.add(folders)  # pyright: ignore[reportAttributeAccessIssue]
         targets = [*pipelines, *(path for path in states if Path(path).is_file())]
         if not targets:

@@ -99,7 +99,11 @@ def url(root: Path) -> str:
             f"workers with clones of their own need a git remote named '{REMOTE}' that this clone can push to; "
             f"add it: git remote add {REMOTE} ADDRESS"
         ) from None
-    if mask(found) != found and "@" in found.partition("://")[2].partition("/")[0] and ":" in found.partition("://")[2].partition("@")[0]:
+    if (
+        mask(found) != found
+        and "@" in found.partition("://")[2].partition("/")[0]
+        and ":" in found.partition("://")[2].partition("@")[0]
+    ):
         raise InputError(
             f"the address of the git remote '{REMOTE}' contains a password; remove it, and give git the password by a "
             "credential helper or use SSH"

@@ -55,7 +55,9 @@ class Message:
 
 def describe(project: Project, id: str, revision: str, complete: bool) -> Message:
     """Return the message for a prompt's outputs and records as they are now."""
-    ends = [records.end_of(project.stage_state(id, stage) / "records.jsonl", project.output(id, stage)) for stage in STAGES]
+    ends = [
+        records.end_of(project.stage_state(id, stage) / "records.jsonl", project.output(id, stage)) for stage in STAGES
+    ]
     paths = [project.output(id, stage) / "metrics.json" for stage, spec in STAGES.items() if spec.metrics]
     return Message(
         id,

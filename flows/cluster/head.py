@@ -7,6 +7,7 @@ from flows.cluster import dvc_transfer, handover, revision, workspace
 from flows.orchestration import run_status
 from flows.orchestration.run_status import RunStatus
 from flows.orchestration.work_pool import Submission
+from flows.reporting import gallery, report
 from prolific_core.errors import ProlificError
 from tasks.runtime.locks import prompt_lock
 from tasks.runtime.project import STAGES, Project
@@ -18,9 +19,12 @@ BATCH = 50  # maximum number of prompts that are collected at once
 class FromClones(Submission):
     """Runs at one revision of the project, whose results are collected from git and from DVC's remote."""
 
-    def __init__(self, project: Project, names: list[str]):
+    def __init__(self, project: Project, names: list[str], ids: list[str]):
         super().__init__(names)
         self.project = project
+        begun = [id for id in ids if (project.prompt_folder(id) / "dvc.lock").is_file()]
+        if begun:
+            dvc_transfer.push(project, begun, state=False)  # stages that this clone has made need not run again
         self.revision = revision.publish(project)
         self.collector = Collector(project, self.revision)
 
@@ -44,6 +48,9 @@ class FromClones(Submission):
 
     def collect(self, id: str) -> None:
         self.collector.collect(id)
+
+    def finish(self) -> None:
+        gallery.write(self.project)
 
 
 class Collector:
@@ -84,7 +91,9 @@ class Collector:
             if message and message.complete and message.revision == self.revision:
                 messages[id] = message
             else:
-                self._failures[id] = ProlificError(f"the run of {id} has completed, but its results were not handed over")
+                self._failures[id] = ProlificError(
+                    f"the run of {id} has completed, but its results were not handed over"
+                )
         for id in messages:
             with prompt_lock(self.project, id, lambda text: None):
                 handover.write_files(self.project, id, commits[id], handover.FILES[1:])
@@ -92,6 +101,7 @@ class Collector:
         for id, message in messages.items():
             dvc_transfer.install_state(self.project, id)
             if self.project.finished_stages(id) == len(STAGES):
+                report.write(self.project.resolve(id))
                 run_status.write(self.project, id, RunStatus("done", seconds=message.seconds))
             else:
                 self._failures[id] = ProlificError(

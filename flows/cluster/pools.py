@@ -89,7 +89,7 @@ START = {
 
 
 def job_template(project: Project, kind: PoolType) -> dict[str, Any]:
-    """Return the base job template of a work pool: Prefect's own for its type, changed as deploy/pools/<type>.yaml says.
+    """Return the base job template of a work pool: Prefect's own, changed by deploy/pools/<type>.yaml.
 
     An empty dictionary stands for Prefect's template without changes.
     """

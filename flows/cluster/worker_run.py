@@ -71,9 +71,9 @@ def _lease(id: str) -> Iterator[None]:
     from prefect.exceptions import ObjectAlreadyExists
 
     name = f"prolific-{id}"
-    with get_client(sync_client=True) as client:
-        with contextlib.suppress(ObjectAlreadyExists):  # two workers may create it at once
-            client.upsert_global_concurrency_limit_by_name(name, 1)
+    # Two workers may create it at once.
+    with get_client(sync_client=True) as client, contextlib.suppress(ObjectAlreadyExists):
+        client.upsert_global_concurrency_limit_by_name(name, 1)
     seconds = float(os.environ.get(LEASE, 300))
     with concurrency(name, lease_duration=seconds, strict=True, raise_on_lease_renewal_failure=True):
         yield

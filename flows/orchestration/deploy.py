@@ -159,8 +159,9 @@ def _clone(project: Project, name: str) -> dict[str, str]:
     """Return the environment for runs in a clone of the worker's own (flows/cluster), which the first run makes."""
     found = subprocess.run(["git", "remote", "get-url", "origin"], cwd=project.root, capture_output=True, text=True)
     here = str(Path(sys.executable).parent)
+    workspaces = Path(os.environ.get("PROLIFIC_WORKSPACES") or project.state / "workspaces")
     return {
-        "PROLIFIC_WORKSPACE": str(project.state / "workspaces" / name),
+        "PROLIFIC_WORKSPACE": str(workspaces / name),
         "PROLIFIC_REPOSITORY": os.environ.get("PROLIFIC_REPOSITORY") or found.stdout.strip(),
         "PATH": os.pathsep.join([here, os.environ.get("PATH", "")]),  # Prefect's steps run `python`
     }

@@ -42,6 +42,9 @@ class Submission:
     def collect(self, id: str) -> None:
         """Fetch the results of a run that has completed."""
 
+    def finish(self) -> None:
+        """Do what remains when all runs have ended."""
+
 
 def deployment(pool: str):
     """Return the deployment generate/<pool>. Raises an InputError if the server has none."""

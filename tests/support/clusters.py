@@ -17,7 +17,9 @@ def make_remotes(root: Path, folder: Path, dvc_url: str = "", **settings: str) -
     with open(root / ".dvc" / "config", "a") as file:
         file.write(f"['remote \"store\"']\n    url = {dvc_url or folder / 'store'}\n")
         file.writelines(f"    {name} = {value}\n" for name, value in settings.items())
-    (root / ".dvc" / "config").write_text((root / ".dvc" / "config").read_text().replace("[core]", "[core]\n    remote = store", 1))
+    (root / ".dvc" / "config").write_text(
+        (root / ".dvc" / "config").read_text().replace("[core]", "[core]\n    remote = store", 1)
+    )
     git(root, "add", ".")
     git(root, "commit", "--quiet", "--message", "A project")
     git(root, "remote", "add", "origin", str(repository))
