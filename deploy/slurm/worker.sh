@@ -4,14 +4,15 @@
 #
 #   sbatch --array=0-7 deploy/slurm/worker.sh gpu
 #
-# Slurm sends SIGTERM 120 seconds before the time limit, and when it preempts a job. The worker hands over the checkpoint
-# of its prompt, and another worker goes on from it. Each job keeps its clone on the node's own disk.
+# Slurm sends SIGTERM to this script 120 seconds before the time limit (and before a preemption, if the cluster has
+# PreemptParameters=send_user_signal). The worker then hands over the checkpoint of its prompt, and another worker goes
+# on from it. Each job keeps its clone on the node's own disk.
 #SBATCH --job-name=prolific
 #SBATCH --gpus=1
 #SBATCH --cpus-per-task=4
 #SBATCH --mem=24G
 #SBATCH --time=08:00:00
-#SBATCH --signal=TERM@120
+#SBATCH --signal=B:TERM@120
 #SBATCH --requeue
 #SBATCH --output=%x-%A_%a.log
 set -eu
@@ -21,5 +22,7 @@ set -eu
 export PREFECT_API_URL PREFECT_API_AUTH_STRING MLFLOW_TRACKING_URI AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY
 export PROLIFIC_WORKSPACES="${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/prolific-$SLURM_JOB_ID"
 
-# `srun` forwards the signal to the worker, which the batch script itself would not.
-exec srun .venv/bin/prolific worker --pool "${1:-gpu}"
+# The script alone receives the signal, and passes it on to `prolific worker`, which stops its run before Prefect's worker.
+.venv/bin/prolific worker --pool "${1:-gpu}" &
+trap 'kill -TERM $!' TERM
+wait $! || wait $!

@@ -42,9 +42,9 @@ def create(project: Project, pool: str, kind: PoolType) -> None:
     repository = git.url(project.root)
     template = job_template(project, kind)
     variables = job_variables(project, kind, repository)
-    validate(kind, template, variables)
     url = deploy.server(project)
     prefect_runtime.set_up(project)
+    validate(kind, template, variables)
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectAlreadyExists
@@ -108,14 +108,16 @@ def job_variables(project: Project, kind: PoolType, repository: str) -> dict[str
     return {**own, "env": {**ENVIRONMENT, **address, **(own.get("env") or {})}}
 
 
-def validate(kind: PoolType, template: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+def validate(kind: PoolType, template: dict[str, Any], variables: dict[str, Any], client: Any = None) -> dict[str, Any]:
     """Check a job template and variables against Prefect's schemas, and return the job that a worker would start.
 
-    Raises a ProlificError if they do not fit.
+    Secret blocks are read from the server, or by `client`. Raises a ProlificError if one does not exist or if the
+    values do not fit.
     """
     if kind == PoolType.PROCESS:
         return {}
     import jsonschema
+    from prefect.exceptions import ObjectNotFound
     from prefect.utilities.asyncutils import run_coro_as_sync
     from pydantic import ValidationError
 
@@ -125,8 +127,15 @@ def validate(kind: PoolType, template: dict[str, Any], variables: dict[str, Any]
         jsonschema.Draft202012Validator.check_schema(schema)
         jsonschema.validate(variables, schema)
         job = run_coro_as_sync(
-            worker.job_configuration.from_template_and_values(base_job_template=template, values=variables)
+            worker.job_configuration.from_template_and_values(
+                base_job_template=template, values=variables, client=client
+            )
         )
+    except ObjectNotFound:
+        raise ProlificError(
+            f"the server does not have all Secret blocks that deploy/pools/{kind.value}.yaml names; create them: "
+            "prefect block create secret"
+        ) from None
     except (jsonschema.ValidationError, jsonschema.SchemaError, ValidationError, ValueError) as error:
         reason = " ".join(str(getattr(error, "message", error)).split())
         raise ProlificError(f"deploy/pools/{kind.value}.yaml does not fit Prefect's schema: {reason}") from None

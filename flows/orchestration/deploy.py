@@ -168,10 +168,16 @@ def _clone(project: Project, name: str) -> dict[str, str]:
 
 
 def _stop(workers: list[subprocess.Popen]) -> None:
-    """Stop the workers and their runs with SIGTERM, and kill those that do not exit in time.
+    """Stop the runs and then their workers with SIGTERM, and kill those that do not exit in time.
 
-    Prefect's workers occasionally ignore SIGTERM, because the cancelled task keeps running.
+    Prefect's workers kill their runs at once when they receive SIGTERM, so the runs, which may hand over a checkpoint,
+    are stopped first. Workers occasionally ignore SIGTERM, because the cancelled task keeps running.
     """
+    runs = [run for process in workers for run in _runs(process)]
+    for run in runs:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            run.terminate()
+    psutil.wait_procs(runs, PATIENCE)
     for process in workers:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
@@ -184,3 +190,11 @@ def _stop(workers: list[subprocess.Popen]) -> None:
             for one in (process, *runs):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     one.kill()
+
+
+def _runs(worker: subprocess.Popen) -> list[psutil.Process]:
+    """Return the processes of a worker's runs, each of which leads a session of its own."""
+    try:
+        return [child for child in psutil.Process(worker.pid).children() if os.getsid(child.pid) == child.pid]
+    except (psutil.NoSuchProcess, ProcessLookupError):
+        return []

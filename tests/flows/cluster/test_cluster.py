@@ -160,7 +160,9 @@ def test_nothing_is_lost_and_nothing_done_twice(cluster, monkeypatch, capsys):
         events.append(f"{time.monotonic() - began:.0f} s: {what}")
 
     first = str(cluster.folder / "worker1")
-    until(lambda: any(root.startswith(first) and name == "geometry" for root, _, name in cluster.ran()), "worker 1 killed")
+    until(
+        lambda: any(root.startswith(first) and name == "geometry" for root, _, name in cluster.ran()), "worker 1 killed"
+    )
     kill(cluster.workers[0])
     lost = [(id, name) for root, id, name in cluster.ran() if root.startswith(first)][-1]
     until(lambda: cluster.done() >= PROMPTS // 4, "Prefect's server stopped")

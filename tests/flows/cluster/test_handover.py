@@ -30,6 +30,7 @@ def finished(remotes, tmp_path, monkeypatch) -> Project:
     clusters.git(tmp_path / "head", "remote", "set-url", "origin", str(tmp_path / "repository.git"))
     config = tmp_path / "head" / ".dvc" / "config"
     config.write_text(config.read_text().replace(str(remotes[1]), str(tmp_path)))
+    clusters.git(tmp_path / "head", "commit", "--quiet", "--all", "--message", "Other remotes")
     monkeypatch.setenv("PROLIFIC_ROOT", str(tmp_path / "head"))
     return Project(tmp_path / "head")
 
