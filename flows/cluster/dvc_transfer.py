@@ -111,10 +111,10 @@ def _dvc(action: str, ids: list[str]) -> int:
         cli.read_only(*targets)
         repo._reset()
         if action == "push":
-            repo.push(targets)  # pyright: ignore[reportAttributeAccessIssue]
+            repo.push(targets)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
             return 0
         try:
-            repo.pull(targets, force=True, allow_missing=True)  # pyright: ignore[reportAttributeAccessIssue]
+            repo.pull(targets, force=True, allow_missing=True)  # pyright: ignore
         except CheckoutError:
             return MISSING
     return 0 if all(_has_outputs(project, id) for id in ids) else MISSING

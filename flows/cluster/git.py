@@ -63,7 +63,7 @@ def transfer(root: Path, *arguments: str) -> str:
     return patiently(lambda: git(root, *arguments), (GitFailed,), (Rejected,))
 
 
-def patiently(work: Callable[[], T], errors: tuple[type, ...], final: tuple[type, ...] = ()) -> T:
+def patiently(work: Callable[[], T], errors: tuple[type[Exception], ...], final: tuple[type[Exception], ...] = ()) -> T:
     """Call a function that uses the network, and repeat it while it raises `errors` other than `final`."""
     for wait in WAITS:
         try:
