@@ -89,9 +89,14 @@ def _run(
         submission = _submission(project, names, ids, pool)
         workers, run_prompt = work_pool.MAX_RUNS, work_pool.runner(project, pool, submission)
     state = _Sweep(project, ids, run_prompt, max_failures)
+    skipped = submission.finished if submission else set()
+    for id in skipped:
+        status = run_status.read(project, id)
+        state.rows[id] = Row(id, "done", (status and status.seconds) or 0.0)
+    left = [id for id in ids if id not in skipped]
     with state.board:
-        _threads(state.bring_up_to_date, ids, workers, lambda: state.board.say(_farewell(state.board, pool)))
-    if submission:
+        _threads(state.bring_up_to_date, left, workers, lambda: state.board.say(_farewell(state.board, pool)))
+    if submission and skipped < set(ids):
         submission.finish()
     rows = [state.rows.get(id, Row(id, "waiting")) for id in ids]
     artifacts.table("sweep-results", [_cells(row) for row in rows], _counts(rows))

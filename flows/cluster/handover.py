@@ -55,9 +55,6 @@ class Message:
 
 def describe(project: Project, id: str, revision: str, complete: bool) -> Message:
     """Return the message for a prompt's outputs and records as they are now."""
-    ends = [
-        records.end_of(project.stage_state(id, stage) / "records.jsonl", project.output(id, stage)) for stage in STAGES
-    ]
     paths = [project.output(id, stage) / "metrics.json" for stage, spec in STAGES.items() if spec.metrics]
     return Message(
         id,
@@ -65,10 +62,18 @@ def describe(project: Project, id: str, revision: str, complete: bool) -> Messag
         complete,
         project.finished_stages(id),
         _steps(project, id),
-        records.total_seconds(end.get("seconds") for end in ends) if complete else None,
+        total_seconds(project, id) if complete else None,
         {name: value for path in paths for name, value in read_json(path).items()},
         socket.gethostname(),
     )
+
+
+def total_seconds(project: Project, id: str) -> float | None:
+    """Return the sum over a prompt's stages, or None if the time of one is not known."""
+    ends = (
+        records.end_of(project.stage_state(id, stage) / "records.jsonl", project.output(id, stage)) for stage in STAGES
+    )
+    return records.total_seconds(end.get("seconds") for end in ends)
 
 
 def _steps(project: Project, id: str) -> int:

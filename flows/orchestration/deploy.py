@@ -34,7 +34,7 @@ def server(project: Project) -> str:
         raise InputError(
             "no Prefect server: start one with `prolific server`, or set PREFECT_API_URL to that of a running server"
         )
-    if problem := prefect_server.problem(url):
+    if problem := prefect_server.problem(url, seconds=60):  # a server that is busy is no missing one
         raise InputError(problem)
     return url
 

@@ -26,13 +26,13 @@ _offline = False  # true if this process runs flows without a server
 _own_server = False  # true if this process has started its server, which nobody restarts
 
 
-def set_up(project: Project) -> None:
+def set_up(project: Project, patience: float = 3.0) -> None:
     """Set Prefect's environment variables, and start a Prefect server if the user has none.
 
     Call this function before importing Prefect or a module that defines flows. If the user has no server
     (`prefect_server.connect`), one is started that stops with this process and stores its database in .state/prefect.
-    If the server does not answer, a warning is printed and flows run without Prefect. Variables that the user has set
-    are not changed.
+    If the server does not answer within `patience` seconds, a warning is printed and flows run without Prefect.
+    Variables that the user has set are not changed.
     """
     machine.disable_telemetry()
     url = prefect_server.connect(project)
@@ -62,7 +62,7 @@ def set_up(project: Project) -> None:
             return
     elif not is_offline():
         announce(f"using the Prefect server at {mask(url)}")
-        if problem := prefect_server.problem(url):
+        if problem := prefect_server.problem(url, seconds=patience):
             go_offline(problem)
             return
     from prefect.events.clients import PrefectEventsClient

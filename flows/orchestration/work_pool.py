@@ -3,6 +3,7 @@
 import itertools
 import os
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -25,15 +26,19 @@ class Submission:
     """What a run on a pool is started with. This one is for workers that share the project's folder."""
 
     def __init__(self, names: list[str]):
-        self.names = names
+        self.names, self._key = names, uuid.uuid4().hex
+        self.finished: set[str] = set()  # prompts that need no run
 
     def parameters(self, id: str) -> dict[str, Any]:
         """Return the parameters of the flow `generate`."""
         return {"id": id, "sweep": self.names}
 
     def options(self, id: str, number: int) -> dict[str, Any]:
-        """Return further arguments of Prefect's `run_deployment` for a prompt's run with this number."""
-        return {}
+        """Return further arguments of Prefect's `run_deployment` for a prompt's run with this number.
+
+        The key makes a submission whose answer was lost repeatable.
+        """
+        return {"idempotency_key": f"{self._key}-{id}-{number}"}
 
     def progress(self, id: str) -> object:
         """Return a value that changes when a prompt has progressed: a crash after that is a new one."""
@@ -96,15 +101,24 @@ def _run(project: Project, pool: str, id: str, board: Board, submission: Submiss
 
 
 def _submit(pool: str, id: str, submission: Submission, number: int) -> Any:
+    """Create a run, or return the existing one with the same key. A server that does not answer is waited for."""
     from prefect.deployments import run_deployment
 
-    return run_deployment(
-        f"generate/{pool}",
-        parameters=submission.parameters(id),
-        flow_run_name=id,
-        timeout=0,
-        **submission.options(id, number),
-    )
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return run_deployment(
+                f"generate/{pool}",
+                parameters=submission.parameters(id),
+                flow_run_name=id,
+                timeout=0,
+                **submission.options(id, number),
+            )
+        except Exception as error:
+            if not prefect_runtime.is_server_error(error) or time.monotonic() > end:
+                raise
+        if dvc_runner.stopping.wait(POLL_SECONDS):
+            raise KeyboardInterrupt
 
 
 def _until_it_ends(project: Project, pool: str, run_id, id: str, board: Board):
