@@ -99,7 +99,7 @@ def send(project: Project, id: str, revision: str, seen: str, complete: bool) ->
         The new commit, or that of another worker if it has handed over the complete prompt in the meantime.
     """
     dvc_transfer.push(project, [id])
-    commit = _commit(project, id, revision, complete)
+    commit = make_commit(project, id, revision, complete)
     while True:
         lease = f"--force-with-lease={prompt_ref(id)}:{seen}"
         try:
@@ -111,7 +111,8 @@ def send(project: Project, id: str, revision: str, seen: str, complete: bool) ->
                 return seen
 
 
-def _commit(project: Project, id: str, revision: str, complete: bool) -> str:
+def make_commit(project: Project, id: str, revision: str, complete: bool) -> str:
+    """Return a commit with a prompt's small files as they are now, and the message that describes them."""
     root, folder = project.root, f"prompts/{id}"
     with tempfile.TemporaryDirectory() as temporary:
         own = {"GIT_INDEX_FILE": os.path.join(temporary, "index")}
