@@ -112,17 +112,19 @@ def send(project: Project, id: str, revision: str, seen: str, complete: bool) ->
 
 
 def make_commit(project: Project, id: str, revision: str, complete: bool) -> str:
-    """Return a commit with a prompt's small files as they are now, and the message that describes them."""
+    """Return a commit with a prompt's small files as they are now, and the message that describes them.
+
+    It holds no other file and has no parent, so that its size does not grow with the number of prompts.
+    """
     root, folder = project.root, f"prompts/{id}"
     with tempfile.TemporaryDirectory() as temporary:
         own = {"GIT_INDEX_FILE": os.path.join(temporary, "index")}
-        git(root, "read-tree", revision, **own)
         present = [f"{folder}/{name}" for name in FILES if (root / folder / name).is_file()]
         git(root, "add", "--force", "--", *present, **own)
         tree = git(root, "write-tree", **own)
     message = describe(project, id, revision, complete)
     title = f"{id}: {message.stages} of {len(STAGES)} stages"
-    return commit_tree(root, tree, revision, f"{title}\n\n{json.dumps(asdict(message), ensure_ascii=False)}")
+    return commit_tree(root, tree, None, f"{title}\n\n{json.dumps(asdict(message), ensure_ascii=False)}")
 
 
 def fetch(project: Project, id: str) -> str:

@@ -44,11 +44,11 @@ def snapshot(root: Path) -> str:
     return commit_tree(root, tree, head, "Files of a sweep", git(root, "show", "--no-patch", "--format=%cI", head))
 
 
-def commit_tree(root: Path, tree: str, parent: str, message: str, date: str = "") -> str:
+def commit_tree(root: Path, tree: str, parent: str | None, message: str, date: str = "") -> str:
     """Return a new commit, whose author is Prolific, because a worker's machine need not know its user.
 
-    If `date` is empty, it is the current time.
+    If `date` is empty, it is the current time. Without a parent, the commit stands alone.
     """
     author = {"NAME": "Prolific", "EMAIL": "prolific@localhost", "DATE": date}
     identity = {f"GIT_{role}_{name}": value for role in ("AUTHOR", "COMMITTER") for name, value in author.items()}
-    return git(root, "commit-tree", tree, "-p", parent, "-m", message, **identity)
+    return git(root, "commit-tree", tree, *(["-p", parent] if parent else []), "-m", message, **identity)
