@@ -69,7 +69,7 @@ def sweep(
         print("nothing to do: no prompt failed or was interrupted")
         return 0
     prepare()
-    prefect_runtime.set_up(project, 60.0 if pool else 3.0)  # without its server, a pool does nothing
+    prefect_runtime.set_up(project, patient=pool is not None)
     from flows import sweep as flow
 
     try:

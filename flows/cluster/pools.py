@@ -43,7 +43,7 @@ def create(project: Project, pool: str, kind: PoolType) -> None:
     template = job_template(project, kind)
     variables = job_variables(project, kind, repository)
     url = deploy.server(project)
-    prefect_runtime.set_up(project)
+    prefect_runtime.set_up(project, patient=True)
     validate(kind, template, variables)
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate

@@ -42,7 +42,7 @@ def server(project: Project) -> str:
 def deploy(project: Project, pool: str = "gpu") -> None:
     """Create or update the work pool, the deployments in prefect.yaml, and the automation for lost runs."""
     url = server(project)
-    prefect_runtime.set_up(project)
+    prefect_runtime.set_up(project, patient=True)
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
