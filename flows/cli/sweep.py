@@ -124,8 +124,8 @@ def deploy(
 ) -> None:
     """Create a work pool, its deployments and an automation on a Prefect server.
 
-    The server is the one of `prolific server`, or the one at PREFECT_API_URL. For workers that share this folder, the
-    deployments are those in prefect.yaml.
+    The server is the one of `prolific server`, or the one at PREFECT_API_URL.
+    Workers that share this folder have the deployments in prefect.yaml.
 
     Examples:
     $ prolific deploy
