@@ -3,6 +3,7 @@
 # make test                           run the tests: about 8 minutes on two cores
 # make test-slow                      run the slower tests too: whole runs of every stage
 # make test-faults                    kill stages, servers and workers by the hundred: minutes
+# make test-cluster                   run three workers with PostgreSQL and an object store; one is killed
 # make test-interop                   check exported files with other programs: the glTF validator, Blender
 # make docs                           build the documentation into site/
 # make setup                          only install .venv
@@ -15,7 +16,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint test test-slow test-faults test-interop docs setup-cuda upgrade clean
+.PHONY: help setup demo lint test test-slow test-faults test-cluster test-interop docs setup-cuda upgrade clean
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13,$(shell command -v $(name))) python3.11)
 TORCH ?= torch==2.13.0
@@ -81,6 +82,11 @@ test-slow: $(DEVELOP)
 test-faults: $(DEVELOP)
 	@$(BIN)/python -m pytest "$$TESTS" -m faults $(ARGUMENTS)
 
+# PostgreSQL comes from the system's packages (on Debian: postgresql); the tests are skipped without it.
+test-cluster: $(DEVELOP)
+	$(PIP) $(PINNED) --editable '.[cluster,test-cluster]' </dev/null
+	@$(BIN)/python -m pytest tests/flows/cluster -m cluster $(ARGUMENTS)
+
 # The Khronos validator needs Node.js. Blender takes 1.3 GB, so it is not installed: BLENDER_PYTHON names a Python that
 # has bpy. A test whose program is missing is skipped.
 NODE_MODULES ?= .venv/interop/node_modules
@@ -103,7 +109,7 @@ setup-cuda: $(INSTALLED)
 
 # torch is left out, and with it what only its CUDA builds install: TORCH decides.
 upgrade: | .venv/torch.txt
-	$(PIP) --constraint .venv/torch.txt --upgrade --upgrade-strategy eager --editable '.[test,develop,docs,bench]' </dev/null
+	$(PIP) --constraint .venv/torch.txt --upgrade --upgrade-strategy eager --editable '.[test,develop,docs,bench,cluster,test-cluster]' </dev/null
 	@$(BIN)/python -m pip freeze --exclude-editable | grep -vE '^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==' > constraints.txt
 	@touch $(INSTALLED) $(DEVELOP)
 

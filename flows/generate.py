@@ -1,5 +1,9 @@
 """Flow that turns one prompt into a textured model and a report."""
 
+import functools
+import os
+from collections.abc import Callable
+
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
@@ -29,12 +33,16 @@ def generate(
     preset: str = DEFAULT_PRESET,
     seed: int = 0,
     sweep: list[str] | None = None,
+    revision: str | None = None,
 ) -> Result:
     """Generate the model of an existing prompt, given by its id, or of a new prompt, given by its text.
 
     Finished stages are not run again, and an interrupted run resumes. If this run is part of a sweep, `sweep` contains
-    the names that were passed to the sweep.
+    the names that were passed to the sweep. A worker without a shared disk runs the existing prompt `id` in the current
+    folder, a clone that has `revision` checked out, and hands over what it makes.
     """
+    if id is not None and revision is not None:
+        return _generate_in_clone(id, sweep, revision)
     project = Project.find()
     if id is None:
         accept = vocabulary.acceptance(project, ask=False)  # nobody watches a worker
@@ -44,6 +52,15 @@ def generate(
     if result.page:
         artifacts.link(f"mlflow-{id}", result.page, f"{id} in MLflow (prolific ui)")
     return result
+
+
+def _generate_in_clone(id: str, sweep: list[str] | None, revision: str) -> Result:
+    from flows.cluster import worker_run
+
+    os.environ["PROLIFIC_ROOT"] = os.getcwd()  # that of the worker is the clone from which it was started
+    project = Project.find()
+    with worker_run.own(project, prompts.check_id(id), revision) as after_stage:
+        return prompt_run.bring_up_to_date(project, id, sweep, functools.partial(run_stages, after_stage=after_stage))
 
 
 @task(
@@ -66,11 +83,17 @@ def run_stage(stage: str, tracker: Tracker, cached: bool, upstream: bool) -> Sta
     return done
 
 
-def run_stages(tracker: Tracker, stages: list[str]) -> list[StageResult]:
+def run_stages(
+    tracker: Tracker, stages: list[str], after_stage: Callable[[], None] = lambda: None
+) -> list[StageResult]:
     """Run stages of the tracker's subject in order and return their results. This must be called within a flow."""
     finished = dvc_runner.finished(tracker.project, tracker.subject, stages)
-    # For the last stage, DVC checks all earlier stages again, because their files may have been edited meanwhile.
-    return [run_task(run_stage, stage, tracker, stage in finished, stage == stages[-1]) for stage in stages]
+    results = []
+    for stage in stages:
+        # For the last stage, DVC checks all earlier stages again, because their files may have been edited meanwhile.
+        results.append(run_task(run_stage, stage, tracker, stage in finished, stage == stages[-1]))
+        after_stage()
+    return results
 
 
 def _describe(done: StageResult) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from prefect import flow
 from prefect.runtime import flow_run
 
+from flows.cluster import head
 from flows.generate import generate
 from flows.orchestration import artifacts, dvc_runner, preflight, run_status, work_pool
 from flows.orchestration.prefect_runtime import run_flow
@@ -81,16 +82,32 @@ def _run(
 ) -> list[Row]:
     for id in ids:
         run_status.write(project, id, RunStatus("waiting"))
+    submission = None
     if pool is None:
         run_prompt = _local_runner(names, workers)
     else:
-        workers, run_prompt = work_pool.MAX_RUNS, work_pool.runner(project, pool, names)
+        submission = _submission(project, names, ids, pool)
+        workers, run_prompt = work_pool.MAX_RUNS, work_pool.runner(project, pool, submission)
     state = _Sweep(project, ids, run_prompt, max_failures)
+    skipped = submission.finished if submission else set()
+    for id in skipped:
+        status = run_status.read(project, id)
+        state.rows[id] = Row(id, "done", (status and status.seconds) or 0.0)
+    left = [id for id in ids if id not in skipped]
     with state.board:
-        _threads(state.bring_up_to_date, ids, workers, lambda: state.board.say(_farewell(state.board, pool)))
+        _threads(state.bring_up_to_date, left, workers, lambda: state.board.say(_farewell(state.board, pool)))
+    if submission and skipped < set(ids):
+        submission.finish()
     rows = [state.rows.get(id, Row(id, "waiting")) for id in ids]
     artifacts.table("sweep-results", [_cells(row) for row in rows], _counts(rows))
     return rows
+
+
+def _submission(project: Project, names: list[str], ids: list[str], pool: str) -> work_pool.Submission:
+    """Return what runs on a pool are started with, whose workers share this folder or have clones of their own."""
+    if head.CLONES in work_pool.deployment(pool).tags:
+        return head.FromClones(project, names, ids)
+    return work_pool.Submission(names)
 
 
 def _local_runner(names: list[str], workers: int) -> RunPrompt:

@@ -81,13 +81,13 @@ def tiny(project: Project) -> dict[str, float]:
 
     The overhead is the additional time compared with running the same stages from a shell.
     """
-    with _scratch(project, weights=True) as root:
+    with scratch(project, weights=True) as root:
 
         def generate(text: str) -> None:
-            _run(root, "flows.cli.main", "generate", text, "--preset", "tiny")
+            run(root, "flows.cli.main", "generate", text, "--preset", "tiny")
 
         generate("a red mug")  # creates the databases and caches before the measurement
-        ids = _add(root, ["a red cube", "a blue cube"])
+        ids = add(root, ["a red cube", "a blue cube"])
         commands = " && ".join(f"{sys.executable} -m tasks {name} {ids[0]}" for name in STAGES)
         bare = _seconds(lambda: _shell(root, commands, PROLIFIC_TRACKER="off"))
         whole = _seconds(lambda: generate("a blue cube"))
@@ -100,19 +100,19 @@ def tiny(project: Project) -> dict[str, float]:
 
 def noop(project: Project, count: int) -> float:
     """Measure the time in seconds of `dvc repro` on the root pipeline with `count` finished prompts."""
-    with _scratch(project, sleep=0.0) as root:
-        ids = _add(root, [f"a red mug {number}" for number in range(count)])
-        subprocess.run([sys.executable, "-c", MAKE, *ids], cwd=root, env=_quiet(), check=True, capture_output=True)
-        _run(root, "tasks.dvc_pipeline.cli", "commit", "--force", *(f"prompts/{id}/dvc.yaml" for id in ids))
-        _run(root, "tasks.dvc_pipeline.cli", "repro")  # creates the gallery
-        return min(_seconds(lambda: _run(root, "tasks.dvc_pipeline.cli", "repro")) for _ in range(2))
+    with scratch(project, sleep=0.0) as root:
+        ids = add(root, [f"a red mug {number}" for number in range(count)])
+        subprocess.run([sys.executable, "-c", MAKE, *ids], cwd=root, env=quiet(), check=True, capture_output=True)
+        run(root, "tasks.dvc_pipeline.cli", "commit", "--force", *(f"prompts/{id}/dvc.yaml" for id in ids))
+        run(root, "tasks.dvc_pipeline.cli", "repro")  # creates the gallery
+        return min(_seconds(lambda: run(root, "tasks.dvc_pipeline.cli", "repro")) for _ in range(2))
 
 
 def sweep(project: Project, prompts: int, workers: int, seconds: float) -> dict[str, float]:
     """Measure the efficiency and the peak memory of a sweep whose stages only sleep."""
-    with _scratch(project, sleep=seconds) as root:
-        _add(root, [f"a red mug {number}" for number in range(prompts)])
-        with _server(root):
+    with scratch(project, sleep=seconds) as root:
+        add(root, [f"a red mug {number}" for number in range(prompts)])
+        with server(root):
             pass  # creates the database before the measurement
         began = time.monotonic()
         process = scratch_project.start(root, "flows.cli.main", "sweep", "--workers", str(workers))
@@ -122,7 +122,7 @@ def sweep(project: Project, prompts: int, workers: int, seconds: float) -> dict[
                 most = max(most, head.memory_info().rss)
             time.sleep(0.2)
         took = time.monotonic() - began
-        _check(process, process.communicate()[0])
+        check(process, process.communicate()[0])
     ideal = -(-prompts // workers) * len(STAGES) * seconds
     return {"sweep_efficiency": ideal / took, "head_memory_mb": most / 2**20}
 
@@ -133,7 +133,7 @@ def table(numbers: dict[str, float]) -> str:
 
 
 @contextmanager
-def _scratch(project: Project, weights: bool = False, sleep: float | None = None) -> Iterator[Path]:
+def scratch(project: Project, weights: bool = False, sleep: float | None = None) -> Iterator[Path]:
     """Copy the project to a temporary folder and yield its path.
 
     If `sleep` is given, each stage is replaced with one that sleeps for `sleep` seconds and writes a file.
@@ -152,15 +152,15 @@ def _scratch(project: Project, weights: bool = False, sleep: float | None = None
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _add(root: Path, texts: list[str]) -> list[str]:
+def add(root: Path, texts: list[str]) -> list[str]:
     """Import prompts into a scratch copy and return their ids."""
     (root / "bench.txt").write_text("\n".join(texts) + "\n")
-    _run(root, "flows.cli.main", "prompts", "import", "bench.txt", "--preset", "tiny", "--force")
+    run(root, "flows.cli.main", "prompts", "import", "bench.txt", "--preset", "tiny", "--force")
     return (root / "prompts" / "bench.txt").read_text().split()
 
 
 @contextmanager
-def _server(root: Path) -> Iterator[dict[str, str]]:
+def server(root: Path) -> Iterator[dict[str, str]]:
     started = prefect_server.start(root / ".state" / "bench-server.log", home=root / ".state" / "prefect")
     if started is None:
         raise ProlificError("the Prefect server of the benchmark did not start")
@@ -171,14 +171,14 @@ def _server(root: Path) -> Iterator[dict[str, str]]:
         stop()
 
 
-def _quiet() -> dict[str, str]:
+def quiet() -> dict[str, str]:
     return {**scratch_project.environment(), "PROLIFIC_TRACKER": "off"}
 
 
-def _run(root: Path, *command: str, **settings: str) -> None:
+def run(root: Path, *command: str, **settings: str) -> None:
     process = scratch_project.start(root, *command, **settings)
     output, _ = process.communicate()
-    _check(process, output)
+    check(process, output)
 
 
 def _shell(root: Path, commands: str, **settings: str) -> None:
@@ -191,7 +191,7 @@ def _shell(root: Path, commands: str, **settings: str) -> None:
     )
 
 
-def _check(process: subprocess.Popen, output: str) -> None:
+def check(process: subprocess.Popen, output: str) -> None:
     if process.returncode:
         last = (output.strip().splitlines() or ["no output"])[-1]
         raise ProlificError(f"`{' '.join(cast(list[str], process.args)[2:])}` failed in the scratch copy: {last}")

@@ -232,6 +232,22 @@ def pipeline(
     _show(pipeline.table(numbers), numbers, json)
 
 
+@app.command()
+def cluster(
+    prompts: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="The number of prompts.")] = 1000,
+    workers: Annotated[int, typer.Option(metavar="N", min=1, max=32, help="The number of simulated workers.")] = 8,
+    seconds: Annotated[float, typer.Option(metavar="S", min=0, max=3600, help="The time of a prompt.")] = 10.0,
+    json: Json = False,
+) -> None:
+    """Measure what a sweep over many prompts costs its head, with workers that only sleep."""
+    from flows.benchmarks import cluster
+    from tasks.runtime.console import Console
+    from tasks.runtime.project import Project
+
+    numbers = cluster.bench(Project.find(), prompts, workers, seconds, Console("bench cluster").note)
+    _show(cluster.table(numbers), numbers, json)
+
+
 def _show(table: str, found: object, json: bool, **summary: float) -> None:
     from flows.benchmarks.results import as_json
 

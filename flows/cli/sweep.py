@@ -1,12 +1,21 @@
 """The commands `prolific sweep`, `prolific worker` and `prolific deploy`, which run many prompts."""
 
 import sys
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from flows.cli.options import Force, Names
 from prolific_core.errors import InputError
+
+
+class PoolType(StrEnum):
+    """Types of work pools whose workers have clones of their own; as in flows/cluster/pools.py."""
+
+    PROCESS = "process"
+    DOCKER = "docker"
+    KUBERNETES = "kubernetes"
 
 
 def sweep(
@@ -60,7 +69,7 @@ def sweep(
         print("nothing to do: no prompt failed or was interrupted")
         return 0
     prepare()
-    prefect_runtime.set_up(project)
+    prefect_runtime.set_up(project, patient=pool is not None)
     from flows import sweep as flow
 
     try:
@@ -102,12 +111,38 @@ def worker(
     return work(Project.find(), pool, devices, slots)
 
 
-def deploy() -> None:
-    """Create the work pool, the deployments in prefect.yaml and an automation on a Prefect server.
+def deploy(
+    pool: Annotated[str, typer.Option(metavar="NAME", help="The work pool.")] = "gpu",
+    kind: Annotated[
+        PoolType | None,
+        typer.Option(
+            "--type",
+            help="Workers have clones of their own, and run prompts as processes, in Docker or on Kubernetes. "
+            "By default, they share this folder.",
+        ),
+    ] = None,
+) -> None:
+    """Create a work pool, its deployments and an automation on a Prefect server.
 
     The server is the one of `prolific server`, or the one at PREFECT_API_URL.
+    Workers that share this folder have the deployments in prefect.yaml.
+
+    Examples:
+    $ prolific deploy
+    $ prolific deploy --pool cluster --type process
     """
-    from flows.orchestration import deploy as deployment
     from tasks.runtime.project import Project
 
-    deployment.deploy(Project.find())
+    project = Project.find()
+    if kind is not None:
+        from flows.cluster import pools
+
+        pools.create(project, pool, pools.PoolType(kind.value))
+        return
+    if pool != "gpu":
+        raise InputError(
+            "--pool without --type: prefect.yaml holds the deployments of the pool `gpu`; edit it, or add --type"
+        )
+    from flows.orchestration import deploy as deployment
+
+    deployment.deploy(project)

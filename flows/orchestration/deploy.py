@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import psutil
 
@@ -18,7 +19,7 @@ from tasks.runtime.gpus import visible
 from tasks.runtime.project import Project
 
 SILENCE = 90  # seconds without a heartbeat (sent every 30 s) before a run is marked as crashed
-PATIENCE = 15  # seconds to wait for workers to exit before they are killed
+PATIENCE = 30  # seconds to wait for workers to exit, and to hand over checkpoints, before they are killed
 HEAD = "head"  # work queue for sweeps, which need no GPU because they only wait for other runs
 ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
 
@@ -33,7 +34,7 @@ def server(project: Project) -> str:
         raise InputError(
             "no Prefect server: start one with `prolific server`, or set PREFECT_API_URL to that of a running server"
         )
-    if problem := prefect_server.problem(url):
+    if problem := prefect_server.problem(url, seconds=60):  # a server that is busy is no missing one
         raise InputError(problem)
     return url
 
@@ -41,7 +42,7 @@ def server(project: Project) -> str:
 def deploy(project: Project, pool: str = "gpu") -> None:
     """Create or update the work pool, the deployments in prefect.yaml, and the automation for lost runs."""
     url = server(project)
-    prefect_runtime.set_up(project)
+    prefect_runtime.set_up(project, patient=True)
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
@@ -64,13 +65,13 @@ def deploy(project: Project, pool: str = "gpu") -> None:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip(" │╭╰╮╯─")]
         raise ProlificError(f"prefect deploy failed: {' '.join(lines[-3:])}")
     print(f"deployments generate/{pool}, sweep/nightly (prefect.yaml)")
-    _automation()
+    create_automation()
     print(f"automation  runs without a heartbeat for {SILENCE} s are marked as crashed")
     print(f"server      {mask(url)}")
     print(f"\nstart workers with: prolific worker --pool {pool} --gpus 0,1 (without a GPU: --slots 1)")
 
 
-def _automation() -> None:
+def create_automation() -> None:
     """Create or update the automation that marks lost runs as crashed.
 
     Without it, the state of a run whose machine died would remain "running".
@@ -145,6 +146,7 @@ def _worker(project: Project, pool: str, name: str, queue: str, gpu: str | None,
         env={
             **os.environ,
             "PROLIFIC_ROOT": str(project.root),
+            **_clone(project, name),
             **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}),
         },
         stdin=subprocess.DEVNULL,
@@ -153,11 +155,29 @@ def _worker(project: Project, pool: str, name: str, queue: str, gpu: str | None,
     )
 
 
-def _stop(workers: list[subprocess.Popen]) -> None:
-    """Stop the workers and their runs with SIGTERM, and kill those that do not exit in time.
+def _clone(project: Project, name: str) -> dict[str, str]:
+    """Return the environment for runs in a clone of the worker's own (flows/cluster), which the first run makes."""
+    found = subprocess.run(["git", "remote", "get-url", "origin"], cwd=project.root, capture_output=True, text=True)
+    here = str(Path(sys.executable).parent)
+    workspaces = Path(os.environ.get("PROLIFIC_WORKSPACES") or project.state / "workspaces")
+    return {
+        "PROLIFIC_WORKSPACE": str(workspaces / name),
+        "PROLIFIC_REPOSITORY": os.environ.get("PROLIFIC_REPOSITORY") or found.stdout.strip(),
+        "PATH": os.pathsep.join([here, os.environ.get("PATH", "")]),  # Prefect's steps run `python`
+    }
 
-    Prefect's workers occasionally ignore SIGTERM, because the cancelled task keeps running.
+
+def _stop(workers: list[subprocess.Popen]) -> None:
+    """Stop the runs and then their workers with SIGTERM, and kill those that do not exit in time.
+
+    Prefect's workers kill their runs at once when they receive SIGTERM, so the runs, which may hand over a checkpoint,
+    are stopped first. Workers occasionally ignore SIGTERM, because the cancelled task keeps running.
     """
+    runs = [run for process in workers for run in _runs(process)]
+    for run in runs:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            run.terminate()
+    psutil.wait_procs(runs, PATIENCE)
     for process in workers:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
@@ -170,3 +190,11 @@ def _stop(workers: list[subprocess.Popen]) -> None:
             for one in (process, *runs):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     one.kill()
+
+
+def _runs(worker: subprocess.Popen) -> list[psutil.Process]:
+    """Return the processes of a worker's runs, each of which leads a session of its own."""
+    try:
+        return [child for child in psutil.Process(worker.pid).children() if os.getsid(child.pid) == child.pid]
+    except (psutil.NoSuchProcess, ProcessLookupError):
+        return []

@@ -26,13 +26,14 @@ _offline = False  # true if this process runs flows without a server
 _own_server = False  # true if this process has started its server, which nobody restarts
 
 
-def set_up(project: Project) -> None:
+def set_up(project: Project, patient: bool = False) -> None:
     """Set Prefect's environment variables, and start a Prefect server if the user has none.
 
     Call this function before importing Prefect or a module that defines flows. If the user has no server
     (`prefect_server.connect`), one is started that stops with this process and stores its database in .state/prefect.
     If the server does not answer, a warning is printed and flows run without Prefect. Variables that the user has set
-    are not changed.
+    are not changed. A command that does nothing without the user's server, such as a sweep on a pool, is `patient`: it
+    waits for a busy server for minutes instead of seconds.
     """
     machine.disable_telemetry()
     url = prefect_server.connect(project)
@@ -40,8 +41,8 @@ def set_up(project: Project) -> None:
         "PREFECT_HOME": str(project.state / "prefect"),
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
         # A server that accepts requests and does not answer is given up after two times five seconds and a pause.
-        "PREFECT_CLIENT_MAX_RETRIES": "1",
-        "PREFECT_API_REQUEST_TIMEOUT": "5",
+        "PREFECT_CLIENT_MAX_RETRIES": "5" if patient else "1",
+        "PREFECT_API_REQUEST_TIMEOUT": "60" if patient else "5",
         "PREFECT_LOGGING_LEVEL": "CRITICAL",  # the command itself reports each failure once
         "PREFECT_LOGGING_ROOT_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_SERVER_LEVEL": "CRITICAL",
@@ -62,7 +63,7 @@ def set_up(project: Project) -> None:
             return
     elif not is_offline():
         announce(f"using the Prefect server at {mask(url)}")
-        if problem := prefect_server.problem(url):
+        if problem := prefect_server.problem(url, seconds=60.0 if patient else 3.0):
             go_offline(problem)
             return
     from prefect.events.clients import PrefectEventsClient

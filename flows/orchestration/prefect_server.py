@@ -94,6 +94,8 @@ def serve(project: Project, port: int) -> None:
         ) from None
     client = _client(listening, _kept_string(home / "auth_string"))
     os.environ.update({"PREFECT_HOME": str(home), **client, **_protection(client)})
+    # A worker's claim on a prompt must outlive a restart; by default it would be held for ever.
+    os.environ["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] = "prefect.server.concurrency.lease_storage.filesystem"
     kept = home / "api_url"
     write_atomically(kept, client[URL].encode())
     print(

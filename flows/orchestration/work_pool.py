@@ -1,8 +1,11 @@
 """Run prompts on a Prefect work pool, as runs of the deployment generate/<pool>."""
 
+import itertools
 import os
 import time
+import uuid
 from collections.abc import Callable
+from typing import Any
 
 from flows.orchestration import dvc_runner, prefect_runtime, run_status
 from flows.reporting.sweep_progress import Board
@@ -19,11 +22,37 @@ CLAIMED = 120.0  # seconds within which a worker must start a run that it has cl
 PATIENCE = 600.0  # seconds without an answer from the server before a run counts as failed
 
 
-def runner(project: Project, pool: str, names: list[str]) -> Callable[[str, Board], None]:
-    """Return a function that runs one prompt of a sweep over `names` on the work pool.
+class Submission:
+    """What a run on a pool is started with. This one is for workers that share the project's folder."""
 
-    Raises an InputError if the server has no deployment for the pool.
-    """
+    def __init__(self, names: list[str]):
+        self.names, self._key = names, uuid.uuid4().hex
+        self.finished: set[str] = set()  # prompts that need no run
+
+    def parameters(self, id: str) -> dict[str, Any]:
+        """Return the parameters of the flow `generate`."""
+        return {"id": id, "sweep": self.names}
+
+    def options(self, id: str, number: int) -> dict[str, Any]:
+        """Return further arguments of Prefect's `run_deployment` for a prompt's run with this number.
+
+        The key makes a submission whose answer was lost repeatable.
+        """
+        return {"idempotency_key": f"{self._key}-{id}-{number}"}
+
+    def progress(self, id: str) -> object:
+        """Return a value that changes when a prompt has progressed: a crash after that is a new one."""
+        return None
+
+    def collect(self, id: str) -> None:
+        """Fetch the results of a run that has completed."""
+
+    def finish(self) -> None:
+        """Do what remains when all runs have ended."""
+
+
+def deployment(pool: str):
+    """Return the deployment generate/<pool>. Raises an InputError if the server has none."""
     url = os.environ.get("PREFECT_API_URL")
     if prefect_runtime.is_offline():
         raise ProlificError(f"--pool {pool} needs a Prefect server; start one with `prolific server`")
@@ -32,26 +61,35 @@ def runner(project: Project, pool: str, names: list[str]) -> Callable[[str, Boar
 
     try:
         with get_client(sync_client=True) as client:
-            client.read_deployment_by_name(f"generate/{pool}")
+            return client.read_deployment_by_name(f"generate/{pool}")
     except ObjectNotFound:
         raise InputError(
             f"--pool {pool}: the Prefect server at {url} has no deployment generate/{pool}; run `prolific deploy`"
         ) from None
-    return lambda id, board: _run(project, pool, names, id, board)
 
 
-def _run(project: Project, pool: str, names: list[str], id: str, board: Board) -> None:
-    from prefect.deployments import run_deployment
+def runner(project: Project, pool: str, submission: Submission) -> Callable[[str, Board], None]:
+    """Return a function that runs one prompt of a sweep on the work pool."""
+    return lambda id, board: _run(project, pool, id, board, submission)
 
-    for submission in range(1 + RESUBMIT):
-        run = run_deployment(f"generate/{pool}", parameters={"id": id, "sweep": names}, flow_run_name=id, timeout=0)
-        state = _until_it_ends(project, pool, run.id, id, board)  # pyright: ignore[reportAttributeAccessIssue]
+
+def _run(project: Project, pool: str, id: str, board: Board, submission: Submission) -> None:
+    crashes, reached = 0, submission.progress(id)
+    for number in itertools.count():
+        run = _submit(pool, id, submission, number)
+        if run.state and run.state.is_final() and not run.state.is_completed():
+            continue  # of an earlier sweep
+        state = _until_it_ends(project, pool, run.id, id, board)
         if state.is_completed():
+            submission.collect(id)
             return
         if not state.is_crashed():
             break
-        if submission < RESUBMIT:
-            board.say(f"{id}: the run crashed; restarting it ({submission + 1} of {RESUBMIT})")
+        now = submission.progress(id)
+        crashes, reached = (crashes + 1 if now == reached else 1), now
+        if crashes > RESUBMIT:
+            break
+        board.say(f"{id}: the run crashed; restarting it ({crashes} of {RESUBMIT})")
     status = run_status.read(project, id)
     if (
         state.is_failed() and status and status.state == "failed"
@@ -60,6 +98,27 @@ def _run(project: Project, pool: str, names: list[str], id: str, board: Board) -
     raise ProlificError(
         f"the run on pool '{pool}' ended with state {state.name}: {' '.join((state.message or 'no message').split())}"
     )
+
+
+def _submit(pool: str, id: str, submission: Submission, number: int) -> Any:
+    """Create a run, or return the existing one with the same key. A server that does not answer is waited for."""
+    from prefect.deployments import run_deployment
+
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return run_deployment(
+                f"generate/{pool}",
+                parameters=submission.parameters(id),
+                flow_run_name=id,
+                timeout=0,
+                **submission.options(id, number),
+            )
+        except Exception as error:
+            if not prefect_runtime.is_server_error(error) or time.monotonic() > end:
+                raise
+        if dvc_runner.stopping.wait(POLL_SECONDS):
+            raise KeyboardInterrupt
 
 
 def _until_it_ends(project: Project, pool: str, run_id, id: str, board: Board):

@@ -161,6 +161,15 @@ class Tracker:
         # Without this workflow type, MLflow opens its page for language models, which does not show the run.
         return f"http://127.0.0.1:{port}/#/experiments/{experiment}/runs/{run}?workflowType=machine_learning"
 
+    def send_pending(self) -> None:
+        """Send the runs in the outbox, and nothing of this subject."""
+
+        def send() -> None:
+            self._connect()
+            self._send_kept()
+
+        self._guarded(send)
+
     def parent(self) -> str:
         """Return the id of the subject's parent run, and create the run if it does not exist."""
         if not self._parent:
@@ -233,6 +242,17 @@ class Tracker:
         })  # fmt: skip
         for name, run in stages.items():
             self._tag(run.run, {"dvc_lock": origin["locks"].get(name)})
+        self._delete_lost({run.run for run in stages.values()}, list(stages))
+
+    def _delete_lost(self, own: set[str], stages: list[str]) -> None:
+        """Delete unfinished runs of the same stages, which a worker has left that was lost with its records.
+
+        Another worker has made these stages since, so that they would appear twice.
+        """
+        query = f"tags.`mlflow.parentRunId` = '{self._parent}' and attributes.status = 'RUNNING'"
+        for run in self.client.search_runs([self._experiment], query):
+            if run.info.run_id not in own and run.data.tags.get("stage") in stages:
+                self.client.delete_run(run.info.run_id)
 
     def _keep_receipt(self) -> None:
         finished = self._finished or {}

@@ -40,7 +40,7 @@ def test_a_goal_is_a_bound_from_above_or_from_below():
 def test_nothing_is_left_to_do_where_no_op_is_timed(monkeypatch):
     """The scratch copy is removed afterwards, and holds none of this project's own prompts."""
     ran, roots = [], []
-    run = bench_pipeline._run
+    run = bench_pipeline.run
 
     def watched(root, *command, **settings):
         run(root, *command, **settings)
@@ -48,7 +48,7 @@ def test_nothing_is_left_to_do_where_no_op_is_timed(monkeypatch):
             roots.append(root)
             ran.append(sorted(path.stat().st_mtime_ns for path in root.glob("runs/*/*/manifest.json")))
 
-    monkeypatch.setattr(bench_pipeline, "_run", watched)
+    monkeypatch.setattr(bench_pipeline, "run", watched)
     assert bench_pipeline.noop(Project.find(), 2) > 0
     assert len(ran) == 3 and ran[0] == ran[1] == ran[2] and len(ran[0]) == 2 * len(STAGES)
     assert not roots[0].exists()
@@ -57,4 +57,4 @@ def test_nothing_is_left_to_do_where_no_op_is_timed(monkeypatch):
 def test_a_command_that_fails_in_the_copy_is_one_line(tmp_path):
     root = scratch_project.copy(Project.find().root, tmp_path / "clone")
     with pytest.raises(ProlificError, match="`tasks nerf nothing` failed in the scratch copy: .*no prompt 'nothing'"):
-        bench_pipeline._run(root, "tasks", "nerf", "nothing")
+        bench_pipeline.run(root, "tasks", "nerf", "nothing")

@@ -39,7 +39,7 @@ def commands() -> dict[tuple[str, ...], Any]:
 
 def test_every_command_has_a_help_page_that_fits_80_columns(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
-    assert len(commands()) == 32
+    assert len(commands()) == 33
     for path, command in commands().items():
         assert cli.main([*path, "--help"]) == 0
         page = capsys.readouterr().out

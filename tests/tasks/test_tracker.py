@@ -93,6 +93,31 @@ def test_the_link_of_a_run_opens_its_classic_view(project):
         assert str(runs.address()).endswith(f"/runs/{run}?workflowType=machine_learning")
 
 
+def test_the_run_of_a_worker_that_was_lost_with_its_records_is_replaced(project):
+    from mlflow import MlflowClient
+
+    def dies(stage):
+        for step in range(1, 11):
+            stage.progress(step, 20, loss=1 / step)
+        raise RuntimeError("the power is cut")
+
+    with Tracker(project, "a-red-mug") as run:
+        with pytest.raises(RuntimeError):
+            Stage(project, "initialise", "a-red-mug").run(dies)
+        run.sync_stage("initialise")
+    lost = runs(project)["initialise"]
+    assert lost.info.status == "RUNNING"
+    shutil.rmtree(project.state / "a-red-mug")
+    run_stage(project)
+    with Tracker(project, "a-red-mug") as run:
+        run.sync_stage("initialise")
+        run.finish({}, [])
+    found = runs(project)  # checks that no name occurs twice
+    assert found["initialise"].info.run_id != lost.info.run_id
+    points = MlflowClient(tracker.uri(project)).get_metric_history(found["initialise"].info.run_id, "loss")
+    assert [point.step for point in points] == [1, 5, 10, 15, 20]
+
+
 def test_a_running_stage_is_synced_and_a_failed_one_is_marked(project):
     steps = []
 

@@ -1,0 +1,51 @@
+"""Status of many prompts in one process, compared with what DVC would run."""
+
+import shutil
+
+import pytest
+
+from tasks.dvc_pipeline.unchanged import unchanged
+from tasks.runtime.project import Project
+
+FIRST, SECOND = "a-red-mug", "another-red-mug"
+
+
+@pytest.fixture
+def two(made, monkeypatch) -> Project:
+    """Two finished prompts, of which the second is a copy of the first; a test's changes are undone."""
+    root = made.root
+    monkeypatch.setenv("PROLIFIC_ROOT", str(root))
+    shutil.copytree(root / "runs" / FIRST, root / "runs" / SECOND, dirs_exist_ok=True)
+    for folder in (FIRST, SECOND):
+        (root / "prompts" / folder).mkdir(exist_ok=True)
+    for name in ("prompt.yaml", "dvc.yaml", "dvc.lock"):
+        text = (root / "prompts" / FIRST / name).read_text()
+        (root / "prompts" / SECOND / name).write_text(text.replace(FIRST, SECOND))
+    return Project(root)
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "expected"),
+    [
+        ("params.yaml", "resolution: 128", "resolution: 127", set()),
+        (f"prompts/{SECOND}/prompt.yaml", "seed: 0", "seed: 1", {FIRST}),
+        (f"runs/{SECOND}/export/result.json", "red", "blue", {FIRST}),
+        (f"prompts/{SECOND}/dvc.lock", "schema", "- no schema", {FIRST}),
+        ("tasks/nerf.py", "import json", "import  json", set()),
+    ],
+)
+def test_only_prompts_without_any_change_are_unchanged(two, path, old, new, expected):
+    file = two.root / path
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+    try:
+        assert unchanged(two, [FIRST, SECOND, "unknown"]) == expected
+    finally:
+        file.write_text(text)
+
+
+def test_prompts_that_are_finished_are_unchanged(two):
+    assert unchanged(two, [FIRST, SECOND]) == {FIRST, SECOND}
+    shutil.rmtree(two.root / "runs" / SECOND / "nerf")
+    assert unchanged(two, [FIRST, SECOND]) == {FIRST}
