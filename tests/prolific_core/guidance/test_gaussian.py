@@ -4,6 +4,8 @@ The guidance methods, schedules and losses are those of the package. The closed-
 are those of `prolific bench theory`, whose table has a row for every method.
 """
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -106,6 +108,12 @@ def test_every_method_runs_on_the_closed_form_priors(method):
     row = theory.row(method, 7.5, steps=4)
     values = [getattr(row, name) for name in ("mean_error", "variance", "mode_error", "mode_variance", "evaluations")]
     assert torch.tensor(values).isfinite().all() and min(values) > 0 and 0 <= row.smaller_mode <= 1
+
+
+def test_the_table_of_the_documentation_has_every_method():
+    text = (Path(__file__).parents[3] / "docs" / "method.md").read_text()
+    rows = {line.split("|")[1].strip() for line in text.splitlines() if line.count("|") == 9}
+    assert set(guidance_methods()) <= rows
 
 
 def test_sds_loses_the_smaller_mode_and_vsd_keeps_both():
