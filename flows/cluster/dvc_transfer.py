@@ -104,7 +104,7 @@ def _dvc(action: str, ids: list[str]) -> int:
         if action == "push" and (
             folders := [path[: -len(".dvc")] for path in states if Path(path[: -len(".dvc")]).is_dir()]
         ):
-            repo.add(folders)  # pyright: ignore[reportAttributeAccessIssue]
+            repo.add(folders)  # pyright: ignore
         targets = [*pipelines, *(path for path in states if Path(path).is_file())]
         if not targets:
             return 0

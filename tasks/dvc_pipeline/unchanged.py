@@ -52,7 +52,7 @@ def _read_once() -> None:
 
     def get_hash(self):
         if self.fs_path not in hashed:
-            hashed[self.fs_path] = super(base.Dependency, self).get_hash()
+            hashed[self.fs_path] = super(base.Dependency, self).get_hash()  # pyright: ignore
         return hashed[self.fs_path]
 
     param.load_path = load_path
