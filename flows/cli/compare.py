@@ -55,7 +55,7 @@ def compare(
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A smoke test that allows no conclusions.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="Use 12 prompts, which takes a day in 3D.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Use 12 prompts, which takes many hours.")] = False,
     workers: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="The number of runs at the same time.")] = 2,
     preset: Annotated[
         str, typer.Option(metavar="NAME", help=f"For 3D: {PRESET_HELP}", autocompletion=complete_preset)
