@@ -38,7 +38,7 @@ class CastFactor:
 def write(factors: list[CastFactor]) -> None:
     """Copy the values of all factors, in one kernel on a GPU."""
     if factors:
-        torch._foreach_copy_([one.value for one in factors], [one.factor for one in factors])  # pyright: ignore[reportPrivateImportUsage, reportUnknownMemberType]
+        torch._foreach_copy_([one.value for one in factors], [one.factor for one in factors])  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage, reportUnknownMemberType]
 
 
 class LowRankLayer(nn.Module):
