@@ -43,6 +43,18 @@ def test_an_interrupted_table_has_all_methods():
     assert {run.seed for run in runs[:4]} == {0}
 
 
+def test_more_diverse_than_truth_is_worse():
+    found = {
+        Run(method, 7.5, prompt, seed): {"diversity": diversity + 0.01 * seed}
+        for prompt in ("a red mug", "a blue cube")
+        for seed in range(3)
+        for method, diversity in (("vsd", 0.9), ("sds", 1.6))
+    }
+    (row,) = summary.differences(found, "vsd")
+    assert (row.method, row.metric, row.verdict) == ("sds", "diversity", "worse")
+    assert 0.5 < row.interval.mean < 0.55
+
+
 def results(**offsets: float) -> dict[Run, dict[str, float]]:
     """Return the metrics of runs whose excess is that of vsd plus an offset and a little noise."""
     random = np.random.default_rng(0)

@@ -192,7 +192,7 @@ def section(space: Space) -> Section:
         columns=[summary.COLUMNS[name][0] for name in names],
         rows=[(method, space.scales[method], [row.get(name) for name in names]) for method, row in means.items()],
         reference=REFERENCE,
-        differences=[(d.method, summary.COLUMNS[d.metric][0], d.interval, d.verdict) for d in space.differences],
+        differences=[(d.method, summary.compared_name(d.metric), d.interval, d.verdict) for d in space.differences],
         images=[(method, [images[method, prompt] for prompt in prompts]) for method in space.scales],
     )
 

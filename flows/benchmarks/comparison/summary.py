@@ -16,8 +16,8 @@ COLUMNS = {  # metrics in the order of the table, with the direction that is bet
     "saturation_error": ("saturation error", -1),
     "saturation": ("saturation", 0),
     "sharpness": ("sharpness", 0),
-    "diversity": ("diversity", 1),
-    "vendi_ratio": ("Vendi", 1),
+    "diversity": ("diversity", 0),
+    "vendi_ratio": ("Vendi", 0),
     "occupied": ("occupied", 0),
     "family": ("family", 1),
     "colour": ("colour", 1),
@@ -26,12 +26,15 @@ COLUMNS = {  # metrics in the order of the table, with the direction that is bet
     "evaluations": ("evaluations", 0),
 }
 COMPARED = ("excess", "saturation_error", "diversity", "vendi_ratio", "family")
+# Ratios to true objects, which are compared by their distance from 1: images of noise are more diverse than true ones.
+RATIOS = ("diversity", "vendi_ratio")
 
 
 @dataclass(frozen=True)
 class Difference:
     """Difference of a metric between a method and the reference, over pairs of the same prompt and seed.
 
+    For the metrics in RATIOS, it is the difference of their distances from 1.
     `verdict` is "none" if the interval contains 0, and otherwise "better" or "worse".
     """
 
@@ -57,8 +60,10 @@ def differences(found: Mapping[Run, Mapping[str, float]], reference: str) -> lis
             ours, theirs = _matrix(found, method, name), _matrix(found, reference, name)
             if method == reference or ours is None or theirs is None:
                 continue
+            if name in RATIOS:
+                ours, theirs = abs(ours - 1), abs(theirs - 1)
             change = interval(ours - theirs)
-            better = COLUMNS[name][1] * change.mean > 0
+            better = (-1 if name in RATIOS else COLUMNS[name][1]) * change.mean > 0
             # A single pair has no interval, so it shows no difference.
             certain = change.excludes_zero and change.low < change.high
             rows.append(Difference(method, name, change, ("better" if better else "worse") if certain else "none"))
@@ -92,8 +97,13 @@ def table(summary: Mapping[str, Mapping[str, Interval]], scales: Mapping[str, fl
 
 def differences_table(rows: Sequence[Difference]) -> str:
     """Format the differences as a Markdown table."""
-    shown = ((row.method, COLUMNS[row.metric][0], _cell(row.interval, row.metric), row.verdict) for row in rows)
+    shown = ((row.method, compared_name(row.metric), _cell(row.interval, row.metric), row.verdict) for row in rows)
     return results.table(["method", "metric", "difference", "verdict"], shown)
+
+
+def compared_name(metric: str) -> str:
+    """Return the name of a compared metric for a table."""
+    return COLUMNS[metric][0] + (", distance from 1" if metric in RATIOS else "")
 
 
 def _cell(value: Interval | None, name: str) -> str:
