@@ -5,7 +5,8 @@ The estimate is the sum of the following parts, of which the first three are exa
 - weights: the weights of the prior and, if the score network has a different base model, the weights of that model's
   U-Net; those of text encoders count only on the CPU, because they are on a GPU only while they embed texts;
 - trained: four times the size of the trained parameters (value, gradient and Adam's two moments);
-- merged: the score network's weights with merged LoRA, and the largest of their gradients;
+- merged: the score network's weights with merged LoRA, or its factors in half precision, and the largest of their
+  gradients;
 - activations: the activations saved for the backward pass of rendering and encoding, or of training the score network,
   whichever is larger, because the two are not held in memory at the same time;
 - libraries: torch, the kernels and the GPU context.

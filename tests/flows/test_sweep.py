@@ -368,6 +368,8 @@ def test_a_worker_per_gpu_sees_that_one_only_and_sweeps_see_none(project, prefec
 
     for name, value in prefect_server.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(deploy, "_clone", lambda project, name: {})  # asks git
+    monkeypatch.setattr(deploy, "_runs", lambda worker: [])
     monkeypatch.setattr(deploy.subprocess, "Popen", start)
     with pytest.raises(ProlificError, match="worker gpu3 exited with status 1; stopping the other workers"):
         deploy.work(project, "gpu", ["0", "3"], 1)

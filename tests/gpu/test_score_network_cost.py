@@ -55,7 +55,7 @@ def test_lora_adds_two_kernels_per_layer_in_half_precision():
     assert (ours - bare, pefts - bare, refresh) == (2 * 128, 6 * 128, 1)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_compiled_unets_have_no_graph_break_and_the_same_results(tmp_path, monkeypatch, dtype):
     """dynamo raises an error at a graph break, because the whole graph is asked for. Nothing is compiled to code."""
     folder = str(tiny_pipeline.make(tmp_path / "prior", prediction="v_prediction"))

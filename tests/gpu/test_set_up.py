@@ -329,6 +329,7 @@ def test_workers_without_a_choice_use_the_gpus_there_are(monkeypatch, tmp_path, 
     monkeypatch.setattr(gpus, "DRIVER", tmp_path / "absent")
     monkeypatch.setattr(deploy, "server", lambda project: None)
     monkeypatch.setattr(deploy, "_stop", lambda workers: None)
+    monkeypatch.setattr(deploy, "_clone", lambda project, name: {})  # asks git
     monkeypatch.setattr(deploy.subprocess, "Popen", start)
     with pytest.raises(ProlificError, match="exited with status 1"):
         deploy.work(Project(tmp_path), "gpu", given, slots)

@@ -39,7 +39,8 @@ def test_weights_and_trained_bytes_are_exact(folder):
 
     half = LatentDiffusion.load(folder, dtype="bfloat16")
     amounts = estimate(estimator(half, score=ScoreConfig(rank=2, targets=["to_q"])))
-    assert amounts["trained"] == vsd["trained"] and amounts["merged"] == 0
+    # The factors are kept in bfloat16 too, each of them with 2 x 32 values.
+    assert amounts["trained"] == vsd["trained"] and amounts["merged"] == 2 * (adapters + 2 * 32)
     assert amounts["weights"] == pytest.approx(stored / 2, rel=0.01)  # the schedule stays in float32
 
 

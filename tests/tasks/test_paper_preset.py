@@ -1,7 +1,7 @@
 """The paper's preset, built whole and stepped once in every stage, with a tiny random prior in
 Stable Diffusion's place (eps-prediction, and a v-prediction base for the score model, as in the paper).
 
-Only what a CPU could not pay is smaller: the render's side, and the sizes of what is exported.
+Only what a CPU could not pay is smaller: the render's side, the fit of the colours, and the sizes of what is exported.
 """
 
 import json
@@ -16,7 +16,7 @@ from tests.support import tiny_pipeline
 SMALLER = {
     "nerf": {"steps": 1, "resolution": [[0.0, 32]]},
     "geometry": {"steps": 1, "resolution": [[0.0, 64]]},
-    "texture": {"steps": 1, "resolution": [[0.0, 64]]},
+    "texture": {"steps": 1, "resolution": [[0.0, 64]], "fit_steps": 2},
     "export": {"faces": 4000, "texture_size": 128},
     "evaluate": {"views": 2, "turntable_frames": 2, "resolution": 64},
     "initialise": {"preview_resolution": 16},
@@ -48,6 +48,7 @@ def project(tmp_path_factory):
     return Project(root)
 
 
+@pytest.mark.slow
 def test_every_stage_takes_a_step_with_the_papers_values(project):
     config = project.config(project.prompt("a-red-mug"))
     field = config.initialise.field

@@ -177,6 +177,7 @@ def test_a_killed_training_ends_in_the_same_bytes(trained, stage, file, tmp_path
     assert sha(root / "priors/tiny" / stage / file) == whole
 
 
+@pytest.mark.slow
 def test_a_finished_training_is_extended(trained, tmp_path):
     """With more steps, it continues where the rate began to fall, and ends in the bytes of a single longer run."""
     weights = []
