@@ -59,12 +59,7 @@ def quality(project: Project, *, prompts: list[str], seeds: int, methods: list[s
 
     The method "initial" evaluates the radiance field before any guidance.
     """
-    for text in prompts:  # before hours of work
-        if parse(text) is None:
-            raise InputError(
-                f"the prompt must name one kind of object and one colour of the Toybox world, got {text!r} "
-                "(see `prolific prior vocabulary`)"
-            )
+    check_prompts(prompts)  # before hours of work
     rows = []
     for text in prompts:
         for method in methods:
@@ -77,6 +72,16 @@ def quality(project: Project, *, prompts: list[str], seeds: int, methods: list[s
             kept = {name: means[name] for name in Row.__dataclass_fields__ if name in means}
             rows.append(Row(text, method, len(runs), **kept))
     return rows
+
+
+def check_prompts(prompts: list[str]) -> None:
+    """Raise an InputError unless each prompt names one kind of object and one colour, so that its truth is known."""
+    for text in prompts:
+        if parse(text) is None:
+            raise InputError(
+                f"the prompt must name one kind of object and one colour of the Toybox world, got {text!r} "
+                "(see `prolific prior vocabulary`)"
+            )
 
 
 def _derived(run: dict) -> dict:

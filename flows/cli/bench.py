@@ -146,10 +146,9 @@ def asset(
 
     The fields are fitted to true renders, without a prior. This takes about ten minutes.
     """
+    from flows.benchmarks.quality import check_prompts
     from flows.prompt_store import create
-    from prolific_core.errors import InputError
     from prolific_core.prompts import Prompt
-    from prolific_core.toybox.world.captions import parse
     from tasks.runtime import machine
     from tasks.runtime.project import Project
 
@@ -160,9 +159,7 @@ def asset(
     from flows.benchmarks import asset
 
     prompts = prompt or list(asset.PROMPTS)
-    for text in prompts:
-        if parse(text) is None:
-            raise InputError(f"the prompt must name one object and one colour of the Toybox world, got {text!r}")
+    check_prompts(prompts)
     machine.set_up_torch(values.system.threads, "cpu")
     rows = []
     for text in prompts:

@@ -1,4 +1,4 @@
-"""Guidance methods on priors whose scores are known in closed form: where do the particles end?
+"""Experiment that shows where particles end on priors with scores in closed form (`prolific bench theory`).
 
 The latents are points of two dimensions, (B, 2, 1, 1), and the prior is a mixture of Gaussians. With
 x_0 ~ sum_k w_k N(m_k, S_k) and x_t = alpha x_0 + sigma eps, x_t ~ sum_k w_k N(alpha m_k, C_k), C_k = alpha^2 S_k +

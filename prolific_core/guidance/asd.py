@@ -3,9 +3,8 @@
 import torch
 
 from prolific_core.cameras import Cameras
-from prolific_core.config import Fraction, GuidanceConfig, Section
+from prolific_core.config import Fraction, Section
 from prolific_core.guidance.base import Guidance
-from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.prior.noise_schedule import Latents, Times
 
 
@@ -27,19 +26,10 @@ class ASD(Guidance):
     The same noise is in x_t and x_t'. The paper observes that the denoising error of the prior decreases with t, as
     that of a score network that is trained on the renders does at the same t, so that no network has to be trained.
     The second prediction has the view-dependent prompt and no guidance, as in the authors' code.
-
-    Args:
-        prior: The diffusion model to distil.
-        config: Parameters of the guidance.
-        prompt: Text of the prompt, which is inserted into the template `config.prompt`.
-        generator: Not used, because no network is trained.
     """
 
-    def __init__(
-        self, prior: LatentDiffusion, config: GuidanceConfig, prompt: str, *, generator: torch.Generator | None = None
-    ):
-        super().__init__(prior, config, prompt, generator=generator)
-        self.options = config.options_of(Options)
+    options_type = Options
+    options: Options
 
     def gradient(
         self, latents: Latents, cameras: Cameras, t: Times, noise: Latents, generator: torch.Generator | None = None

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from prolific_core.cameras import Cameras, cameras_in_all_directions, precise_view_prompts
 from prolific_core.cameras import view_prompts as paper_view_prompts
-from prolific_core.config import GuidanceConfig
+from prolific_core.config import GuidanceConfig, Section
 from prolific_core.errors import InputError
 from prolific_core.guidance import timesteps, view_prompts
 from prolific_core.prior.latent_diffusion import LatentDiffusion
@@ -74,18 +74,22 @@ class Guidance:
             used.
 
     Attributes:
+        options: The method's own options, an instance of `options_type`.
         progress: Fraction of the run in [0, 1], which `loss` sets. Only methods and compositions that change over the
             run read it.
     """
 
     #: Fields of the configuration that do not apply to the method; setting one of them is an error.
     unused: tuple[str, ...] = ()
+    #: Class of the options that the method declares in its own module.
+    options_type: type[Section] = Section
 
     def __init__(
         self, prior: LatentDiffusion, config: GuidanceConfig, prompt: str, *, generator: torch.Generator | None = None
     ):
         self._refuse_unused(config)
         self.prior, self.config, self.progress = prior, config, 0.0
+        self.options: Any = config.options_of(self.options_type)
         self.prompt = config.prompt.replace("{prompt}", prompt)
         composition = importlib.import_module(f"prolific_core.guidance.combine.{config.combine}")
         self._compose: Callable[[Guidance, Tensor, Tensor, Cameras], Tensor] = composition.guided

@@ -1,12 +1,10 @@
 """Score distillation as a bridge between two distributions (McAllister et al., arXiv 2406.09417)."""
 
-import torch
 from pydantic import Field
 
 from prolific_core.cameras import Cameras
-from prolific_core.config import Fraction, GuidanceConfig, Section
+from prolific_core.config import Fraction, Section
 from prolific_core.guidance.sds import SDS
-from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.prior.noise_schedule import Latents, Times
 
 SCALE = 100.0  # of the first part of the run, which is SDS
@@ -37,19 +35,10 @@ class Bridge(SDS):
     The paper regards the gradient as an approximation of the optimal transport from the current distribution of the
     renders (source) to the target, and describes the source by text, such as "oversaturated, smooth". Before `start`,
     the gradient is that of SDS, to which `config.scale`, `config.combine` and `config.interval` apply.
-
-    Args:
-        prior: The diffusion model to distil.
-        config: Parameters of the guidance.
-        prompt: Text of the prompt, which is inserted into the template `config.prompt`.
-        generator: Not used, because no network is trained.
     """
 
-    def __init__(
-        self, prior: LatentDiffusion, config: GuidanceConfig, prompt: str, *, generator: torch.Generator | None = None
-    ):
-        self.options = config.options_of(Options)
-        super().__init__(prior, config, prompt, generator=generator)
+    options_type = Options
+    options: Options
 
     def score_difference(self, noisy: Latents, t: Times, noise: Latents, cameras: Cameras) -> Latents:
         """Return the difference given in the class's docstring; see `Guidance.score_difference`."""

@@ -1,12 +1,10 @@
 """Classifier score distillation (Yu et al., arXiv 2310.19415)."""
 
-import torch
 from pydantic import Field
 
 from prolific_core.cameras import Cameras
-from prolific_core.config import GuidanceConfig, Section
+from prolific_core.config import Section
 from prolific_core.guidance.base import Guidance
-from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.prior.noise_schedule import Latents, Times
 
 
@@ -26,23 +24,13 @@ class CSD(Guidance):
     With w2 = w1, the default, the unconditional prediction cancels out and two evaluations are sufficient:
     w1 (eps(x_t; y) - eps(x_t; negative)).
 
-    Args:
-        prior: The diffusion model to distil.
-        config: Parameters of the guidance.
-        prompt: Text of the prompt, which is inserted into the template `config.prompt`.
-        generator: Not used, because no network is trained.
-
     Raises:
         InputError: `config.combine` or `config.interval` is set, although neither applies to this method.
     """
 
     unused = ("combine", "interval")
-
-    def __init__(
-        self, prior: LatentDiffusion, config: GuidanceConfig, prompt: str, *, generator: torch.Generator | None = None
-    ):
-        super().__init__(prior, config, prompt, generator=generator)
-        self.options = config.options_of(Options)
+    options_type = Options
+    options: Options
 
     def score_difference(self, noisy: Latents, t: Times, noise: Latents, cameras: Cameras) -> Latents:
         """Return the weighted sum given in the class's docstring; see `Guidance.score_difference`."""

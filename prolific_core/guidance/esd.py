@@ -42,6 +42,9 @@ class ESD(VSD):
             `config.score.camera_dropout` is 0, so that the second score would never be trained.
     """
 
+    options_type = Options
+    options: Options
+
     def __init__(
         self,
         prior: LatentDiffusion,
@@ -56,7 +59,6 @@ class ESD(VSD):
         if not config.score.camera_dropout:
             raise InputError("guidance.score.camera_dropout: must be above 0 with method 'esd'; set it to 0.1")
         super().__init__(prior, config, prompt, generator=generator, score=score)
-        self.options = config.options_of(Options)
 
     @torch.no_grad()
     def predict_eps_q(self, noisy: Latents, t: Times, noise: Latents, cameras: Cameras) -> Latents:

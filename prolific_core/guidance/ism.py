@@ -4,10 +4,9 @@ import torch
 from pydantic import Field
 
 from prolific_core.cameras import Cameras
-from prolific_core.config import Fraction, GuidanceConfig, Section
+from prolific_core.config import Fraction, Section
 from prolific_core.guidance import ddim
 from prolific_core.guidance.base import Guidance
-from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.prior.noise_schedule import Latents, Times
 
 
@@ -29,19 +28,10 @@ class ISM(Guidance):
     length `interval` from x_s. As in the authors' code, the inversion begins at time step 0 with the small noise of
     that step. Their code weights by sigma / alpha, which is `config.weighting: sigma_over_alpha`, and increases the
     interval from 50 to 100 steps at the start of the run, which is left out here.
-
-    Args:
-        prior: The diffusion model to distil.
-        config: Parameters of the guidance.
-        prompt: Text of the prompt, which is inserted into the template `config.prompt`.
-        generator: Not used, because no network is trained.
     """
 
-    def __init__(
-        self, prior: LatentDiffusion, config: GuidanceConfig, prompt: str, *, generator: torch.Generator | None = None
-    ):
-        super().__init__(prior, config, prompt, generator=generator)
-        self.options = config.options_of(Options)
+    options_type = Options
+    options: Options
 
     def gradient(
         self, latents: Latents, cameras: Cameras, t: Times, noise: Latents, generator: torch.Generator | None = None

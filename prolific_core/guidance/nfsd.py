@@ -3,9 +3,8 @@
 import torch
 
 from prolific_core.cameras import Cameras
-from prolific_core.config import Fraction, GuidanceConfig, Section
+from prolific_core.config import Fraction, Section
 from prolific_core.guidance.base import Guidance
-from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.prior.noise_schedule import Latents, Times
 
 
@@ -30,23 +29,13 @@ class NFSD(Guidance):
     "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy". If
     `config.negative_prompt` is empty, the domain correction is zero for large t, and only two texts are evaluated.
 
-    Args:
-        prior: The diffusion model to distil.
-        config: Parameters of the guidance.
-        prompt: Text of the prompt, which is inserted into the template `config.prompt`.
-        generator: Not used, because no network is trained.
-
     Raises:
         InputError: `config.combine` or `config.interval` is set, although neither applies to this method.
     """
 
     unused = ("combine", "interval")
-
-    def __init__(
-        self, prior: LatentDiffusion, config: GuidanceConfig, prompt: str, *, generator: torch.Generator | None = None
-    ):
-        super().__init__(prior, config, prompt, generator=generator)
-        self.options = config.options_of(Options)
+    options_type = Options
+    options: Options
 
     def score_difference(self, noisy: Latents, t: Times, noise: Latents, cameras: Cameras) -> Latents:
         """Return the sum given in the class's docstring; see `Guidance.score_difference`."""

@@ -4,10 +4,9 @@ import torch
 from pydantic import Field
 
 from prolific_core.cameras import Cameras
-from prolific_core.config import GuidanceConfig, Section
+from prolific_core.config import Section
 from prolific_core.guidance import ddim, timesteps
 from prolific_core.guidance.base import Guidance
-from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.prior.noise_schedule import Latents, Times, classifier_free
 
 
@@ -33,23 +32,13 @@ class SDI(Guidance):
     (x_t - alpha x) / sigma that the inversion finds; there is no other weight. The authors' code also adds some noise
     in the inversion and ends it up to a tenth of the time steps after t; both are left out here.
 
-    Args:
-        prior: The diffusion model to distil.
-        config: Parameters of the guidance.
-        prompt: Text of the prompt, which is inserted into the template `config.prompt`.
-        generator: Not used, because no network is trained.
-
     Raises:
         InputError: `config.weighting` is set, although it does not apply to this method.
     """
 
     unused = ("weighting",)
-
-    def __init__(
-        self, prior: LatentDiffusion, config: GuidanceConfig, prompt: str, *, generator: torch.Generator | None = None
-    ):
-        super().__init__(prior, config, prompt, generator=generator)
-        self.options = config.options_of(Options)
+    options_type = Options
+    options: Options
 
     def sample_times(self, batch: int, progress: float, generator: torch.Generator | None = None) -> Times:
         """Return the upper bound of t, or random time steps if `annealed` is false; see `Guidance.sample_times`."""

@@ -53,7 +53,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a comparison: a set of images in 2D, or a model in 3D."""
+    """A run of a comparison, which makes a set of images in 2D or a model in 3D."""
 
     method: str
     scale: float
