@@ -1,8 +1,10 @@
-"""Process that computes a texture atlas with xatlas: `python -m prolific_core.mesh.atlas IN.npz OUT.npz`.
+"""Process that computes a texture atlas with xatlas: `python -m prolific_core.mesh.atlas IN.npz OUT.npz SECONDS`.
 
 xatlas cannot be interrupted and takes minutes for some meshes. In a process of its own, it can be stopped.
 """
 
+import math
+import signal
 import subprocess
 import sys
 import tempfile
@@ -53,7 +55,7 @@ def atlas(
     with tempfile.TemporaryDirectory() as folder:
         source, result = Path(folder, "in.npz"), Path(folder, "out.npz")
         np.savez(source, **given)
-        command = [sys.executable, "-m", __name__, str(source), str(result)]
+        command = [sys.executable, "-m", __name__, str(source), str(result), str(math.ceil(seconds) + 1)]
         try:
             subprocess.run(command, check=True, timeout=seconds, capture_output=True, text=True, cwd=_ROOT)
         except subprocess.TimeoutExpired:
@@ -92,6 +94,9 @@ def _generate(
 
 
 if __name__ == "__main__":
+    # The process also ends if its parent was killed and cannot stop it.
+    if hasattr(signal, "alarm"):
+        signal.alarm(int(sys.argv[3]))
     with np.load(sys.argv[1]) as _given:
         _source, _faces, _uvs = _generate(**dict(_given))
     np.savez(sys.argv[2], source=_source, faces=_faces, uvs=_uvs)

@@ -10,6 +10,7 @@ import shutil
 import pytest
 import torch
 import yaml
+from torch.utils.checkpoint import checkpoint
 
 from prolific_core import cameras, seeding
 from prolific_core.config import CameraConfig, FieldConfig, GuidanceConfig, NerfConfig, ScoreConfig
@@ -110,6 +111,20 @@ def test_the_papers_preset_runs_on_a_pretended_gpu(tmp_path, monkeypatch):
     assert sum(uploads.values()) <= 12, uploads
     metrics = json.loads((project.output(ID, "evaluate") / "metrics.json").read_text())
     assert -1 <= metrics["alignment"] <= 1
+
+
+def test_a_backward_pass_sees_the_device_of_the_forward_pass():
+    devices = []
+
+    def square(x):
+        devices.append(x.device.type)
+        return x * x
+
+    with PretendCuda():
+        x = torch.ones(3, device="cuda", requires_grad=True)
+        for run in (torch.Tensor.backward, torch.autograd.backward, lambda loss: torch.autograd.grad(loss, x)):
+            run(checkpoint(square, x, use_reentrant=False).sum())
+    assert devices == ["cuda"] * 6
 
 
 @pytest.mark.slow

@@ -22,9 +22,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils import checkpoint
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -38,6 +40,7 @@ WAITING = {
     *(T.nonzero, T.unique, T.masked_select, T.bincount, T.equal, T.allclose, T.is_nonzero),
     *(torch.nonzero, torch.unique, torch.masked_select, torch.bincount, torch.equal, torch.allclose),
 }
+BACKWARD = {T.backward, torch.autograd.backward, torch.autograd.grad}
 TO_HOST = {"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__contains__", "equal"}
 #: Functions that accept tensors of both devices.
 MIXING = {T.copy_, T.type_as, T.to, T.data.__set__, T.set_, T.expand_as, T.view_as, T.reshape_as, T.__setitem__}
@@ -83,6 +86,8 @@ class PretendCuda(TorchFunctionMode):
                 return result
 
             torch.autograd.Function.apply = classmethod(apply)
+            self._checks = mock.patch.dict(checkpoint._allowed_determinism_checks_to_fns, default=self._true_metadata)
+            self._checks.start()
         self._depth += 1
         return super().__enter__()
 
@@ -90,7 +95,16 @@ class PretendCuda(TorchFunctionMode):
         self._depth -= 1
         if not self._depth:
             torch.autograd.Function.apply = self._apply
+            self._checks.stop()
         return super().__exit__(*details)
+
+    def _true_metadata(self, tensor: T) -> dict:
+        """Describe a saved tensor for a checkpoint, which compares its device with that of the recomputed one.
+
+        A tensor is saved while an operation runs, when no mode is on, and read when this one is.
+        """
+        with self.off():
+            return checkpoint._default_meta_extractor(tensor)
 
     @contextmanager
     def off(self) -> Iterator[None]:
@@ -130,8 +144,8 @@ class PretendCuda(TorchFunctionMode):
         if self._off:
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
-        if func is T.backward:
-            return self._run_backward(args, kwargs)
+        if func in BACKWARD:
+            return self._run_backward(func, args, kwargs)
         if func == T.device.__get__:
             return func(*args) if self.mark_of(args[0]) is False else CUDA
         if func in (T.is_cuda.__get__, T.is_cpu.__get__):
@@ -145,13 +159,17 @@ class PretendCuda(TorchFunctionMode):
             return self.mark(result, bool(self.mark_of(args[0]))) if isinstance(result, T) else result
         return self._compute(func, name, args, kwargs)
 
-    def _run_backward(self, args, kwargs):
+    def _run_backward(self, func, args, kwargs):
+        engine = torch.autograd._engine_run_backward
+
+        def run(*args, **kwargs):
+            with self:  # torch switches a mode off while it handles a call
+                return engine(*args, **kwargs)
+
         self._backward += 1
         try:
-            with self:  # torch switches a mode off while it handles a call
-                named = {key: kwargs.get(key) for key in ("retain_graph", "inputs")}
-                create_graph = bool(kwargs.get("create_graph"))
-                return torch.autograd.backward(args[0], kwargs.get("gradient"), create_graph=create_graph, **named)
+            with mock.patch.object(torch.autograd, "_engine_run_backward", run):
+                return func(*args, **kwargs)
         finally:
             self._backward -= 1
 

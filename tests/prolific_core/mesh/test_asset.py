@@ -1,7 +1,11 @@
 """Finished assets: closed meshes stay closed, PLY files, materials, and the time limit of the unwrapping."""
 
 import json
+import os
+import signal
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -117,6 +121,12 @@ def test_a_process_of_its_own_gives_the_same_atlas(asset):
 def test_the_unwrapping_ends_in_time_and_says_what_to_change(asset):
     with pytest.raises(AtlasTimeout, match=r"900 faces within 0.01 s; lower export.faces|faces within 0.01 s; lower"):
         unwrap(asset.vertices, asset.faces, 128, seconds=0.01)
+
+
+def test_the_process_ends_by_itself_if_its_parent_was_killed(tmp_path):
+    os.mkfifo(tmp_path / "never.npz")  # nothing writes to it, so that the process waits as for a mesh without end
+    command = [sys.executable, "-m", "prolific_core.mesh.atlas", str(tmp_path / "never.npz"), str(tmp_path / "out"), "1"]
+    assert subprocess.run(command, cwd=atlas_module._ROOT, timeout=120).returncode == -signal.SIGALRM
 
 
 def test_a_failure_of_xatlas_is_one_line(asset, monkeypatch):
