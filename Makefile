@@ -1,6 +1,6 @@
 # make demo [PROMPT="a blue chair"]   make a 3D model from a sentence
 # make lint                           check format, style and types
-# make test                           run the tests: about 20 minutes on two cores
+# make test                           run the tests: about 13 minutes on two cores
 # make test-slow                      run the slower tests too: whole runs of every stage
 # make test-faults                    kill stages, servers and workers by the hundred: minutes
 # make test-cluster                   run three workers with PostgreSQL and an object store; one is killed

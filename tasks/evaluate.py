@@ -1,10 +1,12 @@
 """Stage 6: render the exported GLB files and compute metrics from the renders."""
 
+import statistics
 import sys
 
 import torch
 
 from prolific_core import cameras
+from prolific_core.mesh.compare import Solid
 from prolific_core.mesh.export import load_glb
 from prolific_core.mesh.textured_view import TexturedView
 from prolific_core.metrics.alignment import alignment
@@ -17,6 +19,7 @@ from prolific_core.toybox.evaluation.ground_truth import (
     own_distance,
     true_views,
 )
+from prolific_core.toybox.evaluation.shape import shape_metrics
 from prolific_core.visualisation import contact_sheet, write_video
 from tasks.runtime.job import save_png
 from tasks.runtime.stage import Stage
@@ -38,14 +41,15 @@ def run(stage: Stage) -> dict:
         made = _render(stage, mesh, orbit)
         fit = {} if scorer is None else {"alignment": alignment(scorer, made.rgb, text)}
         compared = {} if truth is None else against_truth(made, truth, own)
-        results.append(fit | agreement(made.rgb, text) | fronts(text, made.rgb) | compared)
+        shape = shape_metrics(text, Solid(mesh.welded_vertices.cpu(), mesh.welded_faces.cpu()))
+        results.append(fit | agreement(made.rgb, text) | fronts(text, made.rgb) | compared | shape)
         suffix = "" if index == 0 else f"_{index}"
         sheet = contact_sheet(made.rgb)
         save_png(stage.output / f"contact{suffix}.png", sheet)
         stage.image(f"contact{suffix}", sheet)
         write_video(stage.output / f"turntable{suffix}.mp4", _render(stage, mesh, turntable).rgb)
         stage.progress(index + 1, len(paths))
-    return {name: sum(result[name] for result in results) / len(results) for name in results[0]}
+    return {name: statistics.mean(result[name] for result in results if name in result) for name in results[0]}
 
 
 def _render(stage: Stage, mesh: TexturedView, views: cameras.Cameras) -> Views:

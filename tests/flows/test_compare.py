@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from flows.benchmarks import study
-from flows.benchmarks.comparison import compare, images_2d, plan, summary
+from flows.benchmarks.comparison import compare, images_2d, measures, plan, summary
 from flows.benchmarks.comparison.plan import Run, Size
 from flows.reporting import comparison
 from prolific_core.errors import InputError
@@ -153,3 +153,18 @@ def test_a_comparison_in_2d_from_the_command_to_the_page(clone):
     before = [path.stat().st_mtime_ns for path in runs]
     assert clone.prolific(*arguments).returncode == 0
     assert [path.stat().st_mtime_ns for path in runs] == before
+
+
+def test_truth_measures_as_truth():
+    text = "a green car"
+    found = measures.of_images(text, measures.true_images(text, first=200, count=8))
+    assert found["percentile"] < 1 and abs(found["excess"]) < 1
+    assert found["family"] == 1 and found["r_precision"] >= 0.75 and found["saturation_error"] < 0.15
+    noise = measures.of_images(text, torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    assert noise["excess"] > found["excess"] + 3 and noise["percentile"] == 1 and noise["r_precision"] < 0.25
+
+
+def test_the_other_prompts_are_prompts_of_the_world():
+    others = measures.other_prompts("a green car")
+    assert len(set(others)) == 31 and "a green car" not in others and all(parse(text) for text in others)
+    assert "an orange" in " ".join(measures.other_prompts("a red mug"))

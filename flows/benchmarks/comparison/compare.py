@@ -149,12 +149,11 @@ class _Work:
         return measures.of_images(run.prompt, images) | cost
 
     def _of_field(self, run: Run, prompt: Any) -> dict[str, float]:
-        views = fields_3d.render(self.project, prompt)
-        found, self.vectors[run] = measures.of_views(run.prompt, views)
+        views, solid = fields_3d.result(self.project, prompt)
+        found, self.vectors[run] = measures.of_object(run.prompt, views, solid)
         self.images[run] = views.rgb[:: max(1, len(views.rgb) // SHOWN)][:SHOWN]
-        seconds = fields_3d.seconds(self.project, prompt)
-        cost = {"evaluations": fields_3d.evaluations(self.project, prompt, run)}
-        return found | cost | ({} if seconds is None else {"seconds": seconds})
+        evaluations = {"evaluations": fields_3d.evaluations(self.project, prompt, run)}
+        return found | evaluations | fields_3d.cost(self.project, prompt)
 
 
 def _add_diversity(found: dict[Run, dict[str, float]], vectors: dict[Run, Tensor]) -> None:

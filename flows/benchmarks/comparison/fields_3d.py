@@ -15,6 +15,7 @@ from flows.orchestration import dvc_runner
 from flows.prompt_store import create
 from prolific_core import prompts
 from prolific_core.config import NerfConfig
+from prolific_core.mesh.compare import Solid
 from prolific_core.prompts import Prompt
 from prolific_core.toybox.evaluation.ground_truth import SIZE, Views
 from tasks.runtime.project import Project
@@ -75,20 +76,24 @@ def make(project: Project, filed: dict[Run, Prompt], workers: int, done: Callabl
     radiance_fields(list(runs), workers, lambda id: done(runs[id]))
 
 
-def seconds(project: Project, prompt: Prompt) -> float | None:
-    """Return the time that the radiance field took, or None if it is not known."""
-    return dvc_runner.cached(PromptRuns(project.resolve(prompt.id)), "nerf").seconds
+def cost(project: Project, prompt: Prompt) -> dict[str, float]:
+    """Return the time and the peak memory that the radiance field took, as far as they are known."""
+    found = dvc_runner.cached(PromptRuns(project.resolve(prompt.id)), "nerf")
+    values = {"seconds": found.seconds, "memory": found.peak_memory_mb}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 @torch.no_grad()
-def render(project: Project, prompt: Prompt) -> Views:
-    """Render the radiance field of a run on a white background from the evaluation's cameras."""
+def result(project: Project, prompt: Prompt) -> tuple[Views, Solid]:
+    """Return views of a run's radiance field from the evaluation's cameras, over white, and the mesh of its surface."""
     from prolific_core.scenes import store
+    from prolific_core.scenes.extraction import extract_surface
 
     (field, *_) = store.load_fields(project.output(prompt.id, "nerf"), device="cpu", backend="auto")
     image = field.render(measures.cameras(), 2 * SIZE, background="white")
     shrink = torch.nn.functional.avg_pool2d
-    return Views(shrink(image.rgb, 2), shrink(image.opacity, 2))
+    solid = Solid(*extract_surface(field, project.config(prompt).geometry).extract())
+    return Views(shrink(image.rgb, 2), shrink(image.opacity, 2)), solid
 
 
 def vectors_by_prompt(found: dict[Run, Tensor]) -> dict[tuple[str, str], Tensor]:

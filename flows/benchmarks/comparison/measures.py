@@ -8,8 +8,12 @@ from torch import Tensor
 
 from prolific_core.cameras import Cameras, orbit
 from prolific_core.config import EvaluateConfig
+from prolific_core.mesh.compare import Solid
+from prolific_core.metrics.alignment import alignment, r_precision
 from prolific_core.metrics.diversity import pairwise_distance, saturation, vendi_score
 from prolific_core.metrics.fidelity import kernel_distance
+from prolific_core.prior.location import TOYBOX
+from prolific_core.prior.scorer import Scorer
 from prolific_core.toybox.evaluation.agreement import agreement
 from prolific_core.toybox.evaluation.distances import sharpness_ratio
 from prolific_core.toybox.evaluation.ground_truth import (
@@ -20,7 +24,9 @@ from prolific_core.toybox.evaluation.ground_truth import (
     own_distances,
     true_views,
 )
+from prolific_core.toybox.evaluation.shape import shape_metrics
 from prolific_core.toybox.world import draw as world
+from prolific_core.toybox.world.captions import article
 
 TRUE_RENDERS = 64
 SHARPNESS = 0.98  # percentile of the gradient's magnitude, which lies on the edges
@@ -76,8 +82,8 @@ def cameras() -> Cameras:
     return orbit(look.views, elevation=look.elevation, distance=look.distance, fov=look.fov)
 
 
-def of_views(text: str, made: Views) -> tuple[dict[str, float], Tensor]:
-    """Compute the metrics of an object from its views over white, and its mean feature vector (D,)."""
+def of_object(text: str, made: Views, solid: Solid) -> tuple[dict[str, float], Tensor]:
+    """Compute the metrics of an object from its views over white and its mesh, and its mean feature vector (D,)."""
     truth, distances = _true_objects(text)
     compared = against_truth(made, truth)
     return {
@@ -88,6 +94,7 @@ def of_views(text: str, made: Views) -> tuple[dict[str, float], Tensor]:
         "occupied": compared["occupied_ratio"],
         **_agreement(made.rgb, text),
         **{name: float(count) for name, count in fronts(text, made.rgb).items()},
+        **shape_metrics(text, solid),
     }, features(made.rgb).mean(0)
 
 
@@ -108,4 +115,24 @@ def _distance(distance: float, own: list[float]) -> dict[str, float]:
 
 def _agreement(images: Tensor, text: str) -> dict[str, float]:
     found = agreement(images, text)
-    return {"family": found["family_agreement"], "colour": found["colour_agreement"]}
+    return {
+        "family": found["family_agreement"],
+        "colour": found["colour_agreement"],
+        "alignment": alignment(_scorer(), images, text),
+        "r_precision": r_precision(_scorer(), images, text, other_prompts(text)),
+    }
+
+
+def other_prompts(text: str, count: int = 31) -> list[str]:
+    """Return other prompts of one object, among which the scorer has to find the text: the same for each run."""
+    family, colour = world.parse(text) or (None, None)
+    pairs = [(f, c) for f in world.FAMILIES for c in world.COLOURS if (f, c) != (family, colour)]
+    chosen = np.random.default_rng(0).choice(len(pairs), count, replace=False)
+    return [article(f"a {pairs[k][1]} {pairs[k][0]}") for k in chosen]
+
+
+@cache
+def _scorer() -> Scorer:
+    found = Scorer.load(None, str(TOYBOX))
+    assert found is not None  # it is part of the package
+    return found

@@ -19,13 +19,18 @@ COLUMNS = {  # metrics in the order of the table, with the direction that is bet
     "diversity": ("diversity", 0),
     "vendi_ratio": ("Vendi", 0),
     "occupied": ("occupied", 0),
+    "iou": ("IoU", 1),
+    "chamfer": ("Chamfer", -1),
     "family": ("family", 1),
     "colour": ("colour", 1),
+    "alignment": ("alignment", 1),
+    "r_precision": ("R-precision", 1),
     "fronts": ("fronts", -1),
     "seconds": ("seconds", -1),
+    "memory": ("MB", -1),
     "evaluations": ("evaluations", 0),
 }
-COMPARED = ("excess", "saturation_error", "diversity", "vendi_ratio", "family")
+COMPARED = ("excess", "saturation_error", "diversity", "vendi_ratio", "iou", "family")
 # Ratios to true objects, which are compared by their distance from 1: images of noise are more diverse than true ones.
 RATIOS = ("diversity", "vendi_ratio")
 
@@ -109,7 +114,7 @@ def compared_name(metric: str) -> str:
 def _cell(value: Interval | None, name: str) -> str:
     if value is None:
         return ""
-    digits = 0 if name in ("seconds", "evaluations") else 2
+    digits = {"seconds": 0, "memory": 0, "evaluations": 0, "chamfer": 3}.get(name, 2)
     shown = f"{value.mean:.{digits}f}"
     if value.low == value.high or name == "evaluations":
         return shown

@@ -125,7 +125,14 @@ def test_the_unwrapping_ends_in_time_and_says_what_to_change(asset):
 
 def test_the_process_ends_by_itself_if_its_parent_was_killed(tmp_path):
     os.mkfifo(tmp_path / "never.npz")  # nothing writes to it, so that the process waits as for a mesh without end
-    command = [sys.executable, "-m", "prolific_core.mesh.atlas", str(tmp_path / "never.npz"), str(tmp_path / "out"), "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "prolific_core.mesh.atlas",
+        str(tmp_path / "never.npz"),
+        str(tmp_path / "out"),
+        "1",
+    ]
     assert subprocess.run(command, cwd=atlas_module._ROOT, timeout=120).returncode == -signal.SIGALRM
 
 
