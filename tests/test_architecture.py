@@ -18,7 +18,7 @@ CORE = {
     "render": set(),
     "mesh": {"render"},
     "metrics": {"prior"},
-    "toybox": {"prior", "metrics", "render"},
+    "toybox": {"prior", "metrics", "mesh", "render"},
 }
 
 
