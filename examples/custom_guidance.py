@@ -1,6 +1,6 @@
-"""Noise-free score distillation (Katzir et al., 2310.17590): a guidance method of your own in one file.
+"""Latent residual of HiFA (Zhu et al., 2305.18766): a guidance method of your own in one file.
 
-python examples/custom_guidance.py --out nfsd.png
+python examples/custom_guidance.py --out hifa.png
 """
 
 import argparse
@@ -10,17 +10,15 @@ import torch
 from prolific_core import Guidance, LatentDiffusion, LatentScene, config, distil, save_image
 
 
-class NFSD(Guidance):
-    """Noise-free score distillation, whose gradient is domain correction + scale * condition direction."""
+class HiFA(Guidance):
+    """Distance between the latents and their denoised estimate x0_hat, which is kept constant in the backward pass.
+
+        x - x0_hat = sigma / alpha (eps_pretrained - eps),   x0_hat = (x_t - sigma eps_pretrained) / alpha
+    """
 
     def score_difference(self, noisy, t, noise, cameras):
-        empty = self.prior.embed([""] * len(noisy))
-        unconditional, conditional, negative = self.predict(
-            noisy, t, [empty, self.embed_views(cameras), self.negative(len(noisy))]
-        )
-        early = (t >= 0.2 * self.prior.schedule.length)[:, None, None, None]
-        domain = torch.where(early, unconditional - negative, unconditional)
-        return domain + self.config.scale * (conditional - unconditional)
+        alpha, sigma = self.prior.schedule.coefficients(t)
+        return sigma / alpha * (self.pretrained(noisy, t, cameras) - noise)
 
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -32,7 +30,7 @@ arguments = parser.parse_args()
 random = torch.Generator().manual_seed(0)
 prior = LatentDiffusion.load("toybox")
 images = LatentScene(prior.latent_shape, count=4, generator=random)
-method = config.GuidanceConfig(scale=7.5, view_prompts=False, negative_prompt="two objects, blurry")
-guidance = NFSD(prior, method, arguments.prompt, generator=random)
+method = config.GuidanceConfig(scale=30.0, view_prompts=False, time=config.TimeConfig(anneal="sqrt", final=0.1))
+guidance = HiFA(prior, method, arguments.prompt, generator=random)
 distil([images], guidance, config.StageConfig(steps=arguments.steps, views=4, learning_rate_final=0.05))
 save_image(arguments.out, prior.decode(images.latents))
