@@ -38,6 +38,8 @@ class Row:
     saturation_error: float | None = None
     kernel_distance: float | None = None
     kernel_distance_excess: float | None = None
+    iou: float | None = None
+    chamfer: float | None = None
     one_front: float | None = None
     alignment: float | None = None
 
@@ -50,6 +52,7 @@ COLUMNS = {
     "saturation_error": "saturation error",
     "kernel_distance": "kernel distance",
     "kernel_distance_excess": "excess",
+    "iou": "IoU",
     "one_front": "Janus-free rate",
 }
 
