@@ -16,7 +16,7 @@ from tasks.tracking.prompt_runs import PromptRuns, flatten, row
 
 PROJECT = Project(Path(__file__).parents[2])
 # Keys of a stage that a system may set: what is optimised and how, and nothing that depends on the prior or the budget.
-CHOICES = ("guidance.", "shading.", "losses.orientation", "colours")
+CHOICES = ("guidance.", "shading.", "losses.orientation", "losses.sparsity", "losses.entropy", "colours")
 SIZES = ("guidance.score.", "guidance.negative_prompt")
 
 
