@@ -74,12 +74,12 @@ def test_a_shaded_ball_has_the_intensity_of_lamberts_law(light, textureless):
 
 def test_each_image_has_its_own_light():
     views = cameras.orbit(2, elevation=20, distance=1.6, fov=45)
-    front, behind = views.c2w[:, :3, 3], -views.c2w[:, :3, 3]
-    with torch.no_grad():
-        lit = ball().render_rays(*views.rays(8), lights=Lights(torch.stack([front[0], behind[1]]), 0.1, False))
-    centre = lit.rgb[:, :, 4, 4]
-    torch.testing.assert_close(centre[0], ALBEDO, atol=0.05, rtol=0)
-    torch.testing.assert_close(centre[1], 0.1 * ALBEDO, atol=0.02, rtol=0)
+    front = views.c2w[:, :3, 3]  # of the two cameras, which are opposite each other
+    for lights, bright in ((front, (1.0, 1.0)), (front.flip(0), (0.1, 0.1)), (front[[0, 0]], (1.0, 0.1))):
+        with torch.no_grad():
+            lit = ball().render_rays(*views.rays(8), lights=Lights(lights, 0.1, False))
+        for colour, factor in zip(lit.rgb[:, :, 4, 4], bright, strict=True):
+            torch.testing.assert_close(colour, factor * ALBEDO, atol=0.05, rtol=0)
 
 
 def test_gradients_of_lamberts_law():
