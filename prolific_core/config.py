@@ -297,7 +297,7 @@ class StageConfig(Section):
 class NerfConfig(StageConfig):
     """Stage 2: optimise the radiance field by VSD."""
 
-    steps: OptionalSteps = 25_000  # 0 passes the initial field on
+    steps: Steps = 25_000
     grid_learning_rate: Rate = 1e-2
     network_learning_rate: Rate = 1e-3
     background_learning_rate: Rate = 1e-3

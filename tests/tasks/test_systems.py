@@ -103,7 +103,7 @@ def test_an_edited_system_runs_what_depends_on_it_again_and_nothing_else(clone, 
     write(project, "mine", (project.root / "systems/mine.yaml").read_text() + "geometry: {steps: 0}\n")
     pipeline.refresh(project, project.prompt(prompt.id))
     assert clone.repro(target) == ["geometry", "texture", "export", "evaluate"]
-    write(project, "other", "nerf: {steps: 0}\n")
+    write(project, "other", "geometry: {steps: 0}\n")
     assert clone.repro(target) == []
 
 
