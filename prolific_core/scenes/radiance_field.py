@@ -331,8 +331,8 @@ class RadianceField(nn.Module, Scene):
             return density, colour if lights is None else lights.shade(colour, found, x, samples.ray_index)
 
         volume = shade(lit, origins, directions, samples, self.backend)
-        last = (found, accumulate(found, volume.weights, samples)) if normals else (None, None)
-        return volume.colour, volume.opacity, volume.depth, volume.weights, *last
+        total = accumulate(found, volume.weights, samples) if normals else None
+        return volume.colour, volume.opacity, volume.depth, volume.weights, found if normals else None, total
 
     def background_colour(
         self, directions: Float[Tensor, "batch height width 3"], background: str | Tensor | None = None

@@ -80,8 +80,8 @@ def test_colours_that_were_optimised_with_the_shape_are_passed_on(stage, monkeyp
         (scene,) = scenes
         assert isinstance(scene, ColouredSurface) and options["pixel_bytes"] > 0
         with torch.no_grad():
-            scene.colour.field.encoding.table += 1.0
-            scene.surface.sdf -= 0.01
+            scene.colour.field.encoding.table.add_(1.0)
+            scene.surface.sdf.sub_(0.01)
 
     monkeypatch.setattr(geometry, "distil_stage", distil)
     made = stage("geometry")
@@ -95,8 +95,7 @@ def test_colours_that_were_optimised_with_the_shape_are_passed_on(stage, monkeyp
     )
     assert torch.equal(joint, before + 1) and torch.equal(after, joint)
     # With 0 steps, nothing is optimised: the colours are fitted to the field, as without `colours`.
-    again = SimpleNamespace(**{**vars(made), "output": made.output.with_name("again")})
-    again.output.mkdir()
+    again = stage("again")
     again.config = CONFIG.model_copy(update={"geometry": with_colours.model_copy(update={"steps": 0})})
     monkeypatch.setattr(geometry, "distil_stage", lambda *arguments, **options: None)
     geometry.run(again)
