@@ -13,7 +13,7 @@ from prolific_core import Guidance, LatentDiffusion, LatentScene, config, distil
 class HiFA(Guidance):
     """Distance between the latents and their denoised estimate x0_hat, which is kept constant in the backward pass.
 
-        x - x0_hat = sigma / alpha (eps_pretrained - eps),   x0_hat = (x_t - sigma eps_pretrained) / alpha
+    x - x0_hat = sigma / alpha (eps_pretrained - eps),   x0_hat = (x_t - sigma eps_pretrained) / alpha
     """
 
     def score_difference(self, noisy, t, noise, cameras):

@@ -1,4 +1,4 @@
-"""Flow of `prolific compare` in 3D, which brings the radiance field of one prompt up to date."""
+"""Flow of `prolific compare` in 3D, which brings the radiance field or the model of one prompt up to date."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -13,20 +13,18 @@ from flows.orchestration.prefect_runtime import run_flow
 from tasks.runtime.console import Console, new_console
 from tasks.runtime.project import Project
 
-LAST = "nerf"  # the stage whose result is compared
-
 
 def _run_name() -> str:
     return flow_run.parameters["id"][:60]
 
 
 @flow(flow_run_name=_run_name, persist_result=False)
-def radiance_field(id: str) -> list[StageResult]:
-    """Bring the radiance field of an existing prompt up to date. An interrupted run resumes."""
-    return prompt_run.advance(Project.find(), id, LAST, run_stages)
+def compared_model(id: str, last: str) -> list[StageResult]:
+    """Bring an existing prompt up to date, up to and including the stage `last`. An interrupted run resumes."""
+    return prompt_run.advance(Project.find(), id, last, run_stages)
 
 
-def radiance_fields(ids: list[str], workers: int, done: Callable[[str], None]) -> None:
+def bring_up_to_date(ids: list[str], last: str, workers: int, done: Callable[[str], None]) -> None:
     """Run the flow for many prompts, `workers` at the same time, and call `done` with the id of each.
 
     The first failure stops the comparison, and so does an interruption; finished stages and checkpoints are kept.
@@ -34,7 +32,7 @@ def radiance_fields(ids: list[str], workers: int, done: Callable[[str], None]) -
 
     def run(id: str) -> str:
         new_console.set(lambda stage: Console(f"{id} {stage}"))  # applies to this thread only
-        run_flow(radiance_field, id)
+        run_flow(compared_model, id, last)
         return id
 
     with ThreadPoolExecutor(max(1, min(workers, len(ids)))) as executor:

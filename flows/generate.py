@@ -31,6 +31,7 @@ def generate(
     id: str | None = None,
     text: str | None = None,
     preset: str = DEFAULT_PRESET,
+    system: str = "",
     seed: int = 0,
     sweep: list[str] | None = None,
     revision: str | None = None,
@@ -46,7 +47,7 @@ def generate(
     project = Project.find()
     if id is None:
         accept = vocabulary.acceptance(project, ask=False)  # nobody watches a worker
-        id = create.file_prompt(project, text or "", preset=preset, seed=seed, accept=accept).id
+        id = create.file_prompt(project, text or "", preset=preset, system=system, seed=seed, accept=accept).id
     prompts.check_id(id)
     result = prompt_run.bring_up_to_date(project, id, sweep, run_stages)
     if result.page:

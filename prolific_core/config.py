@@ -19,6 +19,7 @@ Positive = Annotated[float, Field(gt=0, le=1e6)]
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 Steps = Annotated[int, Field(ge=1, le=1_000_000)]
+OptionalSteps = Annotated[int, Field(ge=0, le=1_000_000)]
 Distance = Annotated[float, Field(gt=0, le=1000)]  # world units
 Fov = Annotated[float, Field(gt=0, lt=180)]  # degrees
 Elevation = Annotated[float, Field(ge=-90, le=90)]  # degrees
@@ -261,10 +262,25 @@ class LossWeights(Section):
         return self.opacity + (end - self.opacity) * progress
 
 
+class ShadingConfig(Section):
+    """Shading of the radiance field by a point light near the camera (DreamFusion, arXiv 2209.14988, section 3.2).
+
+    A shaded step shows the colour as the albedo of a surface that is lit, or a white surface, which shows the shape
+    alone (`scenes/shading.py`). Other renders are not shaded, so that previews, mesh and texture show the albedo.
+    """
+
+    probability: Fraction = 0.0  # probability that a step is shaded; 0 shows the colours alone, as ProlificDreamer does
+    textureless: Fraction = 0.5  # probability that a shaded step shows a white surface
+    start: Fraction = 0.0  # fraction of the run before the first shaded step
+    ramp: Fraction = 0.0  # fraction of the run in which the probability increases linearly from 0, after `start`
+    ambient: Fraction = 0.1  # ambient light; the point light has the rest
+    soft: bool = False  # draw the ambient light of each step from U(0, 1) instead
+
+
 class StageConfig(Section):
     """Parameters shared by all optimisation stages."""
 
-    steps: Steps
+    steps: OptionalSteps
     views: int = Field(default=1, ge=1, le=64)  # cameras per step
     # Final learning rates of the particles as a fraction of the initial ones. The decay follows half a cosine. The
     # value 1 keeps the learning rates constant, as in the paper.
@@ -292,12 +308,13 @@ class NerfConfig(StageConfig):
     # at once.
     patch: int | None = Field(default=None, ge=64, le=2**24)
     losses: LossWeights = LossWeights()
+    shading: ShadingConfig = ShadingConfig()
 
 
 class GeometryConfig(StageConfig):
     """Stage 3: optimise a tetrahedral signed-distance grid by SDS on its normals."""
 
-    steps: Steps = 15_000
+    steps: OptionalSteps = 15_000  # 0 passes the extracted surface on
     grid_resolution: int = Field(default=128, ge=8, le=512)  # cubes per side
     # Half the side of the grid's box, in world units; objects have radius 0.5. null measures the box of the field.
     extent: Positive | None = None
@@ -310,6 +327,10 @@ class GeometryConfig(StageConfig):
     sdf_regularisation: Weight = 0.0
     smoothing: int = Field(default=0, ge=0, le=100)  # smoothing passes over the initial signed distances
     opacity: Weight = 0.0  # weight of the mean opacity, which prevents surfaces from growing
+    colours: bool = False  # optimise the colours, too, by guidance on colour renders instead of normals (Magic3D)
+    grid_learning_rate: Rate = 1e-2  # of the colours, as the two parameters below
+    network_learning_rate: Rate = 1e-3
+    random_background: Fraction = 0.5  # probability of a random plain background instead of white
     cameras: CameraConfig = CameraConfig(fov=(30.0, 60.0))
     guidance: GuidanceConfig = GuidanceConfig(
         method="sds", scale=100.0, prompt="a normal map of {prompt}", time=TimeConfig(maximum=0.5, anneal="none")
@@ -319,7 +340,7 @@ class GeometryConfig(StageConfig):
 class TextureConfig(StageConfig):
     """Stage 4: optimise the colours of the fixed mesh by VSD."""
 
-    steps: Steps = 30_000
+    steps: OptionalSteps = 30_000  # 0 keeps the fitted colours
     # Steps before the guidance, in which the colours are fitted to the renders of the radiance field; see
     # `scenes/colour_fit.py`. 0 starts from the field's colours at the points of the surface.
     fit_steps: int = Field(default=200, ge=0, le=100_000)

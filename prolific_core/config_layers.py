@@ -1,8 +1,8 @@
 """Merging and validation of the layers of a configuration.
 
-Parameters are set by the defaults in `config.py`, params.yaml, presets/<preset>.yaml and the sections of prompt.yaml,
-in order of increasing priority. params.yaml holds the value of every parameter, so the defaults matter only to users of
-the library.
+Parameters are set by the defaults in `config.py`, params.yaml, presets/<preset>.yaml, systems/<system>.yaml if the
+prompt has a system, and the sections of prompt.yaml, in order of increasing priority. params.yaml holds the value of
+every parameter, so the defaults matter only to users of the library.
 """
 
 import difflib

@@ -166,7 +166,8 @@ def field_pixel_bytes(field: FieldConfig, train: NerfConfig | None = None) -> fl
     """Return the number of bytes per pixel that a radiance field saves for the backward pass of a training render.
 
     For an object, the occupied part of a ray is assumed to be the mean chord of the initial ball, 4/3 of its radius. In
-    other scenes, half of the box's diagonal is assumed to be occupied.
+    other scenes, half of the box's diagonal is assumed to be occupied. Normals need six more evaluations of the field
+    at each sample.
 
     Args:
         field: Configuration of the field.
@@ -177,7 +178,8 @@ def field_pixel_bytes(field: FieldConfig, train: NerfConfig | None = None) -> fl
         fraction = min(1.0, train.patch / (train.views * max(side for _, side in train.resolution) ** 2))
     diagonal = 2 * math.sqrt(3) * field.bound
     occupied = min(1.0, 4 / 3 * field.density_radius / diagonal) if field.scene == "object" else 0.5
-    return (fraction * point_bytes(field) + (SAMPLE_BYTES if fraction < 1 else 0)) * (
+    normals = train is not None and (train.shading.probability > 0 or train.losses.orientation > 0)
+    return (fraction * point_bytes(field) * (7 if normals else 1) + (SAMPLE_BYTES if fraction < 1 else 0)) * (
         field.samples_per_ray * occupied + field.importance_samples
     )
 

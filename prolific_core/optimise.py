@@ -160,6 +160,7 @@ def distil(
         index = int(torch.randint(len(scenes), (1,), generator=draw("particle")))
         scene, optimizer = scenes[index], optimizers[index]
         timer.start()
+        scene.progress = progress
         scene.before_step(step, draw("occupancy"))
         cameras = camera_sampling.sample(config.views, config.cameras, draw("cameras")).to(guidance.prior.device)
         render = scene.render(cameras, resolution_at(config.resolution, progress), draw("render"))

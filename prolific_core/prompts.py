@@ -22,6 +22,8 @@ DEFAULT_PRESET = "demo"
 # DVC requires all watched sections to be present in the file, even if they are empty.
 SECTIONS = tuple(name for name in Config.model_fields if name != "logging")
 _KEYS = ("id", "text", "seed", "preset")
+_OPTIONAL_KEYS = ("system_name", "forced")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_-]{1,60}")
 _ID = re.compile(r"(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*")
 
 
@@ -34,8 +36,10 @@ class Prompt:
         text: Description of the object.
         seed: Seed of all random draws.
         preset: Name of a file in presets/, without its suffix.
-        sections: Parameters by section, which override those of the preset.
+        sections: Parameters by section, which override those of the preset and the system.
         forced: Whether the prompt was accepted although the prior does not know it.
+        system_name: Name of a file in systems/, without its suffix, or "" for none. The system overrides the preset.
+            (`system` is the name of a section, the device and its threads.)
     """
 
     id: str
@@ -44,6 +48,7 @@ class Prompt:
     preset: str = DEFAULT_PRESET
     sections: dict[str, Any] = field(default_factory=dict)
     forced: bool = False
+    system_name: str = ""
 
 
 def check_text(text: object) -> str:
@@ -147,8 +152,11 @@ def parse(name: str, values: object) -> Prompt:
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         raise InputError(f"{name}: seed = {quote(seed)}: must be a non-negative integer below 2^63")
     preset = values["preset"]
-    if not isinstance(preset, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,60}", preset):
+    if not isinstance(preset, str) or not _FILE_NAME.fullmatch(preset):
         raise InputError(f"{name}: preset = {quote(preset)}: must be the name of a file in presets/")
+    system_name = values.get("system_name") or ""
+    if not isinstance(system_name, str) or (system_name and not _FILE_NAME.fullmatch(system_name)):
+        raise InputError(f"{name}: system_name = {quote(system_name)}: must be the name of a file in systems/")
     forced = values.get("forced", False)
     if not isinstance(forced, bool):
         raise InputError(f"{name}: forced = {quote(forced)}: must be true or false")
@@ -156,7 +164,8 @@ def parse(name: str, values: object) -> Prompt:
         id, text = check_id(values["id"]), check_text(values["text"])
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
-    return Prompt(id, text, seed, preset, {k: v for k, v in values.items() if k not in (*_KEYS, "forced")}, forced)
+    sections = {key: value for key, value in values.items() if key not in (*_KEYS, *_OPTIONAL_KEYS)}
+    return Prompt(id, text, seed, preset, sections, forced, system_name)
 
 
 def dump(prompt: Prompt) -> str:
@@ -177,6 +186,8 @@ def dump(prompt: Prompt) -> str:
         f"seed: {prompt.seed}",
         f"preset: {json.dumps(prompt.preset)}",
     ]
+    if prompt.system_name:
+        lines.append(f"system_name: {json.dumps(prompt.system_name)} # overrides the preset; see systems/")
     if prompt.forced:
         lines.append("forced: true # the prior does not know this prompt, which was accepted nevertheless")
     for section in SECTIONS:

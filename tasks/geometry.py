@@ -1,6 +1,8 @@
 """Stage 3: extract a surface from the density of each field, and refine it with SDS on rendered normals."""
 
+from prolific_core import memory
 from prolific_core.scenes import store
+from prolific_core.scenes.coloured_surface import ColouredSurface, join
 from prolific_core.scenes.extraction import by_optical_depth, extract_surface
 from tasks.guided import distil_stage
 from tasks.runtime.stage import Stage
@@ -13,7 +15,10 @@ def run(stage: Stage) -> dict:
     if config.extent is None:
         for surface in surfaces:
             stage.note(f"the box of the surface reaches {surface.extent:.2f} world units from the centre")
-    distil_stage(stage, config, surfaces)
+    if config.colours and config.steps > 0:
+        _refine_with_colours(stage, join(surfaces, fields))
+    else:
+        distil_stage(stage, config, surfaces)
     faces = 0
     for index, surface in enumerate(surfaces):
         vertices, triangles = surface.extract()
@@ -21,3 +26,11 @@ def run(stage: Stage) -> dict:
         faces += len(triangles)
     level = "optical_depth" if by_optical_depth(fields[0], config) else "density_threshold"
     return {"faces": faces / len(surfaces), level: sum(s.threshold for s in surfaces) / len(surfaces)}
+
+
+def _refine_with_colours(stage: Stage, scenes: list[ColouredSurface]) -> None:
+    """Optimise shape and colours together, by guidance on colour renders, and save the colours for later stages."""
+    fields = [scene.colour.field for scene in scenes]
+    shape = fields[0].config
+    distil_stage(stage, stage.config.geometry, scenes, pixel_bytes=memory.point_bytes(shape))
+    store.save_fields(stage.output, shape, fields)

@@ -31,8 +31,14 @@ def distil_stage(
 ) -> None:
     """Optimise the scenes with the stage's guidance, save previews and record the time spent on each activity.
 
-    The configured number of steps is per particle, so n particles need n times as many steps in total.
+    The configured number of steps is per particle, so n particles need n times as many steps in total. With 0 steps,
+    the scenes stay as they are, and the prior is not loaded.
     """
+    strip = strip or four_views(stage, config)
+    if config.steps == 0:
+        stage.note(f"{stage.name}.steps is 0: the result is passed on without guidance")
+        stage.image("views", preview(scenes, strip), 0, keep=True)
+        return
     seed = stage.prompt.seed
     stage.status("loading the prior")
     prior = load_prior(**stage.config.prior.model_dump(), device=stage.device)
@@ -47,7 +53,6 @@ def distil_stage(
     if line := memory.shortage(amounts, stage.device, stage.name):
         stage.note(line)
     monitor = ScoreGainMonitor(config.steps)
-    strip = strip or four_views(stage, config)
     kept = [config.steps * third // 3 for third in (1, 2, 3)]  # steps whose previews are part of the output
 
     def observe(step: int, metrics: dict) -> None:

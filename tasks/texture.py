@@ -1,6 +1,6 @@
 """Stage 4: optimise the colours of the surfaces by VSD, starting from those of the radiance fields.
 
-The shape of the surfaces is fixed.
+The shape of the surfaces is fixed. Colours that the geometry stage has optimised with the shape are not fitted again.
 """
 
 from prolific_core import memory
@@ -15,7 +15,11 @@ from tasks.runtime.stage import Stage
 
 def run(stage: Stage) -> dict:
     config, backend = stage.config.texture, stage.config.system.backend
-    fields = store.load_fields(stage.input("nerf"), device=stage.device, backend=backend)
+    coloured = store.has_fields(stage.input("geometry"))
+    source = stage.input("geometry" if coloured else "nerf")
+    fields = store.load_fields(source, device=stage.device, backend=backend)
+    if coloured:
+        config = config.model_copy(update={"fit_steps": 0})
     meshes = store.load_meshes(stage.input("geometry"), stage.device)
     scenes = [
         TexturedMesh(*mesh, ColourField(field), backend=backend, train_config=config)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-FOLDERS = ("prolific_core", "tasks", "flows", "presets")
+FOLDERS = ("prolific_core", "tasks", "flows", "presets", "systems")
 FILES = (
     "params.yaml",
     "dvc.yaml",

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import PRESET_HELP, Json, complete_preset
+from flows.cli.options import systems as known_systems
 from prolific_core.discovery import guidance_methods
 from prolific_core.errors import InputError
 from tasks.runtime.console import announce
@@ -27,6 +28,14 @@ def compare(
             metavar="NAMES",
             help=f"The guidance methods, separated by commas: {', '.join(guidance_methods())}. By default, all are "
             "compared (--quick in 3D: vsd and sds).",
+        ),
+    ] = None,
+    systems: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help=f"Compare the final models of systems, separated by commas: {', '.join(known_systems())}. By default, "
+            "guidance methods are compared.",
         ),
     ] = None,
     space: Annotated[
@@ -65,7 +74,7 @@ def compare(
     ),
     json: Json = False,
 ) -> None:
-    """Compare guidance methods at equal cost, with intervals, against known truth.
+    """Compare guidance methods at equal cost, or systems, against known truth.
 
     The guidance scale of each method is chosen first, with prompts that are not
     in the table. An interrupted comparison continues where it stopped.
@@ -73,13 +82,14 @@ def compare(
     Examples:
     $ prolific compare --quick
     $ prolific compare --space 2d --methods vsd,sds,csd --seeds 4
+    $ prolific compare --systems prolificdreamer,dreamfusion --seeds 1
     """
     if full and quick:
         raise InputError("--full and --quick cannot be used together")
-    chosen = [name.strip() for name in methods.split(",")] if methods else []
-    for name in chosen:
-        if name not in guidance_methods():
-            raise InputError(f"--methods: no guidance method {name!r}; known: {', '.join(guidance_methods())}")
+    if systems and (methods or space or evaluations):
+        raise InputError("--systems cannot be used with --methods, --space or --evaluations, which a system decides")
+    chosen = _names("--methods: no guidance method", methods, guidance_methods())
+    chosen_systems = _names("--systems: no system", systems, known_systems())
     space = space or (Space.BOTH if quick else Space.FIELDS)
     from tasks.runtime import machine
     from tasks.runtime.project import Project
@@ -96,6 +106,7 @@ def compare(
         form,
         spaces=["2d", "3d"] if space == Space.BOTH else [space.value],
         methods=chosen,
+        systems=chosen_systems,
         prompts=_lines(prompts),
         seeds=seeds,
         evaluations=evaluations,
@@ -107,6 +118,15 @@ def compare(
     print(f"\npage       {out.resolve() / 'compare.html'}")
     if json:
         print(results.as_json({part.name: part.means for part in found}))
+
+
+def _names(problem: str, text: str | None, known: list[str]) -> list[str]:
+    """Return the names in a list that is separated by commas, each of which must be known."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(","))) if text else []
+    for name in names:
+        if name not in known:
+            raise InputError(f"{problem} {name!r}; known: {', '.join(known)}")
+    return names
 
 
 def _lines(path: Path | None) -> list[str]:

@@ -12,14 +12,24 @@ from typing import Annotated
 import typer
 
 from flows.cli import bench, compare, doctor, prior, prompts, report, server, study, sweep, ui, verify
-from flows.cli.options import PRESET_HELP, Force, Json, PromptText, Settings, complete_id, complete_preset, join_words
+from flows.cli.options import (
+    PRESET_HELP,
+    SYSTEM_HELP,
+    Force,
+    Json,
+    PromptText,
+    Settings,
+    complete_id,
+    complete_preset,
+    complete_system,
+    join_words,
+)
 from prolific_core.discovery import guidance_methods
 from prolific_core.errors import InputError
 from tasks.runtime import machine
 from tasks.runtime.failures import STOPPED, reported
 
 Method = StrEnum("Method", guidance_methods())
-VSD = Method("vsd")
 TERMINATED = 143  # exit status after SIGTERM
 
 app = typer.Typer(
@@ -94,9 +104,19 @@ def _root(
 def generate(
     text: PromptText,
     preset: Annotated[str, typer.Option(metavar="NAME", help=PRESET_HELP, autocompletion=complete_preset)] = "demo",
+    system: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"{SYSTEM_HELP} By default, those of the preset are used.",
+            autocompletion=complete_system,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The random seed. A different seed gives a different model.")] = 0,
     particles: Annotated[int, typer.Option(help="The number of models that are optimised together.")] = 1,
-    method: Annotated[Method, typer.Option(help="The guidance method.")] = VSD,
+    method: Annotated[
+        Method | None, typer.Option(help="The guidance method. The default is vsd or, if given, that of the system.")
+    ] = None,
     id: Annotated[
         str | None,
         typer.Option(metavar="ID", help="The id of the prompt. By default, it is derived from the text."),
@@ -112,9 +132,15 @@ def generate(
     Examples:
     $ prolific generate "a red mug"
     $ prolific generate a red mug --preset tiny --seed 1
+    $ prolific generate "a red mug" --system dreamfusion
     $ prolific generate "a red mug" --set nerf.steps=500 --id a-longer-mug
     $ prolific generate --method sds -- "-- a prompt that begins with dashes"
     """
+    if system is not None and method is not None:
+        raise InputError(
+            "--method and --system cannot be used together, because a system chooses the method of each stage; "
+            f"to change one of them: --set nerf.guidance.method={method.value}"
+        )
     from flows.orchestration import preflight, prompt_run
     from flows.prompt_store import create, vocabulary
     from tasks.runtime.project import Project
@@ -125,9 +151,10 @@ def generate(
         project,
         join_words(text),
         preset=preset,
+        system=system or "",
         seed=seed,
         particles=particles,
-        method=method.value,
+        method=method.value if method else "vsd",
         id=id,
         own=own,
         accept=vocabulary.acceptance(project, force),

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from prolific_core.errors import InputError, ProlificError
-from tasks.runtime.root import find_root, preset_names
+from tasks.runtime.root import find_root, preset_names, system_names
 
 Settings = Annotated[
     list[str] | None,
@@ -53,6 +53,22 @@ def complete_preset(incomplete: str) -> list[str]:
     return [name for name in presets() if name.startswith(incomplete)]
 
 
+def systems() -> list[str]:
+    """Return the names of the systems of the project, for the help and for shell completion."""
+    try:
+        return system_names(find_root())
+    except ProlificError:
+        return []  # The command itself reports that there is no project.
+
+
+def complete_system(incomplete: str) -> list[str]:
+    """Return the systems that start with `incomplete`, for shell completion."""
+    return [name for name in systems() if name.startswith(incomplete)]
+
+
+SYSTEM_HELP = "The methods of all stages, a file in systems/" + (
+    f": {', '.join(names)}." if (names := systems()) else "."
+)
 PRESET_HELP = "A file in presets/" + (f": {', '.join(names)}." if (names := presets()) else ".")
 
 

@@ -10,12 +10,14 @@ import typer
 
 from flows.cli.options import (
     PRESET_HELP,
+    SYSTEM_HELP,
     Force,
     Names,
     PromptText,
     Settings,
     complete_id,
     complete_preset,
+    complete_system,
     join_words,
 )
 from prolific_core.errors import InputError
@@ -37,6 +39,14 @@ Preset = Annotated[
         metavar="NAME", help=f"{PRESET_HELP} The default for a new prompt is demo.", autocompletion=complete_preset
     ),
 ]
+System = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"{SYSTEM_HELP} By default, a new prompt has the methods of its preset.",
+        autocompletion=complete_system,
+    ),
+]
 
 
 @app.command()
@@ -48,6 +58,7 @@ def add(
     ] = None,
     seed: Seed = None,
     preset: Preset = None,
+    system: System = None,
     settings: Settings = None,
     force: Force = False,
 ) -> None:
@@ -56,7 +67,8 @@ def add(
     from tasks.runtime.project import Project
 
     project = Project.find()
-    request = create.PromptRequest(join_words(text), id, seed, preset, create.settings(settings or []))
+    sections = create.settings(settings or [])
+    request = create.PromptRequest(join_words(text), id, seed, preset, sections, system=system)
     prompt = vocabulary.acceptance(project, force)(create.plan(project, request))
     print(f"{prompt.id}: {create.put(project, prompt)}")
 
@@ -78,7 +90,7 @@ def show(
             print(f"prolific: not listed: {error}", file=sys.stderr)
     made = {prompt.id: project.finished_stages(prompt.id) for prompt in found}
     if json:
-        keys = ("id", "text", "seed", "preset")
+        keys = ("id", "text", "seed", "preset", "system_name")
         print(dumps([{key: getattr(prompt, key) for key in keys} | {"stages": made[prompt.id]} for prompt in found]))
         return
     # Lines are truncated at the terminal's width, so the longest column, the text, is the last one.
@@ -115,8 +127,8 @@ def read(
     file: Annotated[
         Path,
         typer.Argument(
-            help="A .txt file with one prompt per line, a .csv file with the columns text, id, seed, preset or "
-            "parameters such as nerf.steps, or a .yaml file with a list of prompts.",
+            help="A .txt file with one prompt per line, a .csv file with the columns text, id, seed, preset, "
+            "system_name or parameters such as nerf.steps, or a .yaml file with a list of prompts.",
             exists=True,
             dir_okay=False,
         ),
@@ -126,6 +138,7 @@ def read(
     ] = None,
     seed: Seed = None,
     preset: Preset = None,
+    system: System = None,
     settings: Settings = None,
     force: Force = False,
 ) -> None:
@@ -139,7 +152,7 @@ def read(
     from tasks.runtime.project import Project
 
     project = Project.find()
-    default = create.PromptRequest("", None, seed, preset, create.settings(settings or []))
+    default = create.PromptRequest("", None, seed, preset, create.settings(settings or []), system=system)
     name, done = sets.import_file(project, file, name, default, force)
     for id, what in done.items():
         print(f"{id}: {what}")

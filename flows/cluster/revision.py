@@ -9,7 +9,7 @@ from prolific_core.errors import InputError
 from tasks.runtime.project import Project
 
 #: Files that git does not track yet are sent too if they are in one of these folders.
-FOLDERS = ("prompts", "presets", "prolific_core", "tasks", "flows", "priors")
+FOLDERS = ("prompts", "presets", "systems", "prolific_core", "tasks", "flows", "priors")
 
 
 def publish(project: Project) -> str:

@@ -23,8 +23,8 @@ DEEPEST = 10  # levels of a parameter; the deepest one is nerf.guidance.score.ra
 class PromptRequest:
     """Request to create or change a prompt.
 
-    If `seed` or `preset` is None, the value of an existing prompt is kept. `suffix` is appended to an id derived from
-    the text. `where` is a prefix for error messages, for example the file and line of the request.
+    If `seed`, `preset` or `system` is None, the value of an existing prompt is kept. `suffix` is appended to an id
+    derived from the text. `where` is a prefix for error messages, for example the file and line of the request.
     """
 
     text: str
@@ -34,6 +34,7 @@ class PromptRequest:
     sections: dict = field(default_factory=dict)
     suffix: str = ""
     where: str = ""
+    system: str | None = None
 
 
 def plan(project: Project, request: PromptRequest) -> Prompt:
@@ -44,6 +45,9 @@ def plan(project: Project, request: PromptRequest) -> Prompt:
         preset = request.preset if request.preset is not None else DEFAULT_PRESET
         if preset not in project.presets():
             raise InputError(f"no preset {preset!r}; known: {', '.join(project.presets())}")
+        system = request.system or ""
+        if system and system not in project.systems():
+            raise InputError(f"no system {system!r}; known: {', '.join(project.systems())}")
         id = prompts.check_id(request.id) if request.id is not None else _make_id(project, request, text, seed, preset)
         if project.has_prompt(id):
             old = project.prompt(id)
@@ -53,10 +57,12 @@ def plan(project: Project, request: PromptRequest) -> Prompt:
                 )
             seed = old.seed if request.seed is None else seed
             preset = old.preset if request.preset is None else preset
+            system = old.system_name if request.system is None else system
             sections, forced = config_layers.merge(old.sections, request.sections), old.forced
         else:
             sections, forced = request.sections, False
-        prompt = prompts.parse("prompt", {"id": id, "text": text, "seed": seed, "preset": preset})
+        named = {"id": id, "text": text, "seed": seed, "preset": preset, "system_name": system}
+        prompt = prompts.parse("prompt", named)
         prompt = replace(prompt, sections=sections, forced=forced)
         project.config(prompt)
     except InputError as error:
@@ -86,6 +92,7 @@ def file_prompt(
     text: str,
     *,
     preset: str = DEFAULT_PRESET,
+    system: str = "",
     seed: int = 0,
     particles: int = 1,
     method: str = "vsd",
@@ -102,10 +109,11 @@ def file_prompt(
     suffix = (f"-p{particles}" if particles != 1 else "") + (f"-{method}" if method != "vsd" else "")
     own = own or {}
     sections = config_layers.merge(sections_of(particles, method), own)
-    prompt = plan(project, PromptRequest(text, id, seed, preset, sections, suffix))
+    prompt = plan(project, PromptRequest(text, id, seed, preset, sections, suffix, system=system))
     old = project.prompt(prompt.id) if project.has_prompt(prompt.id) else None
     if old and replace(old, sections=config_layers.merge(old.sections, own)) != prompt:
-        name = next((name for name in ("seed", "preset") if getattr(old, name) != getattr(prompt, name)), None)
+        names = ("seed", "preset", "system_name")
+        name = next((name for name in names if getattr(old, name) != getattr(prompt, name)), None)
         difference = f"{name} {getattr(old, name)!r}, not {getattr(prompt, name)!r}" if name else "other parameters"
         raise InputError(f"prompts/{prompt.id}/prompt.yaml has {difference}; edit that file or choose another --id")
     prompt = accept(prompt)
@@ -159,6 +167,7 @@ def _make_id(project: Project, request: PromptRequest, text: str, seed: int, pre
     suffix = (f"-s{seed}" if seed else "") + (
         f"-{preset.lower().replace('_', '-')}" if preset != DEFAULT_PRESET else ""
     )
+    suffix += f"-{request.system.lower().replace('_', '-')}" if request.system else ""
     id = prompts.make_id(text, suffix=suffix + request.suffix)
     if project.has_prompt(id) and project.prompt(id).text != text:  # for example "a red mug!" and "a red mug?"
         id = prompts.make_id(text, suffix=suffix + request.suffix, distinct=True)
@@ -174,10 +183,11 @@ def _edit(project: Project, old: Prompt, new: Prompt) -> None:
     editor.preserve_quotes, editor.width = True, 10_000
     document = editor.load(path.read_text(encoding="utf-8"))
     forced = {"forced": True} if new.forced else {}
+    system = {"system_name": new.system_name} if new.system_name != old.system_name else {}
     _update(
         document,
         {"seed": old.seed, "preset": old.preset, **old.sections},
-        {"seed": new.seed, "preset": new.preset, **forced, **new.sections},
+        {"seed": new.seed, "preset": new.preset, **system, **forced, **new.sections},
     )
     stream = BytesIO()
     editor.dump(document, stream)

@@ -22,6 +22,8 @@ from tasks.runtime.project import Project
 from tasks.tracking.prompt_runs import EXPERIMENT, Group, row
 
 EVERY = "every prompt"  # title of a sweep over all prompts
+# Keys of a prompt in a file, and their fields of PromptRequest; `system` is a section of the parameters.
+_REQUEST = {"text": "text", "id": "id", "seed": "seed", "preset": "preset", "system_name": "system"}
 
 
 def read(path: Path, default: PromptRequest) -> list[PromptRequest]:
@@ -161,7 +163,8 @@ def _table(path: Path) -> list[tuple[str, dict]]:
         rows = csv.DictReader(file, strict=True)
         if "text" not in (rows.fieldnames or []):
             raise InputError(
-                f"{path.name}: the first line must name the columns: text, and optionally id, seed, preset, nerf.steps"
+                f"{path.name}: the first line must name the columns: text, and optionally id, seed, preset, "
+                "system_name, nerf.steps"
             )
         found = []
         for row in rows:
@@ -170,10 +173,10 @@ def _table(path: Path) -> list[tuple[str, dict]]:
                 raise InputError(
                     f"{where}: the line must have as many cells as the header; put text with a comma in quotes"
                 )
-            values = {key: row[key] for key in ("text", "id", "preset") if row.get(key)}
+            values = {key: row[key] for key in _REQUEST if key != "seed" and row.get(key)}
             if row.get("seed"):
                 values["seed"] = parse_yaml(row["seed"], where)
-            own = [f"{key}={cell}" for key, cell in row.items() if key not in ("text", "id", "seed", "preset") and cell]
+            own = [f"{key}={cell}" for key, cell in row.items() if key not in _REQUEST and cell]
             found.append((where, {"text": "", **values, **create.settings(own, where)}))
     return found
 
@@ -190,14 +193,12 @@ def _entries(path: Path) -> list[tuple[str, dict]]:
         values = entry if isinstance(entry, dict) else {"text": entry}
         if "text" not in values:
             raise InputError(f"{where}: 'text' is missing")
-        config_layers.check(
-            where, {key: value for key, value in values.items() if key not in ("text", "id", "seed", "preset")}
-        )
+        config_layers.check(where, {key: value for key, value in values.items() if key not in _REQUEST})
         found.append((where, values))
     return found
 
 
 def _request(where: str, values: dict, default: PromptRequest) -> PromptRequest:
-    own = {key: values.get(key, getattr(default, key)) for key in ("text", "id", "seed", "preset")}
-    sections = {key: value for key, value in values.items() if key not in own}
+    own = {name: values.get(key, getattr(default, name)) for key, name in _REQUEST.items()}
+    sections = {key: value for key, value in values.items() if key not in _REQUEST}
     return replace(default, **own, sections=config_layers.merge(default.sections, sections), where=where)

@@ -48,7 +48,7 @@ def _model(manifest: Path) -> dict[str, Any] | None:
         return None
     run = manifest.parents[1]
     values = read_json(run / "export" / "metrics.json") | read_json(manifest.with_name("metrics.json"))
-    return {**prompt, "id": run.name, "method": _method(run), "metrics": values}
+    return {"system_name": "", **prompt, "id": run.name, "method": _method(run), "metrics": values}
 
 
 def _method(run: Path) -> str:

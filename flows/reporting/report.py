@@ -69,17 +69,20 @@ def command(prompt: Prompt, config: Config) -> str:
     `prolific generate` has no option, the command is `prolific sweep ID`.
     """
     sections = {name: values for name, values in prompt.sections.items() if values}
-    if sections != sections_of(config.initialise.particles, config.nerf.guidance.method):
+    method = "vsd" if prompt.system_name else config.nerf.guidance.method
+    if sections != sections_of(config.initialise.particles, method):
         return shlex.join(["prolific", "sweep", prompt.id])
     parts = ["prolific", "generate"]
     if prompt.preset != DEFAULT_PRESET:
         parts += ["--preset", prompt.preset]
+    if prompt.system_name:
+        parts += ["--system", prompt.system_name]
     if prompt.seed:
         parts += ["--seed", str(prompt.seed)]
     if config.initialise.particles != 1:
         parts += ["--particles", str(config.initialise.particles)]
-    if config.nerf.guidance.method != "vsd":
-        parts += ["--method", config.nerf.guidance.method]
+    if method != "vsd":
+        parts += ["--method", method]
     if prompt.forced:
         parts.append("--force")
     return shlex.join([*parts, "--", prompt.text] if prompt.text.startswith("-") else [*parts, prompt.text])
@@ -121,7 +124,8 @@ def _page(resolved: ResolvedPrompt, folder: Path | None) -> str:
 
 
 def _facts(prompt: Prompt, config: Config) -> list[str]:
-    facts = [f"preset {prompt.preset}", f"seed {prompt.seed}"]
+    facts = [f"preset {prompt.preset}", *([f"system {prompt.system_name}"] if prompt.system_name else [])]
+    facts.append(f"seed {prompt.seed}")
     facts += [config.nerf.guidance.method.upper(), f"prior {config.prior.path}"]
     if config.initialise.particles > 1:
         facts.append(f"{config.initialise.particles} particles")

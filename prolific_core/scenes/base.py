@@ -29,10 +29,12 @@ class Scene(Protocol):
     Attributes:
         learning_rate: Learning rate of all parameters, unless `parameter_groups` is overridden.
         renders_latents: Whether `Render.rgb` holds latents of the prior, which need no encoding.
+        progress: Fraction of the run that is done, in [0, 1], which the training loop sets before every step.
     """
 
     learning_rate: float = 0.01
     renders_latents: bool = False
+    progress: float = 0.0
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the parameters with their learning rates, in the format of `torch.optim`."""

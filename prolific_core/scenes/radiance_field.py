@@ -22,12 +22,10 @@ from prolific_core.render.volume.marching import Samples, check_count, march
 from prolific_core.render.volume.occupancy import OccupancyGrid
 from prolific_core.render.volume.render import accumulate, shade
 from prolific_core.render.volume.resampling import resample
-from prolific_core.scenes import regularisers
+from prolific_core.scenes import backgrounds, regularisers
 from prolific_core.scenes.base import Scene
 from prolific_core.scenes.initial_density import SCENE_RADIUS, initial_bias
-
-#: Grey levels of the plain backgrounds by name.
-PLAIN = {"white": 1.0, "grey": 0.5, "black": 0.0}
+from prolific_core.scenes.shading import Lights, draw_lights
 
 #: Number of rays that are rendered at once without gradients.
 CHUNK = 2**13
@@ -157,8 +155,8 @@ class RadianceField(nn.Module, Scene):
     ) -> Render:
         """Render one image for each camera; see `Scene.render` and `render_rays`.
 
-        If a generator is given, the settings of `train_config` apply, and `Render.losses` holds the orientation loss if
-        the weight of that loss is positive.
+        If a generator is given, the settings of `train_config` apply: the images may be shaded by lights, and
+        `Render.losses` holds the orientation loss if the weight of that loss is positive.
 
         Args:
             cameras: Cameras on the scene's device.
@@ -172,6 +170,7 @@ class RadianceField(nn.Module, Scene):
             return self.render_rays(origins, directions, background=background, normals=normals)
         config = self.train_config
         oriented = config.losses.orientation > 0
+        lights = draw_lights(config.shading, cameras, self.progress, generator)
         any_random = self.finished_steps >= config.random_background_after
         render = self.render_rays(
             origins,
@@ -181,6 +180,7 @@ class RadianceField(nn.Module, Scene):
             random_background_probability=config.random_background if any_random else 0.0,
             normals=normals or oriented,
             patch=config.patch,
+            lights=lights,
         )
         if oriented:
             render.losses["orientation"] = regularisers.orientation(render, directions)
@@ -196,6 +196,7 @@ class RadianceField(nn.Module, Scene):
         random_background_probability: float = 0.0,
         normals: bool = False,
         patch: int | None = None,
+        lights: Lights | None = None,
     ) -> Render:
         """Render images from the rays of their pixels.
 
@@ -211,6 +212,8 @@ class RadianceField(nn.Module, Scene):
             patch: Number of rays whose autograd graph is held in memory at once; None for all rays. The images are
                 first rendered without a graph, and the backward pass then renders each patch again and backpropagates
                 through it. The result is the same up to the order of float32 additions.
+            lights: The light of each image, under which the colour is the albedo; see `shading.py`. None renders the
+                colour itself. Lights need normals, which cost as much as `normals` does.
 
         Returns:
             The render. If gradients are disabled, rays are rendered in chunks, and `samples`, `weights` and
@@ -219,15 +222,18 @@ class RadianceField(nn.Module, Scene):
         batch, height, width, _ = origins.shape
         behind = self.background_colour(directions, background)
         if generator is not None and random_background_probability > 0:
-            behind = _some_random(behind, random_background_probability, generator)
+            behind = backgrounds.some_random(behind, random_background_probability, generator)
         rays = origins.reshape(-1, 3), directions.reshape(-1, 3)
+        lights = lights and lights.repeat(height * width)
         if torch.is_grad_enabled():
             samples, noise = self._draw(*rays, generator, patch)
-            parts = self._patches(*rays, samples, noise, normals, patch)
+            parts = self._patches(*rays, samples, noise, normals, lights, patch)
         else:
-            pieces = list(zip(rays[0].split(CHUNK), rays[1].split(CHUNK)))
-            drawn = (self._draw(*piece, generator) for piece in pieces)
-            parts = [self._shade(*piece, *draw, normals) for piece, draw in zip(pieces, drawn)]
+            parts = []
+            for first in range(0, len(rays[0]), CHUNK):
+                chunk = slice(first, first + CHUNK)
+                piece = rays[0][chunk], rays[1][chunk]
+                parts.append(self._shade(*piece, *self._draw(*piece, generator), normals, lights and lights[chunk]))
 
         def image(values: tuple[Tensor, ...]) -> Tensor:
             return torch.cat(values).reshape(batch, height, width, -1).permute(0, 3, 1, 2)
@@ -284,70 +290,61 @@ class RadianceField(nn.Module, Scene):
         samples: Samples,
         noise: Tensor | None,
         normals: bool,
+        lights: Lights | None,
         patch: int | None,
     ) -> list[tuple]:
         """Shade all rays at once or in patches. The autograd graph of a patch is built only in the backward pass."""
         rays = len(origins)
         if patch is None or patch >= rays:
-            return [self._shade(origins, directions, samples, noise, normals)]
+            return [self._shade(origins, directions, samples, noise, normals, lights)]
         parts = []
         for first, (rows, piece) in zip(range(0, rays, patch), samples.split(patch)):
             check_count(len(piece), self.max_samples)
-            last = first + piece.rays
-            given = (
-                origins[first:last],
-                directions[first:last],
-                piece,
-                None if noise is None else noise[rows],
-                normals,
-            )
+            part = slice(first, first + piece.rays)
+            part_noise = None if noise is None else noise[rows]
+            given = origins[part], directions[part], piece, part_noise, normals, lights and lights[part]
             # The state of the global generators need not be restored, because shading draws no random numbers.
             parts.append(checkpoint(self._shade, *given, use_reentrant=False, preserve_rng_state=False))
         return parts
 
     def _shade(
-        self, origins: Tensor, directions: Tensor, samples: Samples, noise: Tensor | None, normals: bool
+        self,
+        origins: Tensor,
+        directions: Tensor,
+        samples: Samples,
+        noise: Tensor | None,
+        normals: bool,
+        lights: Lights | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
         """Composite the samples of rays (R, 3), without a background.
 
         The result is the colour (R, 3), the opacity (R,), the depth (R,), the sample weights (M,), the sample normals
         (M, 3) and their weighted sums (R, 3). The last two are None unless `normals` is set.
         """
-        volume = shade(lambda x: self(x, noise), origins, directions, samples, self.backend)
-        if not normals:
+        if not normals and lights is None:
+            volume = shade(lambda x: self(x, noise), origins, directions, samples, self.backend)
             return volume.colour, volume.opacity, volume.depth, volume.weights, None, None
-        found = self.normals(volume.positions)
-        total = accumulate(found, volume.weights, samples)
-        return volume.colour, volume.opacity, volume.depth, volume.weights, found, total
+        found = self.normals(samples.positions(origins, directions))
+
+        def lit(x: Tensor) -> tuple[Tensor, Tensor]:
+            density, colour = self(x, noise)
+            return density, colour if lights is None else lights.shade(colour, found, x, samples.ray_index)
+
+        volume = shade(lit, origins, directions, samples, self.backend)
+        total = accumulate(found, volume.weights, samples) if normals else None
+        return volume.colour, volume.opacity, volume.depth, volume.weights, found if normals else None, total
 
     def background_colour(
         self, directions: Float[Tensor, "batch height width 3"], background: str | Tensor | None = None
     ) -> Float[Tensor, "batch 3 height width"]:
-        """Return the colours behind the object.
+        """Return the colours behind the object; see `backgrounds.background_colour`.
 
         Args:
             directions: Unit vectors (B, H, W, 3).
-            background: A name in PLAIN, "network" or a colour in [0, 1] as a tensor (3,), (B, 3) or (B, 3, H, W).
-                None selects the configured background.
-
-        Returns:
-            Colours (B, 3, H, W) in [0, 1].
-
-        Raises:
-            InputError: The name is unknown, or the field has no background network.
+            background: The background; None selects the configured one.
         """
         background = self.config.background if background is None else background
-        batch, height, width, _ = directions.shape
-        if isinstance(background, Tensor):
-            colour = background.to(directions)
-            colour = colour if colour.dim() == 4 else colour.reshape(-1, 3, 1, 1)
-            return colour.expand(batch, 3, height, width)
-        if background in PLAIN:
-            return directions.new_full((batch, 3, height, width), PLAIN[background])
-        if background == "network" and self.background is not None:
-            return self.background(directions).permute(0, 3, 1, 2)
-        known = [*PLAIN, *(["network"] if self.background is not None else [])]
-        raise InputError(f"background must be a colour or one of {', '.join(known)}, got {background!r}")
+        return backgrounds.background_colour(directions, background, self.background)
 
     def update_occupancy(self, step: int, generator: torch.Generator | None = None) -> bool:
         """Update the occupancy grid at every 16th call and at step 0.
@@ -399,11 +396,3 @@ class RadianceField(nn.Module, Scene):
             for name, module in modules.items()
             if module is not None and name in rates
         ]
-
-
-def _some_random(behind: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Replace each image's background (B, 3, H, W) with a plain random colour at the given probability."""
-    batch = len(behind)
-    replace = (torch.rand(batch, generator=generator) < probability).to(behind.device, non_blocking=True)
-    colour = torch.rand(batch, 3, generator=generator).to(behind, non_blocking=True)
-    return torch.where(replace[:, None, None, None], colour[:, :, None, None], behind)

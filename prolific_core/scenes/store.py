@@ -26,6 +26,11 @@ def save_fields(folder: Path, config: FieldConfig, fields: list[RadianceField]) 
         save_file(state, folder / f"particle_{index}.safetensors")
 
 
+def has_fields(folder: Path) -> bool:
+    """Return whether a folder has fields that were written by `save_fields`."""
+    return (folder / "field.json").is_file()
+
+
 def load_fields(
     folder: Path, *, device: str | torch.device, backend: str, train_config: NerfConfig | None = None
 ) -> list[RadianceField]:

@@ -20,7 +20,7 @@ from prolific_core.mesh.losses import laplacian_smoothness, normal_consistency
 from prolific_core.mesh.tetrahedra import boundary_mask, grid_points, sdf_sign_loss
 from prolific_core.render.mesh.antialias import Edges
 from prolific_core.render.mesh.raster import Visibility
-from prolific_core.render.mesh.shading import render_mesh
+from prolific_core.render.mesh.shading import Shader, render_mesh
 from prolific_core.render.result import Render
 from prolific_core.scenes.base import Scene
 
@@ -173,12 +173,14 @@ class TetrahedralSurface(nn.Module, Scene):
         generator: torch.Generator | None = None,
         *,
         supersampling: int = 1,
+        shader: Shader | None = None,
+        background: float | Tensor = 0.5,
     ) -> Render:
         """Render normals n as colours (n + 1) / 2 over a grey background (0.5); see `Scene.render`.
 
-        `Render.rgb` and `Render.normal` are the same images. If a generator is given, `Render.losses` holds the
-        regularisers with a positive weight in `train_config`. The Laplacian is in units of the grid's cells, so that
-        its weight has the same effect at every resolution.
+        Without a shader, `Render.rgb` and `Render.normal` are the same images. If a generator is given, `Render.losses`
+        holds the regularisers with a positive weight in `train_config`. The Laplacian is in units of the grid's cells,
+        so that its weight has the same effect at every resolution.
 
         Args:
             cameras: Cameras on the scene's device.
@@ -186,6 +188,8 @@ class TetrahedralSurface(nn.Module, Scene):
             generator: Any generator for a training render, or None for a deterministic render. No random numbers are
                 drawn.
             supersampling: Rays per pixel along each axis.
+            shader: Function that returns the colours of points on the surface, for `Render.rgb`; see `render_mesh`.
+            background: Background of the colours; that of normals is always grey.
 
         Raises:
             EmptyMesh: The surface has vanished.
@@ -195,9 +199,8 @@ class TetrahedralSurface(nn.Module, Scene):
             raise EmptyMesh("the surface has vanished; lower the learning rate or the guidance scale of geometry")
         edges = Edges.of(faces)
         visibility = Visibility(vertices, faces, self.backend)
-        render = render_mesh(
-            visibility, vertices, faces, cameras, resolution, None, edges=edges, supersampling=supersampling
-        )
+        options: dict[str, Any] = {"edges": edges, "supersampling": supersampling, "background": background}
+        render = render_mesh(visibility, vertices, faces, cameras, resolution, shader, **options)
         if generator is not None:
             cells = self.resolution / (2 * self.extent)
             regularisers = {

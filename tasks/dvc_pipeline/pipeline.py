@@ -35,7 +35,8 @@ def text(project: Project, prompt: Prompt) -> str:
     stages, config = {}, project.config(prompt)
     (_, shared), *over = project.layers(prompt)
     known, overridden = Config().model_dump(mode="json"), config_layers.merge(*(values for _, values in over))
-    extended = [file for file, _ in over[:-2]]  # presets that the prompt's preset extends
+    extended = [file for file, _ in project.preset_layers(prompt.preset)[:-1]]  # presets that the preset extends
+    chosen = [values.keys() for _, values in project.system_layers(prompt.system_name)]  # sections of the system
     for name, spec in STAGES.items():
         sections = list(spec.sections(name))
         read = [key for section in sections for key in _keys_read(section, shared, known, overridden)]
@@ -52,7 +53,17 @@ def text(project: Project, prompt: Prompt) -> str:
                 *([{"params.yaml": read}] if read else []),
                 *({file: sections} for file in extended),
                 {"presets/${preset}.yaml": [*(["extends"] if extended else []), *sections]},
-                {"prompts/${id}/prompt.yaml": ["text", "seed", "preset", *sections]},
+                *(
+                    {"systems/${system_name}.yaml": own}
+                    for keys in chosen
+                    if (own := [section for section in sections if section in keys])
+                ),
+                {
+                    "prompts/${id}/prompt.yaml": [
+                        *("text", "seed", "preset", *(["system_name"] if prompt.system_name else [])),
+                        *sections,
+                    ]
+                },
             ],
             "outs": [f"runs/${{id}}/{name}"],
         }
@@ -71,7 +82,7 @@ def _keys_read(path: str, shared: Any, known: Any, overridden: Any) -> list[str]
         path: A dotted key.
         shared: The parameters of params.yaml, or one of their groups.
         known: The same group with all keys there are.
-        overridden: The same group with the values of the preset and the prompt.
+        overridden: The same group with the values of the preset, the system and the prompt.
     """
     name = path.rpartition(".")[2]
     if name not in overridden:

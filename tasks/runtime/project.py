@@ -1,7 +1,8 @@
 """Layout of a project's files, and the dependencies of each stage.
 
-A project is a clone of the repository, with params.yaml, presets/ and prompts/ at its root. DVC manages the outputs in
-runs/<id>/<stage>/. Logs, checkpoints, previews and databases are stored in .state/, which can safely be deleted.
+A project is a clone of the repository, with params.yaml, presets/, systems/ and prompts/ at its root. DVC manages the
+outputs in runs/<id>/<stage>/. Logs, checkpoints, previews and databases are stored in .state/, which can safely be
+deleted.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from prolific_core.errors import InputError, quote, shorten
 from prolific_core.prompts import Prompt
 from prolific_core.yaml_reader import read_yaml
 from tasks.runtime.imports import imported_modules, module_file
-from tasks.runtime.root import find_root, preset_names
+from tasks.runtime.root import find_root, preset_names, system_names
 
 
 @dataclass(frozen=True)
@@ -241,6 +242,9 @@ class Project:
     def presets(self) -> list[str]:
         return preset_names(self.root)
 
+    def systems(self) -> list[str]:
+        return system_names(self.root)
+
     def shared_config(self) -> config.Config:
         """Return the validated parameters of params.yaml, without those of a preset or a prompt."""
         values = read_yaml(self.root / "params.yaml", "params.yaml") or {}
@@ -249,18 +253,19 @@ class Project:
     def config(self, prompt: Prompt) -> config.Config:
         """Return the validated configuration of a prompt.
 
-        The preset overrides params.yaml, and the prompt overrides both.
+        The preset overrides params.yaml, the system overrides the preset, and the prompt overrides all of them.
         """
         return config_layers.resolve(*self.layers(prompt))
 
     def layers(self, prompt: Prompt) -> list[tuple[str, Any]]:
-        """Return the names and the values of params.yaml, the prompt's preset and the prompt's own sections.
+        """Return the names and the values of params.yaml, the prompt's preset and system and the prompt's own sections.
 
         The presets that the prompt's preset extends come before it.
         """
         return [
             ("params.yaml", read_yaml(self.root / "params.yaml", "params.yaml") or {}),
             *self.preset_layers(prompt.preset),
+            *self.system_layers(prompt.system_name),
             (f"prompts/{prompt.id}/prompt.yaml", prompt.sections),
         ]
 
@@ -283,6 +288,18 @@ class Project:
             next_name, read_by = (values.pop("extends", None) if isinstance(values, dict) else None), f"{shown}: "
             layers.insert(0, (shown, values))
         return layers
+
+    def system_layers(self, name: str) -> list[tuple[str, Any]]:
+        """Return the file name and the values of a system, in a list that is empty if `name` is."""
+        if not name:
+            return []
+        shown = f"systems/{name}.yaml"
+        if name not in self.systems():
+            raise InputError(
+                f"no system {quote(name)} ({shorten(shown)} does not exist); the systems are: "
+                f"{', '.join(self.systems()) or 'none yet'}"
+            )
+        return [(shown, read_yaml(self.root / shown, shown) or {})]
 
     def resolve(self, id: str) -> "ResolvedPrompt":
         """Read a prompt and its configuration from their files."""

@@ -39,6 +39,11 @@ def preset_names(root: Path) -> list[str]:
     return sorted(path.stem for path in root.glob("presets/*.yaml"))
 
 
+def system_names(root: Path) -> list[str]:
+    """Return the names of the systems, which are the files in systems/."""
+    return sorted(path.stem for path in root.glob("systems/*.yaml"))
+
+
 def _current_folder() -> Path:
     try:
         return Path.cwd()

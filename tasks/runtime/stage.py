@@ -58,7 +58,8 @@ class Stage(Job):
     @property
     def subject(self) -> dict:
         prompt = self.prompt
-        return {"prompt": {"id": self.id, "text": prompt.text, "seed": prompt.seed, "preset": prompt.preset}}
+        facts = {"id": self.id, "text": prompt.text, "seed": prompt.seed, "preset": prompt.preset}
+        return {"prompt": facts | ({"system_name": prompt.system_name} if prompt.system_name else {})}
 
     @property
     def identity(self) -> dict:

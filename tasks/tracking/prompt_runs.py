@@ -38,7 +38,7 @@ class PromptRuns:
             "preset": self.prompt.preset,
             "method": self.config.nerf.guidance.method,
             "prior": self.config.prior.path,
-        }
+        } | _system(self.prompt)
 
     @property
     def parameters(self) -> dict:
@@ -56,7 +56,7 @@ class PromptRuns:
         return [self.output("export") / "mesh.glb", self.output("evaluate") / "turntable.mp4"]
 
     def stage_tags(self, stage: str) -> dict:
-        tags = {name: self.tags[name] for name in ("prompt", "prompt_id", "preset")}
+        tags = {name: self.tags[name] for name in ("prompt", "prompt_id", "preset")} | _system(self.prompt)
         guidance = getattr(getattr(self.config, stage), "guidance", None)
         return tags | ({"method": guidance.method} if guidance else {})
 
@@ -66,7 +66,12 @@ class PromptRuns:
 
 def row(prompt: Prompt) -> dict:
     """Return the row that describes a prompt in the dataset of its experiment."""
-    return {"id": prompt.id, "text": prompt.text, "seed": prompt.seed, "preset": prompt.preset}
+    return {"id": prompt.id, "text": prompt.text, "seed": prompt.seed, "preset": prompt.preset} | _system(prompt)
+
+
+def _system(prompt: Prompt) -> dict:
+    """Return the tag with the prompt's system, if it has one."""
+    return {"system": prompt.system_name} if prompt.system_name else {}
 
 
 def flatten(values: dict, prefix: str = "") -> dict:

@@ -1,6 +1,7 @@
 """`prolific compare`: which runs it makes, what it calls a difference, and its page. Runs of all methods are slow."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from flows.benchmarks import study
 from flows.benchmarks.comparison import compare, images_2d, measures, plan, summary
 from flows.benchmarks.comparison.plan import Run, Size
+from flows.cli import main as cli
 from flows.reporting import comparison
 from prolific_core.errors import InputError
 from prolific_core.metrics.intervals import Interval
@@ -168,3 +170,29 @@ def test_the_other_prompts_are_prompts_of_the_world():
     others = measures.other_prompts("a green car")
     assert len(set(others)) == 31 and "a green car" not in others and all(parse(text) for text in others)
     assert "an orange" in " ".join(measures.other_prompts("a red mug"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--systems", "magic"], "--systems: no system 'magic'; known: dreamfusion, magic3d, prolificdreamer"),
+        (["--systems", "magic3d", "--methods", "vsd"], "--systems cannot be used with --methods"),
+        (["--systems", "magic3d", "--space", "2d"], "--systems cannot be used with --methods, --space"),
+        (["--methods", "vsd,magic"], "--methods: no guidance method 'magic'; known: asd"),
+    ],
+)
+def test_unknown_names_are_one_line(arguments, said):
+    with pytest.raises(InputError) as caught:
+        cli._run(["compare", *arguments])
+    assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
+
+
+def test_systems_are_compared_with_prolificdreamer_and_their_cost_is_said_to_differ():
+    found = results(dreamfusion=2.0)
+    found = {replace(run, method={"vsd": "prolificdreamer"}.get(run.method, run.method)): v for run, v in found.items()}
+    images = {run: torch.rand(4, 3, 8, 8) for run in found}
+    part = compare.Space("systems", SIZE, {"prolificdreamer": 4.0, "dreamfusion": 100.0}, found, images)
+    text = compare.text("default", [part])
+    assert "## Systems (final models)" in text and "the cost differs" in text
+    assert "Difference to prolificdreamer" in text and "worse" in text
+    assert compare.section(part).reference == "prolificdreamer"

@@ -171,7 +171,14 @@ def test_list_shows_finished_stages(prolific, project):
         "mug",
     ]
     (found,) = json.loads(prolific("prompts", "list", "--json")[1])
-    assert found == {"id": "a-red-mug", "text": "a red mug", "seed": 0, "preset": "demo", "stages": 1}
+    assert found == {
+        "id": "a-red-mug",
+        "text": "a red mug",
+        "seed": 0,
+        "preset": "demo",
+        "system_name": "",
+        "stages": 1,
+    }
 
 
 def test_a_parameter_runs_its_stage_and_the_later_ones_again(made):

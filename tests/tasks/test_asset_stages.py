@@ -8,6 +8,7 @@ import torch
 from prolific_core.config import Config, ExportConfig, FieldConfig, GeometryConfig, InitialiseConfig, TextureConfig
 from prolific_core.mesh.export import load_glb
 from prolific_core.scenes import colour_fit, store
+from prolific_core.scenes.coloured_surface import ColouredSurface
 from prolific_core.scenes.radiance_field import RadianceField
 from tasks import export, geometry, texture
 
@@ -67,3 +68,35 @@ def test_two_particles_become_watertight_files(stage):
         solid = trimesh.load(done.output / f"{name}.ply")
         assert solid.is_watertight and solid.volume > 0
         assert len(load_glb(done.output / f"{name}.glb").faces) == len(solid.faces)
+
+
+def test_colours_that_were_optimised_with_the_shape_are_passed_on(stage, monkeypatch):
+    """Magic3D: the texture stage starts from the colours of the geometry stage, which are not fitted again."""
+    fields = [RadianceField(FIELD, torch.Generator().manual_seed(0))]
+    fields[0].update_occupancy(0)
+    store.save_fields(stage("nerf").output, FIELD, fields)
+
+    def distil(stage, config, scenes, **options):
+        (scene,) = scenes
+        assert isinstance(scene, ColouredSurface) and options["pixel_bytes"] > 0
+        with torch.no_grad():
+            scene.colour.field.encoding.table.add_(1.0)
+            scene.surface.sdf.sub_(0.01)
+
+    monkeypatch.setattr(geometry, "distil_stage", distil)
+    made = stage("geometry")
+    with_colours = CONFIG.geometry.model_copy(update={"colours": True})
+    made.config = CONFIG.model_copy(update={"geometry": with_colours})
+    geometry.run(made)
+    texture.run(done := stage("texture"))
+    before, joint, after = (
+        store.load_fields(folder, device="cpu", backend="auto")[0].encoding.table
+        for folder in (made.input("nerf"), made.output, done.output)
+    )
+    assert torch.equal(joint, before + 1) and torch.equal(after, joint)
+    # With 0 steps, nothing is optimised: the colours are fitted to the field, as without `colours`.
+    again = stage("again")
+    again.config = CONFIG.model_copy(update={"geometry": with_colours.model_copy(update={"steps": 0})})
+    monkeypatch.setattr(geometry, "distil_stage", lambda *arguments, **options: None)
+    geometry.run(again)
+    assert not store.has_fields(again.output)

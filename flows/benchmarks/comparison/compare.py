@@ -1,7 +1,8 @@
-"""Comparison of guidance methods (`prolific compare`).
+"""Comparison of guidance methods and of systems (`prolific compare`).
 
 Every method has the same number of U-Net evaluations. Its guidance scale is chosen first, with prompts that are not in
-the table. Finished runs are kept, so that an interrupted comparison continues where it stopped.
+the table. A system has the steps of the preset and its own scales. Finished runs are kept, so that an interrupted
+comparison continues where it stopped.
 """
 
 import shlex
@@ -13,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from flows.benchmarks.comparison import fields_3d, images_2d, measures, plan, summary
+from flows.benchmarks.comparison import fields_3d, images_2d, measures, plan, summary, systems_3d
 from flows.benchmarks.comparison.plan import Run, Size
 from flows.reporting import comparison
 from flows.reporting.comparison import Section
@@ -21,15 +22,17 @@ from prolific_core import checkpoint
 from prolific_core.discovery import guidance_methods
 from prolific_core.errors import InputError
 from prolific_core.files import write_atomically, write_json
+from prolific_core.mesh.compare import Solid
 from prolific_core.metrics.intervals import Interval
+from prolific_core.toybox.evaluation.ground_truth import Views
 from prolific_core.toybox.world import draw as world
 from tasks.runtime.console import announce
 from tasks.runtime.project import Project
 from tasks.runtime.revision import revision
 from tasks.tracking.tracker import remember
 
-REFERENCE = "vsd"
-TITLES = {"2d": "Images (2D)", "3d": "Radiance fields (3D)"}
+REFERENCES = {"2d": "vsd", "3d": "vsd", "systems": "prolificdreamer"}
+TITLES = {"2d": "Images (2D)", "3d": "Radiance fields (3D)", "systems": "Systems (final models)"}
 SHOWN = 4  # images per prompt and method on the page
 NOTES = {
     "quick": "Smoke test, no conclusions: too few prompts, seeds and steps.",
@@ -40,7 +43,7 @@ NOTES = {
 
 @dataclass
 class Space:
-    """Results of a comparison in 2D or in 3D."""
+    """Results of a comparison in 2D, in 3D or of systems, whose names are then those of the methods."""
 
     name: str
     size: Size
@@ -56,6 +59,9 @@ class Space:
     def note(self) -> str:
         """Sentences about the number of runs, their cost and the scales from which each method's was chosen."""
         prompts, size = len({run.prompt for run in self.found}), self.size
+        if self.name == "systems":
+            cost = "the steps and the sizes are those of the preset, so that the cost differs"
+            return f"Prompts: {prompts}; seeds: {size.seeds}; {cost}. Scales are those of the first stage."
         per = f"image, {size.particles} images per run" if self.name == "2d" else "radiance field"
         tried = ", ".join(f"{scale:g}" for scale in size.scales)
         chosen = f"Scales, chosen with other prompts: {tried}." if len(size.scales) > 1 else f"Only scale: {tried}."
@@ -63,8 +69,12 @@ class Space:
         return f"Prompts: {prompts}; seeds: {size.seeds}; {cost}. {chosen}"
 
     @property
+    def reference(self) -> str:
+        return REFERENCES[self.name]
+
+    @property
     def differences(self) -> list[summary.Difference]:
-        return summary.differences(self.found, REFERENCE) if REFERENCE in self.scales else []
+        return summary.differences(self.found, self.reference) if self.reference in self.scales else []
 
 
 def run(
@@ -73,6 +83,7 @@ def run(
     *,
     spaces: list[str],
     methods: list[str],
+    systems: list[str],
     prompts: list[str],
     seeds: int | None,
     evaluations: int | None,
@@ -85,8 +96,9 @@ def run(
     Args:
         project: The project.
         form: A key of `plan.SIZES`.
-        spaces: "2d", "3d" or both.
+        spaces: "2d", "3d" or both; not used if systems are compared.
         methods: Names of guidance methods; empty for those of the form.
+        systems: Names of systems, which are compared instead of methods; empty to compare methods.
         prompts: Prompts; empty for those of the form.
         seeds: Number of seeds; None for that of the form.
         evaluations: U-Net evaluations of each method; None for those of the form.
@@ -99,8 +111,8 @@ def run(
             raise InputError(f"the prompt must name an object and a colour of the Toybox world, got {text!r}")
         if text in plan.TUNING_PROMPTS:
             raise InputError(f"{text!r} is used to choose the guidance scales and cannot be in the table")
-    done = []
-    for name in spaces:
+    done = [] if not systems else [_systems(project, form, systems, prompts, seeds, workers, preset)]
+    for name in spaces if not systems else []:
         size = plan.changed(plan.SIZES[form][name], seeds=seeds, prompts=len(prompts) or None, evaluations=evaluations)
         chosen = methods or list(size.methods) or guidance_methods()
         texts = prompts or list(plan.PROMPTS[: size.prompts])
@@ -113,6 +125,24 @@ def run(
         done.append(Space(name, size, scales, found, {r: work.images[r] for r in found}))
     _write(project, form, done, out)
     return done
+
+
+def _systems(
+    project: Project,
+    form: str,
+    systems: list[str],
+    prompts: list[str],
+    seeds: int | None,
+    workers: int,
+    preset: str,
+) -> Space:
+    """Run and measure systems, with the numbers of prompts and seeds of the form in 3D."""
+    size = plan.changed(plan.SIZES[form]["3d"], seeds=seeds, prompts=len(prompts) or None, evaluations=0)
+    scales = {system: systems_3d.scale(project, system, preset) for system in systems}
+    work = _Work(project, "systems", size, workers, preset)
+    found = work.measured(plan.table_runs(scales, prompts or list(plan.PROMPTS[: size.prompts]), size.seeds))
+    _add_diversity(found, work.vectors)
+    return Space("systems", size, scales, found, work.images)
 
 
 class _Work:
@@ -138,6 +168,10 @@ class _Work:
         if self.space == "2d":
             outcomes = images_2d.outcomes(self.project, runs, self.size, self.workers, done)
             return {run: self._of_images(run, outcomes[run]) for run in runs}
+        if self.space == "systems":
+            prompts = systems_3d.file_prompts(self.project, runs, self.preset)
+            systems_3d.make(self.project, prompts, self.workers, done)
+            return {run: self._of_model(run, prompts[run]) for run in runs}
         prompts = fields_3d.file_prompts(self.project, runs, self.size, self.preset)
         fields_3d.make(self.project, prompts, self.workers, done)
         return {run: self._of_field(run, prompts[run]) for run in runs}
@@ -149,11 +183,19 @@ class _Work:
         return measures.of_images(run.prompt, images) | cost
 
     def _of_field(self, run: Run, prompt: Any) -> dict[str, float]:
-        views, solid = fields_3d.result(self.project, prompt)
-        found, self.vectors[run] = measures.of_object(run.prompt, views, solid)
-        self.images[run] = views.rgb[:: max(1, len(views.rgb) // SHOWN)][:SHOWN]
+        found = self._of_object(run, *fields_3d.result(self.project, prompt))
         evaluations = {"evaluations": fields_3d.evaluations(self.project, prompt, run)}
         return found | evaluations | fields_3d.cost(self.project, prompt)
+
+    def _of_model(self, run: Run, prompt: Any) -> dict[str, float]:
+        found = self._of_object(run, *systems_3d.result(self.project, prompt))
+        evaluations = {"evaluations": systems_3d.evaluations(self.project, prompt)}
+        return found | evaluations | systems_3d.cost(self.project, prompt)
+
+    def _of_object(self, run: Run, views: Views, solid: Solid) -> dict[str, float]:
+        found, self.vectors[run] = measures.of_object(run.prompt, views, solid)
+        self.images[run] = views.rgb[:: max(1, len(views.rgb) // SHOWN)][:SHOWN]
+        return found
 
 
 def _add_diversity(found: dict[Run, dict[str, float]], vectors: dict[Run, Tensor]) -> None:
@@ -173,7 +215,7 @@ def text(form: str, spaces: list[Space]) -> str:
         parts.append(f"## {TITLES[space.name]}\n\n{space.note} {NOTES[form]}".rstrip())
         parts.append(summary.table(space.means, space.scales))
         if space.differences:
-            parts.append(f"Difference to {REFERENCE}, for the same prompt and seed:")
+            parts.append(f"Difference to {space.reference}, for the same prompt and seed:")
             parts.append(summary.differences_table(space.differences))
     return "\n\n".join(parts)
 
@@ -190,7 +232,7 @@ def section(space: Space) -> Section:
         prompts=prompts,
         columns=[summary.COLUMNS[name][0] for name in names],
         rows=[(method, space.scales[method], [row.get(name) for name in names]) for method, row in means.items()],
-        reference=REFERENCE,
+        reference=space.reference,
         differences=[(d.method, summary.compared_name(d.metric), d.interval, d.verdict) for d in space.differences],
         images=[(method, [images[method, prompt] for prompt in prompts]) for method in space.scales],
     )
@@ -217,7 +259,7 @@ def _write(project: Project, form: str, spaces: list[Space], out: Path) -> None:
     }
     head = f"{facts['date']}, commit `{facts['commit']}`: `{facts['command']}`"
     files = [out / "compare.md", out / "compare.json", out / "compare.html"]
-    write_atomically(files[0], f"# Comparison of guidance methods\n\n{head}\n\n{text(form, spaces)}\n".encode())
+    write_atomically(files[0], f"# Comparison of methods\n\n{head}\n\n{text(form, spaces)}\n".encode())
     write_json(files[1], values)
     write_atomically(files[2], comparison.page(facts, NOTES[form], [section(space) for space in spaces]).encode())
     for space in spaces:

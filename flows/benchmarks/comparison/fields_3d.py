@@ -46,11 +46,12 @@ def evaluations(project: Project, prompt: Prompt, run: Run) -> float:
 def _evaluations_per_step(project: Project, nerf: NerfConfig, run: Run) -> float:
     guidance = nerf.guidance.model_copy(update={"method": run.method, "scale": run.scale})
     values = project.shared_config().prior
-    return _counted(values.path, values.dtype, guidance.model_dump_json())
+    return counted(values.path, values.dtype, guidance.model_dump_json())
 
 
 @cache
-def _counted(path: str, dtype: str, guidance: str) -> float:
+def counted(path: str, dtype: str, guidance: str) -> float:
+    """Count the U-Net evaluations of a step and view, with the parameters of the guidance as JSON."""
     from prolific_core import cameras
     from prolific_core.config import CameraConfig, GuidanceConfig
     from prolific_core.guidance import base, cost
@@ -65,15 +66,17 @@ def _counted(path: str, dtype: str, guidance: str) -> float:
     return cost.evaluations_per_step(guide, latents, views)
 
 
-def make(project: Project, filed: dict[Run, Prompt], workers: int, done: Callable[[Run], None]) -> None:
-    """Bring the radiance fields of all runs up to date, `workers` of them at the same time."""
+def make(
+    project: Project, filed: dict[Run, Prompt], workers: int, done: Callable[[Run], None], last: str = "nerf"
+) -> None:
+    """Bring all runs up to date up to the stage `last`, `workers` of them at the same time."""
     from flows.orchestration import prefect_runtime
 
     prefect_runtime.set_up(project)
-    from flows.compare import radiance_fields
+    from flows.compare import bring_up_to_date
 
     runs = {prompt.id: run for run, prompt in filed.items()}
-    radiance_fields(list(runs), workers, lambda id: done(runs[id]))
+    bring_up_to_date(list(runs), last, workers, lambda id: done(runs[id]))
 
 
 def cost(project: Project, prompt: Prompt) -> dict[str, float]:
