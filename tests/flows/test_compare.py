@@ -196,3 +196,12 @@ def test_systems_are_compared_with_prolificdreamer_and_their_cost_is_said_to_dif
     assert "## Systems (final models)" in text and "the cost differs" in text
     assert "Difference to prolificdreamer" in text and "worse" in text
     assert compare.section(part).reference == "prolificdreamer"
+
+
+def test_a_failed_run_in_2d_ends_the_others_with_its_own_message(project):
+    prior = tiny_pipeline.make(project.root / "prior")
+    (prior / "unet" / "diffusion_pytorch_model.safetensors").unlink()  # noticed only when a process loads it
+    (project.root / "params.yaml").write_text(json.dumps({"prior": {"path": str(prior)}}))
+    runs = [Run("sds", 7.5, "a red mug", seed) for seed in range(2)]
+    with pytest.raises(InputError, match="prior"):
+        images_2d.outcomes(project, runs, SIZE, 2, lambda run: None)

@@ -79,8 +79,9 @@ def outcomes(
                 found[futures[future]] = future.result()
                 done(futures[future])
         except BaseException:
+            processes = list((getattr(pool, "_processes", None) or {}).values())  # the pool forgets them
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in list(getattr(pool, "_processes", {}).values()):
+            for process in processes:
                 process.terminate()
             raise
     return found
