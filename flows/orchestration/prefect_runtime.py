@@ -11,6 +11,7 @@ from flows.orchestration import dvc_runner, prefect_server
 from prolific_core.errors import ProlificError, mask
 from tasks.runtime import machine
 from tasks.runtime.console import announce
+from tasks.runtime.failures import complain
 from tasks.runtime.project import Project
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def go_offline(reason: str) -> None:
     """Make this process run flows without a server, and print a warning on the first call."""
     if not _offline:
         refuse_requests()
-        print(f"prolific: {mask(reason)}; continuing without it", file=sys.stderr, flush=True)
+        complain(f"{mask(reason)}; continuing without it")
 
 
 def refuse_requests() -> None:
