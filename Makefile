@@ -54,15 +54,18 @@ setup: $(INSTALLED)
 .venv/torch.txt:
 	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then rm -rf .venv; "$$PYTHON" -m venv .venv || { rm -rf .venv; \
 	    echo "could not make .venv with '$$PYTHON': it needs Python 3.11 to 3.13 with its venv module (on Debian: python3-venv); another: make PYTHON=python3.12 setup" >&2; exit 1; }; fi
-	@if ! $(BIN)/python -c 'import importlib.metadata as m; m.version("torch")' 2>/dev/null; then $(PIP) "$$TORCH" </dev/null; fi
+	@if ! $(BIN)/python -c 'import importlib.metadata as m; m.version("torch")' 2>/dev/null; then \
+	    echo "installing $$TORCH into .venv; all packages together take 3 GB and some minutes"; $(PIP) "$$TORCH" </dev/null; fi
 	@$(BIN)/python -c 'import importlib.metadata as m; print("torch==" + m.version("torch"))' > $@
 
 $(INSTALLED): pyproject.toml constraints.txt Makefile | .venv/torch.txt
-	$(PIP) $(PINNED) --editable . </dev/null
+	@echo "installing Prolific and the packages that it needs into .venv"
+	@$(PIP) $(PINNED) --editable . </dev/null
 	@touch $@
 
 $(DEVELOP): $(INSTALLED)
-	$(PIP) $(PINNED) --editable '.[test,develop,docs]' </dev/null
+	@echo "installing the packages for tests and documentation into .venv"
+	@$(PIP) $(PINNED) --editable '.[test,develop,docs]' </dev/null
 	@touch $@
 
 demo: $(INSTALLED)

@@ -1,12 +1,12 @@
 """Flow that runs the flow `generate` for many prompts and continues if some of them fail."""
 
+import contextlib
 import contextvars
 import itertools
 import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from prefect import flow
@@ -27,6 +27,7 @@ from tasks.runtime.gpus import visible
 from tasks.runtime.project import Project
 
 TAIL = 5  # number of log lines shown in the summary for a failed stage
+PATIENCE = 3.0  # seconds that an interrupted sweep on a pool waits for the Prefect server
 
 RunPrompt = Callable[[str, Board], Result | None]  # brings one prompt up to date and shows its progress on the board
 
@@ -95,7 +96,13 @@ def _run(
         state.rows[id] = Row(id, "done", (status and status.seconds) or 0.0)
     left = [id for id in ids if id not in skipped]
     with state.board:
-        _threads(state.bring_up_to_date, left, workers, lambda: state.board.say(_farewell(state.board, pool)))
+        _threads(
+            state.bring_up_to_date,
+            left,
+            workers,
+            lambda: state.board.say(_farewell(state.board, pool)),
+            (lambda: work_pool.give_up(state.board)) if pool else None,
+        )
     if submission and skipped < set(ids):
         submission.finish()
     rows = [state.rows.get(id, Row(id, "waiting")) for id in ids]
@@ -172,24 +179,49 @@ def _farewell(board: Board, pool: str | None) -> str:
 
 
 def _threads(
-    work: Callable[[str], None], ids: list[str], count: int, interrupted: Callable[[], None] = lambda: None
+    work: Callable[[str], None],
+    ids: list[str],
+    count: int,
+    interrupted: Callable[[], None] = lambda: None,
+    left_behind: Callable[[], None] | None = None,
 ) -> None:
-    """Call `work` for every id in a pool of `count` threads.
+    """Call `work` for every id in `count` threads.
 
-    If this thread is interrupted, `interrupted` is called, and all running stages are stopped.
+    If this thread is interrupted, `interrupted` is called, and all running stages are stopped. The threads are then
+    waited for, but only for PATIENCE seconds if `left_behind` is given: it is called if a thread has not ended, because
+    a request to a server that has fallen silent lasts for minutes. That thread ends with the process.
     """
-    with ThreadPoolExecutor(max(1, min(count, len(ids)))) as executor:
-        # Prefect stores the parent flow run in the context, so each call runs in a copy of this context.
-        futures = [executor.submit(contextvars.copy_context().run, work, id) for id in ids]
-        try:
-            wait(futures)
-        except BaseException:
-            interrupted()
-            dvc_runner.stopping.set()
-            executor.shutdown(cancel_futures=True)
-            raise
-    for future in futures:
-        future.result()
+    jobs: queue.SimpleQueue[tuple[contextvars.Context, str]] = queue.SimpleQueue()
+    for id in ids:  # Prefect stores the parent flow run in the context, so each call runs in a copy of this context.
+        jobs.put((contextvars.copy_context(), id))
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        with contextlib.suppress(queue.Empty):
+            while not dvc_runner.stopping.is_set():
+                context, id = jobs.get_nowait()
+                try:
+                    context.run(work, id)
+                except BaseException as error:
+                    errors.append(error)
+
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(max(1, min(count, len(ids))))]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except BaseException:
+        interrupted()
+        dvc_runner.stopping.set()
+        end = time.monotonic() + PATIENCE
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()) if left_behind else None)
+        if left_behind and any(thread.is_alive() for thread in threads):
+            left_behind()
+        raise
+    if errors:
+        raise errors[0]
 
 
 def summary(project: Project, rows: list[Row]) -> str:

@@ -49,7 +49,7 @@ def distil_stage(
     config = config.model_copy(update={"steps": config.steps * len(scenes)})
     side = max(side for _, side in config.resolution)
     amounts = memory.estimate(guidance, scenes, views=config.views, side=side, pixel_bytes=pixel_bytes)
-    stage.note(f"estimated memory: about {memory.format_total(amounts)} on {stage.device.type}")
+    stage.note(f"needs about {memory.format_total(amounts)} of memory ({stage.device.type})")
     if line := memory.shortage(amounts, stage.device, stage.name):
         stage.note(line)
     monitor = ScoreGainMonitor(config.steps)

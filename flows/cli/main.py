@@ -57,12 +57,15 @@ def main(arguments: list[str] | None = None) -> int:
     # By default, SIGTERM would skip Python's exit handlers, which stop the Prefect server.
     signal.signal(signal.SIGTERM, _stop)
     try:
-        return reported(lambda: _run(arguments))
+        status = reported(lambda: _run(arguments))
     except SystemExit as end:
         if end.code != TERMINATED:
             raise
         print(STOPPED, file=sys.stderr, flush=True)  # now that no progress bar is shown any more
-        return TERMINATED
+        status = TERMINATED
+    if machine.skip_exit_handlers:
+        machine.exit_now(status)
+    return status
 
 
 def _run(arguments: list[str] | None) -> int | None:

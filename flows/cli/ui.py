@@ -47,6 +47,9 @@ def ui(
     )
     # Background jobs are disabled because they use 1.9 GB of memory and are not needed here.
     env = {**environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    # Every user of this machine can call the API of MLflow's assistant, which runs shell commands. With this setting,
+    # it runs them in a Docker container or, without Docker, not at all.
+    env["MLFLOW_ENABLE_ASSISTANT_SANDBOX"] = "true"
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
     command += ["--default-artifact-root", artifacts(project)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]

@@ -11,6 +11,7 @@ from flows.orchestration import dvc_runner, prefect_server
 from prolific_core.errors import ProlificError, mask
 from tasks.runtime import machine
 from tasks.runtime.console import announce
+from tasks.runtime.failures import complain
 from tasks.runtime.project import Project
 
 if TYPE_CHECKING:
@@ -85,19 +86,19 @@ def is_offline() -> bool:
 
 
 def go_offline(reason: str) -> None:
-    """Make this process run flows without a server, and print a warning on the first call.
+    """Make this process run flows without a server, and print a warning on the first call."""
+    if not _offline:
+        refuse_requests()
+        complain(f"{mask(reason)}; continuing without it")
 
-    Flows that have started with the server do not wait for it again when they end.
+
+def refuse_requests() -> None:
+    """Make all requests of Prefect's clients in this process fail at once instead of after their timeouts.
+
+    Flows that have started with the server do not wait for it when they end.
     """
     global _offline
-    if not _offline:
-        _offline = True
-        _refuse_requests()
-        print(f"prolific: {mask(reason)}; continuing without it", file=sys.stderr, flush=True)
-
-
-def _refuse_requests() -> None:
-    """Make all requests of Prefect's clients in this process fail at once instead of after their timeouts."""
+    _offline = True
     if "prefect" not in sys.modules:
         return
     import httpx
@@ -137,7 +138,7 @@ def run_flow(flow: "Flow[P, R]", *args: P.args, **kwargs: P.kwargs) -> R:
     def record(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             outcome.set_result(flow.fn(*args, **kwargs))
-        except Exception as error:
+        except BaseException as error:  # also Ctrl-C, after which the server may not accept the state of the run
             if not is_server_error(error):
                 outcome.set_exception(error)
             raise

@@ -10,7 +10,7 @@ from typing import Any
 from flows.orchestration import dvc_runner, prefect_runtime, run_status
 from flows.reporting.sweep_progress import Board
 from prolific_core.errors import InputError, ProlificError
-from tasks.runtime import records
+from tasks.runtime import machine, records
 from tasks.runtime.console import detail
 from tasks.runtime.project import STAGES, Project
 
@@ -20,6 +20,7 @@ POLL_SECONDS = 2.0
 IDLE = 30.0  # seconds that a run waits for a worker before a pool without workers is reported
 CLAIMED = 120.0  # seconds within which a worker must start a run that it has claimed
 PATIENCE = 600.0  # seconds without an answer from the server before a run counts as failed
+UNCONFIRMED = "the Prefect server has not confirmed that all runs are cancelled; look at its page"
 
 
 class Submission:
@@ -175,7 +176,14 @@ def _cancel(client, run_id, board: Board) -> None:
     except Exception as error:
         if not prefect_runtime.is_server_error(error):
             raise
-        board.say_once("the Prefect server has not confirmed that all runs are cancelled; look at its page")
+        board.say_once(UNCONFIRMED)
+
+
+def give_up(board: Board) -> None:
+    """Leave a server that does not answer, when the sweep has been interrupted."""
+    board.say_once(UNCONFIRMED)
+    prefect_runtime.refuse_requests()
+    machine.skip_exit_handlers = True  # Prefect's wait ten seconds for the server
 
 
 def _warn_of_idle_pool(client, pool: str, board: Board) -> None:

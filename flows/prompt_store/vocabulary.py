@@ -13,6 +13,7 @@ from pathlib import Path
 from prolific_core.config import Config
 from prolific_core.errors import InputError, shorten
 from prolific_core.prompts import Prompt
+from tasks.runtime.failures import complain
 from tasks.runtime.project import Project
 
 LISTED = 10  # prompts that are named if many are unknown
@@ -46,7 +47,7 @@ def check(project: Project, prompt: Prompt, config: Config) -> None:
 def warn(project: Project, text: str, config: Config) -> None:
     """Print a warning if the prior does not know a text."""
     if found := problem(project, text, config):
-        _report(f"warning: {found}")
+        complain(f"warning: {found}")
 
 
 def accept(project: Project, prompts: list[Prompt], force: bool, ask: bool = True) -> list[Prompt]:
@@ -73,17 +74,13 @@ def _refuse(problems: list[str], count: int, ask: bool) -> None:
     """Raise an InputError that names the problems, unless the user is asked and says yes."""
     if count > 1:
         for line in problems[:LISTED]:
-            _report(line)
+            complain(line)
         if len(problems) > LISTED:
-            _report(f"… and {len(problems) - LISTED} more")
+            complain(f"… and {len(problems) - LISTED} more")
     message = problems[0] if count == 1 else f"the prior does not know {len(problems)} of {count} prompts"
     if not ask or not all(stream and stream.isatty() for stream in (sys.stdin, sys.stderr)):
         raise InputError(f"{message}; {HINT}; to go on anyway, add --force")
-    _report(f"{message}; {HINT}")
+    complain(f"{message}; {HINT}")
     print("Go on anyway? [y/N]: ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise InputError("stopped; nothing was made")
-
-
-def _report(line: str) -> None:
-    print(f"prolific: {line}", file=sys.stderr, flush=True)

@@ -5,7 +5,9 @@ The exit status is 2 for invalid input and 1 for any other failure.
 
 import errno
 import os
+import shutil
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable
 
@@ -43,6 +45,15 @@ def printable(text: str) -> str:
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
+def complain(message: str) -> None:
+    """Print a message to stderr as one line, which is broken between words if stderr is a terminal."""
+    line = f"prolific: {message}"
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+    print(line, file=sys.stderr, flush=True)
+
+
 def reported(work: Callable[[], int | None], note: Callable[[str, int], None] | None = None) -> int:
     """Run `work` and return its exit status.
 
@@ -64,5 +75,5 @@ def reported(work: Callable[[], int | None], note: Callable[[str, int], None] | 
         message, status = printable(mask(" ".join(message.split()))), getattr(error, "exit_status", 1)
         if note:
             note(message, status)
-        print(f"prolific: {message}", file=sys.stderr, flush=True)
+        complain(message)
         return status

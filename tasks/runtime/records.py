@@ -9,7 +9,7 @@ Each line is an event with the time at which it was written:
     {"kind": "curve", "step": 40, "values": {"loss": 0.31}, "time": ...}    a point of the output's curve
     {"kind": "image", "name": "view", "step": 50, "file": "preview/view-000050.png", "time": ...}
     {"kind": "file", "file": "preview/turntable.mp4", "time": ...}
-    {"kind": "note", "text": "estimated memory: about 0.7 GB on cpu", "time": ...}       a line for the console
+    {"kind": "note", "text": "needs about 0.7 GB of memory (cpu)", "time": ...}       a line for the console
     {"kind": "end", "seconds": 61.0, "peak_memory_mb": 900.0, "metrics": {...},
      "manifest": "<digest of the manifest>", "device": "cpu", "time": ...}
 

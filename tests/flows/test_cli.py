@@ -299,3 +299,13 @@ def test_a_folder_that_may_not_be_written_is_named(clone):
     (clone.root / "prompts").chmod(0o500)
     done = clone.prolific("generate", "a green mug")
     assert done.returncode == 1 and "no permission" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_mlflow_s_assistant_runs_no_command_on_this_machine(project, monkeypatch):
+    """Its API answers to every user of the machine, so `prolific ui` confines it to a container."""
+    monkeypatch.setenv("PROLIFIC_ROOT", str(project.root))
+    started: list[dict[str, str]] = []
+    monkeypatch.setattr(os, "execve", lambda program, command, environment: started.append(environment))
+    assert cli.main(["ui", "--port", "5917"]) == 0
+    code = "from mlflow.assistant.providers.base import assistant_sandbox_enabled as confined; assert confined()"
+    subprocess.run([sys.executable, "-c", code], env=started[0], check=True)

@@ -1,7 +1,6 @@
 """A Prefect server answers to its own clients only, and other commands find the one of `prolific server`."""
 
 import base64
-import contextlib
 import json
 import os
 import signal
@@ -17,6 +16,7 @@ import pytest
 from flows.orchestration import prefect_server as servers
 from prolific_core.errors import InputError
 from tasks.runtime.project import Project
+from tests.support.silence import Silence
 
 
 def post(client: dict, headers: dict[str, str]) -> tuple[int, dict]:
@@ -113,36 +113,6 @@ def test_a_server_that_is_restarted_comes_back_and_a_silent_one_does_not(prefect
         restart.join()
         started[0].shutdown()
         started[0].server_close()
-
-
-class Silence(threading.Thread):
-    """Relay to a server that stops answering when it is told to, and counts the requests that it then gets."""
-
-    def __init__(self, url: str):
-        super().__init__(daemon=True)
-        self.target = int(url.split(":")[2].split("/")[0])
-        self.listening = socket.create_server(("127.0.0.1", 0))
-        self.silent, self.unanswered = threading.Event(), 0
-        self.url = f"http://127.0.0.1:{self.listening.getsockname()[1]}/api"
-
-    def run(self):
-        while True:
-            try:
-                client = self.listening.accept()[0]
-            except OSError:
-                return
-            server = socket.create_connection(("127.0.0.1", self.target))
-            for source, target, requests in ((client, server, True), (server, client, False)):
-                threading.Thread(target=self.pump, args=(source, target, requests), daemon=True).start()
-
-    def pump(self, source, target, requests: bool):
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                if not self.silent.is_set():
-                    target.sendall(data)
-                elif requests and b"/set_state " in data:
-                    self.unanswered += 1
-            target.shutdown(socket.SHUT_WR)
 
 
 def test_a_server_that_falls_silent_during_a_run_is_given_up_once(clone, prefect_server):

@@ -5,6 +5,7 @@ from base64 import b64encode
 from html.parser import HTMLParser
 
 import pytest
+from PIL import Image
 
 from flows.benchmarks import quality
 from flows.benchmarks.quality import Row
@@ -195,6 +196,24 @@ def test_previews_are_shown_without_the_state_of_the_machine(project):
     shutil.rmtree(project.stage_state("a-red-mug", "initialise"))
     page = Page(report.write(project.resolve("a-red-mug")).read_text())
     assert [attributes["alt"] for tag, attributes in page.tags if tag == "img"] == ["Initial scene, step 1"]
+
+
+def test_previews_are_explained(project):
+    from flows.reporting import report
+
+    def page() -> str:
+        return report.write(project.resolve("a-red-mug")).read_text()
+
+    for stage, words in {
+        "initialise": "From left to right: colours, opacity and normals.",
+        "nerf": "From top to bottom: colours, normals, opacity, and depth",
+        "geometry": "Normals of the surface.",
+    }.items():
+        folder = project.output("a-red-mug", stage) / "preview"
+        folder.mkdir(parents=True)
+        assert words not in page()
+        Image.new("RGB", (4, 4)).save(folder / "views-000020.png")
+        assert words in page()
 
 
 def test_curves_in_an_output_are_shown_unless_they_are_damaged(project):

@@ -13,6 +13,7 @@ import urllib.request
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import psutil
 import pytest
@@ -22,8 +23,10 @@ from flows.orchestration.run_status import RunStatus
 from flows.prompt_store import create, sets
 from flows.reporting import sweep_progress as board
 from prolific_core.errors import InputError, ProlificError
+from tasks.runtime.failures import STOPPED
 from tasks.runtime.locks import prompt_lock
 from tasks.runtime.project import STAGES
+from tests.support.silence import Silence
 
 
 def add(project, *texts: str) -> list[str]:
@@ -411,3 +414,51 @@ def test_the_deployments_name_flows_that_exist_and_a_night(project):
         path, _, name = one["entrypoint"].partition(":")
         assert path == f"flows/{name}.py" and f"\ndef {name}(" in (project.root / path).read_text()
         assert one["work_pool"]["job_variables"]["env"] == {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
+
+
+def runs_on_pool(client, ids: list[str], since: datetime) -> dict:
+    """Return the runs of prompts that were created after a time, by the prompt's id."""
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+
+    found = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=ids)))
+    return {run.name: run for run in found if run.created > since}
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["a server that answers", "a server that has fallen silent"])
+def test_ctrl_c_ends_a_sweep_on_a_pool_within_five_seconds(clone, project, prefect_server, silent):
+    """It says what happens to the runs, of which a worker has started one."""
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import StateType
+    from prefect.states import Running
+
+    since = datetime.now(UTC)
+    assert clone.prolific("deploy", **prefect_server).returncode == 0
+    ids = add(project, "a blue chair", "a red car", "a pink mug")
+    relay = Silence(prefect_server["PREFECT_API_URL"])
+    relay.start()
+    sweep = clone.start(
+        "flows.cli.main", "sweep", *ids, "--pool", "gpu", **{**prefect_server, "PREFECT_API_URL": relay.url}
+    )
+    with SyncPrefectClient(
+        prefect_server["PREFECT_API_URL"], auth_string=prefect_server["PREFECT_API_AUTH_STRING"]
+    ) as client:
+        runs = until(lambda: (found := runs_on_pool(client, ids, since)) and len(found) == len(ids) and found)
+        client.set_flow_run_state(runs[ids[0]].id, Running())
+        while f"{ids[0]}  started by a worker" not in sweep.stderr.readline():
+            assert sweep.poll() is None
+        if silent:
+            relay.silent.set()
+            time.sleep(3)  # each thread now waits for an answer
+        began = time.monotonic()
+        sweep.send_signal(signal.SIGINT)
+        out, err = sweep.communicate(timeout=60)
+        took = time.monotonic() - began
+        relay.listening.close()
+        states = {run.state.type for run in runs_on_pool(client, ids, since).values()}
+    assert sweep.returncode == 130 and "Traceback" not in out + err, out + err
+    lines = err.splitlines()
+    assert lines[0] == "cancelling all runs on pool 'gpu', of which 1 is running;" and lines[-1] == STOPPED
+    unconfirmed = "the Prefect server has not confirmed that all runs are cancelled; look at its page"
+    assert (unconfirmed in lines) == silent
+    assert silent or states <= {StateType.CANCELLING, StateType.CANCELLED}
+    assert took < 5, f"{took:.1f} s"

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from prolific_core.errors import InputError, ProlificError, mask, quote
-from tasks.runtime.failures import reported
+from tasks.runtime.failures import complain, reported
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,18 @@ def test_addresses_without_a_password_stay():
 
 def test_quoted_values_are_short():
     assert quote("a\n") == "'a\\n'" and len(quote("x" * 10**6)) == 200 and quote([1] * 10**5).endswith("…]")
+
+
+def test_a_long_message_is_one_line_and_breaks_between_words_in_a_terminal(capsys, monkeypatch):
+    path = "/a/" + 90 * "x"
+    message = (
+        f"the prior does not know 'crimson' and 'cup'; the nearest prompt that it knows is 'a red mug'; see {path}"
+    )
+    complain(message)
+    assert capsys.readouterr().err == f"prolific: {message}\n"
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    complain(message)
+    lines = capsys.readouterr().err.splitlines()
+    assert " ".join(lines) == f"prolific: {message}" and lines[-1] == path
+    assert all(60 < len(line) <= 80 for line in lines[:-2])
