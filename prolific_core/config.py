@@ -315,6 +315,12 @@ class GeometryConfig(StageConfig):
     """Stage 3: optimise a tetrahedral signed-distance grid by SDS on its normals."""
 
     steps: OptionalSteps = 15_000  # 0 passes the extracted surface on
+    # Shape at the start: `field` extracts it from the radiance field, `ellipsoid` ignores the field, and so does the
+    # path of a closed mesh (.glb, .gltf, .obj, .off, .ply or .stl with y up and the front at +z), which is moved to the
+    # origin and scaled to a radius of .5.
+    start: str = Field(default="field", min_length=1, max_length=1000)
+    # Semi-axes in world units along x (to the front), y and z (up).
+    ellipsoid: tuple[Positive, Positive, Positive] = (0.4, 0.4, 0.4)
     grid_resolution: int = Field(default=128, ge=8, le=512)  # cubes per side
     # Half the side of the grid's box, in world units; objects have radius 0.5. null measures the box of the field.
     extent: Positive | None = None
@@ -344,6 +350,9 @@ class TextureConfig(StageConfig):
     # Steps before the guidance, in which the colours are fitted to the renders of the radiance field; see
     # `scenes/colour_fit.py`. 0 starts from the field's colours at the points of the surface.
     fit_steps: int = Field(default=200, ge=0, le=100_000)
+    # `colour` optimises colours that contain light and shadow. `pbr` optimises base colour, roughness and metalness
+    # under lights that stay the same in all renders (`render/mesh/lights.py`), as in Fantasia3D.
+    material: Literal["colour", "pbr"] = "colour"
     grid_learning_rate: Rate = 1e-2
     network_learning_rate: Rate = 1e-3
     random_background: Fraction = 0.5  # probability of a random plain background instead of white
@@ -360,7 +369,8 @@ class ExportConfig(Section):
     # Time limit of the unwrapping in seconds. xatlas takes minutes for hundreds of thousands of faces.
     unwrap_seconds: float = Field(default=600.0, gt=0, le=86_400)
     # `unlit` for colours that contain light and shadow, as those of a 2D prior do. `lit` for colours of the surface
-    # alone, which a viewer then lights: a rough, non-metallic material.
+    # alone, which a viewer then lights: a rough, non-metallic material. Materials (`texture.material: pbr`) are always
+    # lit.
     material: Literal["unlit", "lit"] = "unlit"
     smoothing: int = Field(default=0, ge=0, le=100)  # Taubin iterations
     component_fraction: Fraction = 0.05  # components smaller than this fraction of the largest one are removed

@@ -11,6 +11,8 @@ from prolific_core.mesh.export import load_glb
 from prolific_core.mesh.textured_view import TexturedView
 from prolific_core.metrics.alignment import alignment
 from prolific_core.prior.scorer import Scorer
+from prolific_core.render.mesh.lights import studio
+from prolific_core.seeding import generator
 from prolific_core.toybox.evaluation.agreement import agreement
 from prolific_core.toybox.evaluation.ground_truth import (
     Views,
@@ -35,9 +37,10 @@ def run(stage: Stage) -> dict:
     truth = true_views(text, orbit)
     own = None if truth is None else own_distance(text, orbit, truth)
     paths = sorted(stage.input("export").glob("mesh*.glb"), key=lambda path: (len(path.stem), path.stem))
+    lighting = studio(generator(stage.prompt.seed, "light"))  # that of the stage `texture`
     results = []
     for index, path in enumerate(paths):
-        mesh = load_glb(path, device=stage.device, backend=stage.config.system.backend)
+        mesh = load_glb(path, device=stage.device, backend=stage.config.system.backend, lighting=lighting)
         made = _render(stage, mesh, orbit)
         fit = {} if scorer is None else {"alignment": alignment(scorer, made.rgb, text)}
         compared = {} if truth is None else against_truth(made, truth, own)

@@ -9,10 +9,11 @@ from tasks.runtime.stage import Stage
 def run(stage: Stage) -> dict:
     config = stage.config.export
     fields = store.load_fields(stage.input("texture"), device=stage.device, backend=stage.config.system.backend)
+    colours = store.load_materials(stage.input("texture"), fields) or [field.colour for field in fields]
     meshes = store.load_meshes(stage.input("geometry"), stage.device)
     sizes = []
-    for index, ((vertices, faces), field) in enumerate(zip(meshes, fields, strict=True)):
-        asset = finish(vertices, faces, field.colour, config)
+    for index, ((vertices, faces), colour) in enumerate(zip(meshes, colours, strict=True)):
+        asset = finish(vertices, faces, colour, config)
         path = stage.output / ("mesh" if index == 0 else f"mesh_{index}")
         origin = feet(asset.vertices) if config.origin == "feet" else None
         write_ply(path.with_suffix(".ply"), asset.vertices, asset.faces, asset.colours, origin)

@@ -1,9 +1,13 @@
-"""Stage 3: extract a surface from the density of each field, and refine it with SDS on rendered normals."""
+"""Stage 3: extract a surface from the density of each field, and refine it with SDS on rendered normals.
+
+The surface may also start from an ellipsoid or a mesh file.
+"""
 
 from prolific_core import memory
 from prolific_core.scenes import store
 from prolific_core.scenes.coloured_surface import ColouredSurface, join
 from prolific_core.scenes.extraction import by_optical_depth, extract_surface
+from prolific_core.scenes.start_shape import start_surface
 from tasks.guided import distil_stage
 from tasks.runtime.stage import Stage
 
@@ -11,7 +15,10 @@ from tasks.runtime.stage import Stage
 def run(stage: Stage) -> dict:
     config, backend = stage.config.geometry, stage.config.system.backend
     fields = store.load_fields(stage.input("nerf"), device=stage.device, backend=backend)
-    surfaces = [extract_surface(field, config, backend) for field in fields]
+    if config.start == "field":
+        surfaces = [extract_surface(field, config, backend) for field in fields]
+    else:
+        surfaces = [start_surface(config, backend, stage.device) for _ in fields]
     if config.extent is None:
         for surface in surfaces:
             stage.note(f"the box of the surface reaches {surface.extent:.2f} world units from the centre")
@@ -24,6 +31,8 @@ def run(stage: Stage) -> dict:
         vertices, triangles = surface.extract()
         store.save_mesh(stage.output, index, vertices, triangles)
         faces += len(triangles)
+    if config.start != "field":
+        return {"faces": faces / len(surfaces)}
     level = "optical_depth" if by_optical_depth(fields[0], config) else "density_threshold"
     return {"faces": faces / len(surfaces), level: sum(s.threshold for s in surfaces) / len(surfaces)}
 

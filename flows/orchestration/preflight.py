@@ -73,6 +73,10 @@ def check(project: Project, id: str, *, device: bool = True) -> ResolvedPrompt:
     if device:
         machine.check_device(prompt.config.system.device)
     check_models(prompt.config)
+    if prompt.config.geometry.start != "field":
+        from prolific_core.scenes.start_shape import check_start  # loads torch
+
+        check_start(prompt.config.geometry)
     vocabulary.check(project, prompt.prompt, prompt.config)
     return prompt
 

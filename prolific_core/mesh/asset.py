@@ -20,14 +20,15 @@ class Asset:
 
     Attributes:
         mesh: The mesh cut along its seams, with texture coordinates and normals, in world axes.
-        texture: Texture (T, T, 3), float32 in [0, 1]; row 0 is the top.
+        texture: Texture (T, T, C), float32 in [0, 1]; row 0 is the top. The channels are three of colours, or five of
+            sRGB base colour, roughness and metalness.
         vertices: Vertex positions (V, 3) of the mesh before it was cut, float32.
         faces: Vertex indices (F, 3) of the same mesh, int64.
-        colours: Colours (V, 3) of its vertices, float32 in [0, 1].
+        colours: Colours or base colours (V, 3) of its vertices, float32 in [0, 1].
     """
 
     mesh: UnwrappedMesh
-    texture: Float[np.ndarray, "size size 3"]
+    texture: Float[np.ndarray, "size size channels"]
     vertices: Float[np.ndarray, "vertices 3"]
     faces: Int[np.ndarray, "faces 3"]
     colours: Float[np.ndarray, "vertices 3"]
@@ -45,7 +46,8 @@ def finish(
     Args:
         vertices: Vertex positions (V, 3) in world axes.
         faces: Vertex indices (F, 3).
-        colour: Function from world points (N, 3), on the device of `vertices`, to colours (N, 3) in [0, 1].
+        colour: Function from world points (N, 3), on the device of `vertices`, to colours (N, 3) in [0, 1], or to
+            materials (N, 5): sRGB base colour, roughness and metalness.
         config: Parameters of the export stage.
 
     Raises:
@@ -62,5 +64,5 @@ def finish(
     )
     mesh = unwrap(points, triangles, config.texture_size, seconds=config.unwrap_seconds)
     texture = bake(colour, mesh.vertices, mesh.faces, mesh.uvs, config.texture_size, device=device)
-    at_vertices = colour(torch.from_numpy(points).to(device)).float().clamp(0, 1).cpu().numpy()
+    at_vertices = colour(torch.from_numpy(points).to(device))[:, :3].float().clamp(0, 1).cpu().numpy()
     return Asset(mesh, texture, points, triangles, at_vertices)

@@ -1,4 +1,4 @@
-"""Baking of a colour field into a texture.
+"""Baking of a field of colours or materials into a texture.
 
 The field is evaluated at the surface point of each covered texel.
 """
@@ -95,14 +95,14 @@ def bake(
     *,
     device: str | torch.device = "cpu",
     chunk: int = 65536,
-) -> Float[np.ndarray, "texture_size texture_size 3"]:
-    """Bake a colour field into a texture.
+) -> Float[np.ndarray, "texture_size texture_size channels"]:
+    """Bake a field of colours or materials into a texture.
 
     Texels outside all charts are filled with the colour of the nearest covered texel. Interpolation and mip levels
     therefore do not blend unrelated colours at the seams.
 
     Args:
-        colour_fn: Function from world points (N, 3) to colours (N, 3) in [0, 1].
+        colour_fn: Function from world points (N, 3) to colours (N, 3) in [0, 1], or to values of C channels.
         vertices: Vertex positions (V, 3) of the unwrapped mesh; see `unwrap.UnwrappedMesh`.
         faces: Vertex indices (F, 3).
         uvs: Texture coordinates (V, 2) in [0, 1], with v pointing up.
@@ -111,7 +111,7 @@ def bake(
         chunk: Number of points at which `colour_fn` is evaluated at once.
 
     Returns:
-        The texture (T, T, 3), float32 in [0, 1]; row 0 is the top (v = 1).
+        The texture (T, T, C), float32 in [0, 1]; row 0 is the top (v = 1).
 
     Raises:
         ValueError: If no texel centre lies in a chart.
@@ -124,12 +124,12 @@ def bake(
     )
     if len(texel) == 0:
         raise ValueError(f"texture_size must be larger than {texture_size}: no texel centre lies in a chart")
-    colours = [colour_fn(p.to(device)).float().cpu() for p in points.split(chunk)]
-    image = torch.zeros(texture_size * texture_size, 3)
-    image[texel] = torch.cat(colours).clamp(0, 1)
+    colours = torch.cat([colour_fn(p.to(device)).float().cpu() for p in points.split(chunk)])
+    image = torch.zeros(texture_size * texture_size, colours.shape[1])
+    image[texel] = colours.clamp(0, 1)
     empty = np.ones(texture_size * texture_size, bool)
     empty[texel.numpy()] = False
     row, column = distance_transform_edt(  # pyright: ignore[reportGeneralTypeIssues]
         empty.reshape(texture_size, texture_size), return_distances=False, return_indices=True
     )
-    return image.view(texture_size, texture_size, 3).numpy()[row, column]
+    return image.view(texture_size, texture_size, -1).numpy()[row, column]

@@ -115,7 +115,7 @@ def close(work) -> None:
         if _is_closed(work.current_mesh().face_matrix()):
             break
     work.meshing_re_orient_faces_coherently()
-    if work.get_geometric_measures()["mesh_volume"] < 0:
+    if work.get_geometric_measures().get("mesh_volume", 0) < 0:
         work.meshing_invert_face_orientation(forceflip=True)
 
 

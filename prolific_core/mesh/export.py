@@ -14,6 +14,7 @@ from prolific_core.files import write_atomically
 from prolific_core.mesh.glb import glb_bytes, png_bytes, read_glb, to_y_up
 from prolific_core.mesh.textured_view import TexturedView
 from prolific_core.mesh.unwrap import UnwrappedMesh
+from prolific_core.render.mesh.lights import Lighting
 from prolific_core.render.mesh.raster import vertex_normals
 
 
@@ -26,17 +27,18 @@ def feet(vertices: Float[np.ndarray, "vertices 3"]) -> Float[np.ndarray, " 3"]:
 def write_obj(
     path: str | Path,
     mesh: UnwrappedMesh,
-    texture: Shaped[np.ndarray, "size size 3"],
+    texture: Shaped[np.ndarray, "size size channels"],
     origin: Float[np.ndarray, " 3"] | None = None,
 ) -> list[Path]:
     """Write an OBJ file with y up, together with its material (.mtl) and texture (.png).
 
-    The OBJ file is written last, so the other two files exist if the OBJ file exists.
+    The OBJ file is written last, so the other files exist if the OBJ file exists. Roughness and metalness are written
+    as grey images named by `map_Pr` and `map_Pm`, the usual extension of the format for physically based rendering.
 
     Args:
         path: Path of the OBJ file; the other files are written to the same folder with the same stem.
         mesh: The unwrapped mesh in world axes (z up).
-        texture: Texture (T, T, 3), float in [0, 1] or uint8; row 0 is the top.
+        texture: Texture (T, T, 3) or (T, T, 5), float in [0, 1] or uint8; row 0 is the top. See `glb.glb_bytes`.
         origin: World point that becomes the origin of the file; None keeps the world origin.
 
     Returns:
@@ -44,9 +46,15 @@ def write_obj(
     """
     path = Path(path)
     material, image = path.with_suffix(".mtl"), path.with_suffix(".png")
-    write_atomically(image, png_bytes(texture))
+    write_atomically(image, png_bytes(texture[..., :3]))
     # Blender's importer warns about map_Ka and about illumination model 0. Model 1 is diffuse without highlights.
     lines = ["newmtl surface", "Kd 1 1 1", "Ks 0 0 0", "illum 1", f"map_Kd {image.name}"]
+    images = [image]
+    if texture.shape[-1] == 5:
+        for channel, (key, word) in enumerate((("map_Pr", "roughness"), ("map_Pm", "metallic")), start=3):
+            images.append(path.with_name(f"{path.stem}_{word}.png"))
+            write_atomically(images[-1], png_bytes(texture[..., channel]))
+            lines.append(f"{key} {images[-1].name}")
     write_atomically(material, ("\n".join(lines) + "\n").encode())
     out = [f"mtllib {material.name}", "o mesh"]
     # Nine significant digits represent a float32 exactly.
@@ -60,13 +68,13 @@ def write_obj(
     for face in (np.asarray(mesh.faces) + 1).tolist():
         out.append("f " + " ".join("/".join([str(i)] * repeat) for i in face))
     write_atomically(path, ("\n".join(out) + "\n").encode())
-    return [path, material, image]
+    return [path, material, *images]
 
 
 def write_glb(
     path: str | Path,
     mesh: UnwrappedMesh,
-    texture: Shaped[np.ndarray, "size size 3"],
+    texture: Shaped[np.ndarray, "size size channels"],
     origin: Float[np.ndarray, " 3"] | None = None,
     unlit: bool = True,
 ) -> Path:
@@ -75,9 +83,9 @@ def write_glb(
     Args:
         path: Path of the GLB file.
         mesh: The unwrapped mesh in world axes (z up).
-        texture: Texture (T, T, 3), float in [0, 1] or uint8; row 0 is the top.
+        texture: Texture (T, T, 3) or (T, T, 5), float in [0, 1] or uint8; row 0 is the top. See `glb.glb_bytes`.
         origin: World point that becomes the origin of the file; None keeps the world origin.
-        unlit: Whether the texture contains the shading; see `glb.glb_bytes`.
+        unlit: Whether a texture of colours contains the shading; see `glb.glb_bytes`.
 
     Returns:
         The path of the file.
@@ -129,13 +137,20 @@ def write_ply(
     return path
 
 
-def load_glb(path: str | Path, *, device: str | torch.device = "cpu", backend: str = "auto") -> TexturedView:
+def load_glb(
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    backend: str = "auto",
+    lighting: Lighting | None = None,
+) -> TexturedView:
     """Load a file written by `write_glb` as a renderable scene.
 
     Args:
         path: Path of the GLB file.
         device: Device on which the scene is rendered.
         backend: Visibility backend; see `render.mesh.raster.Visibility`.
+        lighting: Light of a file with materials; see `TexturedView`.
 
     Returns:
         The textured mesh in world axes (z up), with the world origin even if the file has another one.
@@ -143,4 +158,4 @@ def load_glb(path: str | Path, *, device: str | torch.device = "cpu", backend: s
     Raises:
         InputError: If the file does not exist or is not a GLB file with one textured mesh.
     """
-    return TexturedView(*read_glb(path), device=device, backend=backend)
+    return TexturedView(*read_glb(path), device=device, backend=backend, lighting=lighting)

@@ -1,9 +1,10 @@
 """Encoding and decoding of binary glTF 2.0 with one textured triangle mesh.
 
 World axes have z up and the front at +x, while glTF has y up and the front at +z, so (x, y, z) becomes (y, z, x). The
-material is a metallic-roughness one, rough and not metallic. If the texture already contains the shading, it also has
-`KHR_materials_unlit`, which viewers that do not support this extension ignore. The same mesh always gives the same
-bytes.
+material is a metallic-roughness one. A texture of colours makes it rough and not metallic, and if it already contains
+the shading, the material also has `KHR_materials_unlit`, which viewers that do not support this extension ignore. A
+texture of materials has five channels, of which roughness and metalness become a second image. The same mesh always
+gives the same bytes.
 """
 
 import io
@@ -34,8 +35,8 @@ def to_z_up(points: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, "points 
     return points[:, [2, 0, 1]]
 
 
-def png_bytes(texture: Shaped[np.ndarray, "size size 3"]) -> bytes:
-    """Encode a texture (T, T, 3), float in [0, 1] or uint8, as PNG."""
+def png_bytes(texture: Shaped[np.ndarray, "size size *channels"]) -> bytes:
+    """Encode a texture (T, T, 3), or a single channel (T, T), float in [0, 1] or uint8, as PNG."""
     from PIL import Image
 
     if texture.dtype != np.uint8:
@@ -45,9 +46,15 @@ def png_bytes(texture: Shaped[np.ndarray, "size size 3"]) -> bytes:
     return stream.getvalue()
 
 
+def packed(texture: Shaped[np.ndarray, "size size 5"]) -> Shaped[np.ndarray, "size size 3"]:
+    """Return roughness as green and metalness as blue, as in metallic-roughness textures, with a red of 1."""
+    one = np.full_like(texture[..., :1], 255 if texture.dtype == np.uint8 else 1)
+    return np.concatenate([one, texture[..., 3:]], -1)
+
+
 def glb_bytes(
     mesh: UnwrappedMesh,
-    texture: Shaped[np.ndarray, "size size 3"],
+    texture: Shaped[np.ndarray, "size size channels"],
     origin: Float[np.ndarray, " 3"] | None = None,
     unlit: bool = True,
 ) -> bytes:
@@ -55,10 +62,11 @@ def glb_bytes(
 
     Args:
         mesh: The unwrapped mesh in world axes.
-        texture: Texture (T, T, 3), float in [0, 1] or uint8; row 0 is the top.
+        texture: Texture (T, T, 3) of colours, or (T, T, 5) of base colour, roughness and metalness, float in [0, 1] or
+            uint8; row 0 is the top.
         origin: World point that becomes the origin of the file; None keeps the world origin. The file records it in the
             `extras` of its node, so that `read_glb` returns world coordinates.
-        unlit: Whether the texture contains the shading. If not, viewers light a rough, non-metallic surface.
+        unlit: Whether a texture of colours contains the shading. If not, viewers light a rough, non-metallic surface.
 
     Returns:
         The contents of the file.
@@ -82,9 +90,10 @@ def glb_bytes(
         accessors.append({"bufferView": index, "componentType": component, "count": len(values), "type": kind})
         body += data + b"\0" * (-len(data) % 4)
     accessors[0] |= {"min": points.min(0).tolist(), "max": points.max(0).tolist()}
-    image = png_bytes(texture)
-    views.append({"buffer": 0, "byteOffset": len(body), "byteLength": len(image)})
-    body += image + b"\0" * (-len(image) % 4)
+    pictures = [texture[..., :3], *([packed(texture)] if texture.shape[-1] == 5 else [])]
+    for image in map(png_bytes, pictures):
+        views.append({"buffer": 0, "byteOffset": len(body), "byteLength": len(image)})
+        body += image + b"\0" * (-len(image) % 4)
 
     node = {"mesh": 0, "name": "mesh"}
     if origin is not None:
@@ -107,41 +116,42 @@ def glb_bytes(
                 ]
             }
         ],
-        "materials": [
-            {
-                "name": "surface",
-                "pbrMetallicRoughness": {
-                    "baseColorTexture": {"index": 0},
-                    "metallicFactor": 0.0,
-                    "roughnessFactor": 1.0,
-                },
-            }
-        ],
-        "textures": [{"sampler": 0, "source": 0}],
+        "materials": [_material(texture.shape[-1] == 5, unlit)],
+        "textures": [{"sampler": 0, "source": index} for index in range(len(pictures))],
         # The sampler filters linearly between texels and mip levels, and clamps at the border.
         "samplers": [{"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071}],
-        "images": [{"bufferView": len(views) - 1, "mimeType": "image/png"}],
+        "images": [{"bufferView": len(accessors) + index, "mimeType": "image/png"} for index in range(len(pictures))],
         "accessors": accessors,
         "bufferViews": views,
         "buffers": [{"byteLength": len(body)}],
     }
-    if unlit:
-        document["extensionsUsed"] = ["KHR_materials_unlit"]
-        document["materials"][0]["extensions"] = {"KHR_materials_unlit": {}}
+    if used := list(document["materials"][0].get("extensions", ())):
+        document["extensionsUsed"] = used
     text = json.dumps(document, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 4)
     chunks = struct.pack("<II", len(text), 0x4E4F534A) + text + struct.pack("<II", len(body), 0x004E4942) + body
     return struct.pack("<III", 0x46546C67, 2, 12 + len(chunks)) + chunks
 
 
-def read_glb(path: str | Path) -> tuple[UnwrappedMesh, UInt8[np.ndarray, "size size 3"]]:
+def _material(physical: bool, unlit: bool) -> dict:
+    """Return the material (glTF 2.0, section 3.9). The factors scale the values of the textures."""
+    look: dict = {"baseColorTexture": {"index": 0}}
+    if physical:
+        look["metallicRoughnessTexture"] = {"index": 1}
+    look |= {"metallicFactor": 1.0 if physical else 0.0, "roughnessFactor": 1.0}
+    material = {"name": "surface", "pbrMetallicRoughness": look}
+    return material | ({"extensions": {"KHR_materials_unlit": {}}} if unlit and not physical else {})
+
+
+def read_glb(path: str | Path) -> tuple[UnwrappedMesh, UInt8[np.ndarray, "size size channels"]]:
     """Read a GLB file in the layout that `glb_bytes` writes.
 
     Args:
         path: Path of the GLB file.
 
     Returns:
-        The mesh in world axes (z up) and its texture (T, T, 3), uint8.
+        The mesh in world axes (z up) and its texture, uint8: (T, T, 3), or (T, T, 5) if it has a metallic-roughness
+        texture; see `glb_bytes`.
 
     Raises:
         InputError: If the file does not exist or is not a GLB file with one textured mesh.
@@ -160,13 +170,11 @@ def read_glb(path: str | Path) -> tuple[UnwrappedMesh, UInt8[np.ndarray, "size s
         origin = np.array(document.get("nodes", [{}])[0].get("extras", {}).get("origin", (0, 0, 0)), np.float32)
         if origin.shape != (3,):
             raise ValueError("the origin in the extras of the node must have three numbers")
-        material = document["materials"][primitive["material"]]
-        texture = document["textures"][material["pbrMetallicRoughness"]["baseColorTexture"]["index"]]
-        view = document["bufferViews"][document["images"][texture["source"]]["bufferView"]]
-        from PIL import Image
-
-        with Image.open(io.BytesIO(_view(body, view))) as image:
-            pixels = np.array(image.convert("RGB"))
+        look = document["materials"][primitive["material"]]["pbrMetallicRoughness"]
+        pixels = _picture(document, body, look["baseColorTexture"])
+        if "metallicRoughnessTexture" in look:
+            other = _picture(document, body, look["metallicRoughnessTexture"])
+            pixels = np.concatenate([pixels, other[..., 1:]], -1)
     except (OSError, AttributeError, KeyError, IndexError, TypeError, ValueError, struct.error) as error:
         raise InputError(f"cannot read {path} as a GLB file with one textured mesh: {error}") from None
     uvs = np.stack([uvs[:, 0], 1 - uvs[:, 1]], axis=1)
@@ -194,6 +202,14 @@ def _view(body: bytes, view: dict) -> bytes:
     if "byteStride" in view:
         raise ValueError("interleaved buffers are not supported")
     return body[start : start + view["byteLength"]]
+
+
+def _picture(document: dict, body: bytes, texture: dict) -> UInt8[np.ndarray, "size size 3"]:
+    from PIL import Image
+
+    view = document["bufferViews"][document["images"][document["textures"][texture["index"]]["source"]]["bufferView"]]
+    with Image.open(io.BytesIO(_view(body, view))) as image:
+        return np.array(image.convert("RGB"))
 
 
 def _accessor(document: dict, body: bytes, index: int) -> np.ndarray:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from prolific_core.cameras import sample
 from prolific_core.config import TextureConfig
-from prolific_core.render.mesh.raster import face_normals, interpolate, trace
+from prolific_core.render.mesh.raster import face_normals, interpolate, trace, vertex_normals
 from prolific_core.scenes.radiance_field import RadianceField
 from prolific_core.scenes.textured_mesh import TexturedMesh
 
@@ -32,11 +33,15 @@ class ShownColours:
         points: World points (N, 3) on the mesh.
         colours: Colours (N, 3) in [0, 1] without the background.
         weights: Weights (N,) in [0, 1]: the field's opacity times the cosine of the angle of incidence.
+        normals: Smooth unit normals (N, 3) of the mesh.
+        to_camera: Unit directions (N, 3) towards the camera.
     """
 
     points: Float[Tensor, "n 3"]
     colours: Float[Tensor, "n 3"]
     weights: Float[Tensor, " n"]
+    normals: Float[Tensor, "n 3"]
+    to_camera: Float[Tensor, "n 3"]
 
 
 @torch.no_grad()
@@ -52,7 +57,8 @@ def shown_colours(
         generator: Source of the cameras.
     """
     side = max(LOWEST_SIDE, min(HIGHEST_SIDE, max(side for _, side in config.resolution)))
-    normals = torch.nn.functional.normalize(face_normals(mesh.vertices, mesh.faces), dim=-1)
+    normals = normalize(face_normals(mesh.vertices, mesh.faces), dim=-1)
+    at_vertices = vertex_normals(mesh.vertices, mesh.faces)
     visibility, _ = mesh.prepared()
     parts = []
     for _ in range(VIEWS):
@@ -62,16 +68,20 @@ def shown_colours(
         shown = field.render_rays(*rays, background="black")
         opacity = shown.opacity.permute(0, 2, 3, 1).reshape(-1)[hits.pixel]
         colour = shown.rgb.permute(0, 2, 3, 1).reshape(-1, 3)[hits.pixel] / opacity[:, None].clamp(min=1e-6)
-        facing = -(normals[hits.face] * rays[1].reshape(-1, 3)[hits.pixel]).sum(-1)
-        points = interpolate(mesh.vertices, mesh.faces, hits.face, hits.barycentrics)
-        parts.append((points, colour.clamp(0, 1), opacity * facing.clamp(0, 1)))
+        to_camera = -rays[1].reshape(-1, 3)[hits.pixel]
+        facing = (normals[hits.face] * to_camera).sum(-1)
+        points, smooth = (
+            interpolate(values, mesh.faces, hits.face, hits.barycentrics) for values in (mesh.vertices, at_vertices)
+        )
+        weights = opacity * facing.clamp(0, 1)
+        parts.append((points, colour.clamp(0, 1), weights, normalize(smooth, dim=-1), to_camera))
     return ShownColours(*(torch.cat(column) for column in zip(*parts)))
 
 
 def fit_colours(
     field: RadianceField, mesh: TexturedMesh, config: TextureConfig, generator: torch.Generator | None = None
 ) -> None:
-    """Train the colours of a mesh on the colours that the field shows.
+    """Train the colours or the materials of a mesh so that it shows the colours that the field shows.
 
     Each step minimises the weighted mean squared error at random points, with the learning rates of the texture stage,
     which decay linearly to a tenth.
@@ -93,7 +103,8 @@ def fit_colours(
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * (1 - 0.9 * step / config.fit_steps)
         rows = torch.randint(len(target.points), (BATCH,), generator=generator).to(target.points.device)
-        error = (mesh.colour(target.points[rows]) - target.colours[rows]).square().mean(1)
+        shown = mesh.appearance(target.points[rows], target.normals[rows], target.to_camera[rows])
+        error = (shown - target.colours[rows]).square().mean(1)
         weights = target.weights[rows]
         loss = (weights * error).sum() / weights.sum().clamp(min=1e-6)
         optimizer.zero_grad(set_to_none=True)

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prolific_core.config import FieldConfig, NerfConfig
+from prolific_core.scenes.material_field import MaterialField
 from prolific_core.scenes.radiance_field import RadianceField
 
 
@@ -50,6 +51,39 @@ def load_fields(
         field.load_state_dict(load_file(path))
         fields.append(field)
     return fields
+
+
+def save_materials(folder: Path, materials: list[MaterialField]) -> None:
+    """Write the networks of the materials of each particle k to materials_<k>.safetensors.
+
+    Args:
+        folder: A folder that also holds the fields; see `save_fields`.
+        materials: The materials of particles 0, 1, ... in order.
+    """
+    for index, material in enumerate(materials):
+        state = {name: value.cpu().contiguous() for name, value in material.surface.state_dict().items()}
+        save_file(state, folder / f"materials_{index}.safetensors")
+
+
+def load_materials(folder: Path, fields: list[RadianceField]) -> list[MaterialField] | None:
+    """Read the materials written by `save_materials`.
+
+    Args:
+        folder: The folder that was passed to `save_materials`.
+        fields: The fields in the same folder; see `load_fields`.
+
+    Returns:
+        The materials, or None if the folder holds none.
+    """
+    if not (folder / "materials_0.safetensors").exists():
+        return None
+    materials = []
+    for index, field in enumerate(fields):
+        device = field.occupancy.density.device
+        material = MaterialField(field, torch.Generator()).to(device)
+        material.surface.load_state_dict(load_file(folder / f"materials_{index}.safetensors", device=str(device)))
+        materials.append(material)
+    return materials
 
 
 def save_mesh(folder: Path, index: int, vertices: Float[Tensor, "vertices 3"], faces: Int[Tensor, "faces 3"]) -> None:

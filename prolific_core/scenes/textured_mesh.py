@@ -12,7 +12,7 @@ from prolific_core.config import TextureConfig
 from prolific_core.mesh.extract import EmptyMesh
 from prolific_core.render.mesh.antialias import Edges
 from prolific_core.render.mesh.raster import Visibility
-from prolific_core.render.mesh.shading import render_mesh
+from prolific_core.render.mesh.shading import Shader, render_mesh
 from prolific_core.render.result import Render
 from prolific_core.scenes.base import Scene
 
@@ -110,11 +110,27 @@ class TexturedMesh(nn.Module, Scene):
             self.faces,
             cameras,
             resolution,
-            lambda hits, points: self.colour(points),
+            self.shader(cameras),
             background=self.background if background is None else background,
             edges=edges,
             supersampling=supersampling,
         )
+
+    def appearance(
+        self, points: Float[Tensor, "n 3"], normals: Float[Tensor, "n 3"], to_camera: Float[Tensor, "n 3"]
+    ) -> Float[Tensor, "n 3"]:
+        """Return the colours (N, 3) that points of the surface show.
+
+        Args:
+            points: World points (N, 3).
+            normals: Unit normals (N, 3). The colours of this class do not depend on them.
+            to_camera: Unit directions (N, 3) towards the camera, likewise.
+        """
+        return self.colour(points)
+
+    def shader(self, cameras: Cameras) -> Shader:
+        """Return the function that computes the colours of the hits of a render from these cameras."""
+        return lambda hits, points: self.colour(points)
 
     def _random_background(self, batch: int, generator: torch.Generator) -> Tensor:
         """Return a plain random colour (B, 3) with the configured probability, and white otherwise."""

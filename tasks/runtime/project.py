@@ -165,7 +165,7 @@ def code_of(stage: str, root: Path, values: config.Config) -> tuple[str, ...]:
 
 
 def models_of(stage: str, root: Path, values: config.Config) -> tuple[str, ...]:
-    """Return the folders or files of all models that a stage loads, relative to `root` if they are inside it.
+    """Return the folders or files of all models and meshes that a stage loads, relative to `root` if inside it.
 
     The packaged weights are not among them, because they belong to the stage's code. Neither are models on a hub, whose
     files are not in the project.
@@ -178,6 +178,8 @@ def models_of(stage: str, root: Path, values: config.Config) -> tuple[str, ...]:
         models = [values.prior.path, getattr(values, stage).guidance.score.base]
         folders = [f"{model}/{part}" for model in models if model for part in (*_PIPELINE, *_SECOND_TEXT_ENCODER)]
         folders += [model for model in models if model and (root / Path(model).expanduser()).is_file()]
+        if stage == "geometry" and values.geometry.start not in ("field", "ellipsoid"):
+            folders.append(values.geometry.start)
     found = {root / Path(folder).expanduser() for folder in folders}
     inside = {path.relative_to(root) if path.is_relative_to(root) else path for path in found if path.exists()}
     return tuple(sorted({path.as_posix() for path in inside} - set(STAGES[stage].code)))

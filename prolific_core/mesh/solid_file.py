@@ -1,0 +1,89 @@
+"""Reading of a user's mesh file as a closed solid."""
+# pymeshlab's compiled module has no type stubs.
+# pyright: basic, reportAttributeAccessIssue=false
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from prolific_core.errors import InputError, shorten
+from prolific_core.mesh.clean import close
+from prolific_core.mesh.glb import to_z_up
+
+#: Suffixes of the formats that can be read.
+SUFFIXES = (".glb", ".gltf", ".obj", ".off", ".ply", ".stl")
+
+#: Distance of the outermost vertex from the centre after the mesh has been scaled, in world units.
+RADIUS = 0.5
+
+
+def read_solid(path: str | Path, key: str) -> tuple[Float[np.ndarray, "vertices 3"], Int[np.ndarray, "faces 3"]]:
+    """Read a mesh file, and move and scale the mesh so that it fits into a ball of radius .5 around the origin.
+
+    Small holes are closed. The mesh may have several parts, which may overlap.
+
+    Args:
+        path: The file. Its axes are those of the exported files, y up and the front at +z.
+        key: Name of the setting, for error messages.
+
+    Returns:
+        Vertices (V, 3) in world axes (z up), float64, and faces (F, 3), int64, counter-clockwise as seen from outside.
+
+    Raises:
+        InputError: The file is missing, cannot be read, or does not hold a closed mesh.
+    """
+    import trimesh
+
+    file = Path(path).expanduser()
+    if file.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{key}: {path} must be a mesh file ({', '.join(SUFFIXES)})")
+    if not file.is_file():
+        raise InputError(f"{key}: the file {path} does not exist")
+    try:
+        mesh = trimesh.load(file, force="mesh", process=False)
+        mesh.merge_vertices(merge_tex=True, merge_norm=True)
+        vertices, faces = to_z_up(np.asarray(mesh.vertices, np.float64)), np.asarray(mesh.faces, np.int64)
+    except Exception as error:  # every format has its own errors
+        reason = shorten(str(error).strip().splitlines()[0]) if str(error).strip() else type(error).__name__
+        raise InputError(f"{key}: cannot read {path} as a mesh: {reason}") from None
+    if len(faces) == 0 or not np.isfinite(vertices).all() or np.ptp(vertices, axis=0).min() == 0:
+        raise InputError(f"{key}: {path} must hold a mesh with faces and a volume, and with finite positions")
+    if not is_balanced(faces):
+        vertices, faces = _closed(vertices, faces)
+    if not is_balanced(faces):
+        raise InputError(
+            f"{key}: the mesh in {path} is not closed; close its holes, for example with Blender or MeshLab"
+        )
+    if _volume(vertices, faces) < 0:
+        faces = faces[:, ::-1].copy()
+    used = vertices[np.unique(faces)]
+    vertices = vertices - (used.min(0) + used.max(0)) / 2
+    return vertices * RADIUS / np.linalg.norm(vertices[np.unique(faces)], axis=1).max(), faces
+
+
+def is_balanced(faces: Int[np.ndarray, "faces 3"]) -> bool:
+    """Return whether every edge is used equally often in both directions, so that winding numbers are defined."""
+    directed, count = np.unique(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=0, return_counts=True)
+    order = np.lexsort((directed[:, 0], directed[:, 1]))
+    backwards = directed[order][:, ::-1]
+    return np.array_equal(directed, backwards) and np.array_equal(count, count[order])
+
+
+def _closed(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return a mesh whose close vertices are merged and whose holes are closed as far as possible."""
+    import pymeshlab
+
+    work = pymeshlab.MeshSet(verbose=False)
+    work.add_mesh(pymeshlab.Mesh(vertices, faces.astype(np.int32)))
+    work.meshing_merge_close_vertices(threshold=pymeshlab.PercentageValue(0.001))
+    work.meshing_remove_duplicate_faces()
+    work.meshing_remove_null_faces()
+    close(work)
+    mesh = work.current_mesh()
+    return mesh.vertex_matrix(), mesh.face_matrix().astype(np.int64)
+
+
+def _volume(vertices: np.ndarray, faces: np.ndarray) -> float:
+    a, b, c = vertices[faces].transpose(1, 0, 2)
+    return float((a * np.cross(b, c)).sum() / 6)
