@@ -13,9 +13,11 @@ def read(path):
     else:
         bpy.ops.import_scene.gltf(filepath=path)
     (thing,) = [thing for thing in bpy.data.objects if thing.type == "MESH"]
+    links = thing.data.materials[0].node_tree.links
     points = [list(thing.matrix_world @ vertex.co) for vertex in thing.data.vertices]
     return {
         "corners": [[points[i] for i in face.vertices] for face in thing.data.polygons],
+        "textured": sorted(link.to_socket.name for link in links if link.to_node.type == "BSDF_PRINCIPLED"),
         "uvs": [list(corner.uv) for corner in thing.data.uv_layers[0].data],
     }
 

@@ -35,6 +35,11 @@ def colour(points):
     return (torch.sin(points * torch.tensor([9.0, 7.0, 8.0])) + 1) / 2
 
 
+def physical(texture):
+    """Return a texture of five channels: base colour, roughness and metalness."""
+    return np.concatenate([texture, 0.2 + 0.6 * texture[..., :1], texture[..., 1:2]], -1)
+
+
 @pytest.fixture(scope="module")
 def asset():
     """Make a lopsided object, which looks different from every side."""
@@ -53,9 +58,10 @@ def files(tmp_path, request, asset):
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
 @pytest.mark.skipif(not (NODE_MODULES / "gltf-validator").is_dir(), reason="npm install gltf-validator was not run")
-@pytest.mark.parametrize("unlit", [True, False])
-def test_the_khronos_validator_finds_no_errors_and_no_warnings(files, asset, tmp_path, unlit):
-    path = files[1] if unlit else write_glb(tmp_path / "lit.glb", asset.mesh, asset.texture, unlit=False)
+@pytest.mark.parametrize("look", ["unlit", "lit", "pbr"])
+def test_the_khronos_validator_finds_no_errors_and_no_warnings(files, asset, tmp_path, look):
+    texture = physical(asset.texture) if look == "pbr" else asset.texture
+    path = files[1] if look == "unlit" else write_glb(tmp_path / "lit.glb", asset.mesh, texture, unlit=False)
     done = subprocess.run(
         ["node", "-e", VALIDATE, str(path)],
         env=os.environ | {"NODE_PATH": str(NODE_MODULES)},
@@ -80,6 +86,17 @@ def test_obj_and_glb_coincide_in_blender_and_nothing_is_warned_about(files, tmp_
     assert np.allclose(obj["uvs"], glb["uvs"], atol=1e-6)
     # Blender has z up: the longest axis of the object is upright.
     assert np.ptp(corners, axis=(0, 1)).argmax() == 2
+
+
+@pytest.mark.skipif(not BLENDER_PYTHON, reason="BLENDER_PYTHON does not name a Python that has bpy")
+def test_blender_reads_roughness_and_metalness_from_both_formats(asset, tmp_path):
+    script, seen = Path(__file__).with_name("blender_corners.py"), tmp_path / "seen.json"
+    obj = write_obj(tmp_path / "mesh.obj", asset.mesh, physical(asset.texture))[0]
+    glb = write_glb(tmp_path / "mesh.glb", asset.mesh, physical(asset.texture))
+    done = subprocess.run([BLENDER_PYTHON, script, seen, obj, glb], capture_output=True, text=True)
+    assert done.returncode == 0 and "WARNING" not in done.stdout + done.stderr, done.stdout + done.stderr
+    for found in json.loads(seen.read_text()):
+        assert {"Base Color", "Metallic", "Roughness"} <= set(found["textured"]), found["textured"]
 
 
 @pytest.mark.skipif(not BLENDER_PYTHON, reason="BLENDER_PYTHON does not name a Python that has bpy")

@@ -30,7 +30,9 @@ def project(tmp_path_factory):
         "geometry": "{start: ellipsoid, ellipsoid: [0.4, 0.3, 0.45], steps: 2}",
         "texture": "{material: pbr, steps: 2, fit_steps: 4}",
     }
-    text = path.read_text().replace('text: "a red mug"', 'text: "something"').replace('preset: "demo"', 'preset: "tiny"')
+    text = (
+        path.read_text().replace('text: "a red mug"', 'text: "something"').replace('preset: "demo"', 'preset: "tiny"')
+    )
     for section, value in values.items():
         text = text.replace(f"{section}: {{}}", f"{section}: {value}")
     path.write_text(text)

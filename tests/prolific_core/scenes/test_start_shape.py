@@ -39,9 +39,7 @@ def test_the_distances_of_a_ball_are_exact_and_those_of_an_ellipsoid_nearly():
     axes = torch.tensor([0.45, 0.3, 0.2])
     on = torch.nn.functional.normalize(torch.randn(200, 3, generator=torch.Generator().manual_seed(0)), dim=1) * axes
     outwards = torch.nn.functional.normalize(on / axes**2, dim=1)
-    assert torch.allclose(
-        ellipsoid_distances(on + 0.01 * outwards, (0.45, 0.3, 0.2)), torch.tensor(-0.01), atol=0.0006
-    )
+    assert torch.allclose(ellipsoid_distances(on + 0.01 * outwards, (0.45, 0.3, 0.2)), torch.tensor(-0.01), atol=0.0006)
     centre = ellipsoid_distances(torch.zeros(1, 3), (0.45, 0.3, 0.2))
     assert float(centre) == pytest.approx(0.2)
 
