@@ -67,7 +67,12 @@ def text(project: Project, prompt: Prompt) -> str:
             ],
             "outs": [f"runs/${{id}}/{name}"],
         }
-    content = {"vars": ["prompt.yaml"], "stages": stages, "metrics": _metrics(prompt.id), "plots": _plots(prompt.id)}
+    content = {
+        "vars": ["prompt.yaml"],
+        "stages": stages,
+        "metrics": _metrics(prompt.id),
+        "plots": _plots(prompt.id, config),
+    }
     return _HEAD + yaml.dump(content, Dumper=_Plain, sort_keys=False, width=200)
 
 
@@ -104,10 +109,10 @@ def _metrics(id: str) -> list[str]:
     return [_output(id, name, METRICS) for name, spec in STAGES.items() if spec.metrics]
 
 
-def _plots(id: str) -> list:
+def _plots(id: str, config: Config) -> list:
     """Return the plots at the top level of the pipeline.
 
-    As outputs of a stage, they would overlap its output folder.
+    As outputs of a stage, they would overlap its output folder. A stage without steps has no curve.
     """
     curves: list = [
         {
@@ -118,6 +123,7 @@ def _plots(id: str) -> list:
             }
         }
         for name, spec in STAGES.items()
+        if spec.curves and getattr(config, name).steps > 0
         for value in spec.curves
     ]
     return [*curves, *(_output(id, name, image) for name, spec in STAGES.items() for image in spec.images)]

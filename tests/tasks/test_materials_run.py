@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from prolific_core.scenes import store
+from prolific_core.scenes.start_shape import start_surface
 from tasks.dvc_pipeline import pipeline
 from tasks.runtime import stage
 from tasks.runtime.project import STAGES, Project, models_of
@@ -75,3 +76,25 @@ def test_a_mesh_file_is_among_the_dependencies_of_geometry_alone(project):
     first = stage.Stage(project, "geometry", ID).key
     trimesh.creation.icosphere(3).export(project.root / "start.stl")
     assert stage.Stage(project, "geometry", ID).key != first
+
+
+def test_a_stage_without_steps_passes_its_surface_on_and_says_so(project, monkeypatch, capsys):
+    """It needs no prior, keeps one preview, and has no curve to plot."""
+    monkeypatch.chdir(project.root)
+    path = project.prompt_folder(ID) / "prompt.yaml"
+    path.write_text(
+        path.read_text().replace("start: start.stl", "start: ellipsoid").replace("steps: 2}", "steps: 0}", 1)
+    )
+    monkeypatch.setattr("tasks.guided.load_prior", lambda **_: pytest.fail("the prior is not needed"))
+    stage.run(project, "geometry", ID)
+    assert "geometry.steps is 0: the result is passed on without guidance" in capsys.readouterr().err
+    output = project.output(ID, "geometry")
+    assert [file.name for file in (output / "preview").iterdir()] == ["views-000000.png"]
+    assert not (output / "curve.json").exists()
+    resolved = project.resolve(ID)
+    config = resolved.config.geometry
+    vertices, faces = start_surface(config).extract()
+    made = store.load_meshes(output, "cpu")[0]
+    assert torch.equal(made[0], vertices.detach()) and torch.equal(made[1], faces)
+    text = pipeline.text(project, resolved.prompt)
+    assert "geometry_loss" not in text and "texture_loss" in text
