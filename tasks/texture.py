@@ -3,6 +3,8 @@
 The shape of the surfaces is fixed. Colours that the geometry stage has optimised with the shape are not fitted again.
 """
 
+from torch import Tensor
+
 from prolific_core import memory
 from prolific_core.render.mesh.lights import studio
 from prolific_core.scenes import store
@@ -36,7 +38,7 @@ def run(stage: Stage) -> dict:
     return {}
 
 
-def _scene(stage: Stage, index: int, mesh: tuple, field: RadianceField) -> TexturedMesh:
+def _scene(stage: Stage, index: int, mesh: tuple[Tensor, Tensor], field: RadianceField) -> TexturedMesh:
     """Return the scene of a particle, whose colours or materials start from the field."""
     config, backend, seed = stage.config.texture, stage.config.system.backend, stage.prompt.seed
     if config.material == "colour":

@@ -1,4 +1,4 @@
-"""Reading of a user's mesh file as a closed solid."""
+"""Reading of a user's mesh file as a closed solid, and distances from its surface."""
 # pymeshlab's compiled module has no type stubs.
 # pyright: basic, reportAttributeAccessIssue=false
 
@@ -68,6 +68,19 @@ def is_balanced(faces: Int[np.ndarray, "faces 3"]) -> bool:
     order = np.lexsort((directed[:, 0], directed[:, 1]))
     backwards = directed[order][:, ::-1]
     return np.array_equal(directed, backwards) and np.array_equal(count, count[order])
+
+
+def surface_distances(
+    points: Float[np.ndarray, "points 3"], vertices: Float[np.ndarray, "vertices 3"], faces: Int[np.ndarray, "faces 3"]
+) -> Float[np.ndarray, " points"]:
+    """Return the unsigned distances (N,) of points (N, 3) from a mesh, float64."""
+    import pymeshlab
+
+    work = pymeshlab.MeshSet(verbose=False)
+    work.add_mesh(pymeshlab.Mesh(vertices, faces.astype(np.int32)))
+    work.add_mesh(pymeshlab.Mesh(points))
+    work.compute_scalar_by_distance_from_another_mesh_per_vertex(measuremesh=1, refmesh=0, signeddist=False)
+    return work.current_mesh().vertex_scalar_array()
 
 
 def _closed(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from torch.nn.functional import max_pool3d
 from prolific_core.config import GeometryConfig
 from prolific_core.errors import InputError
 from prolific_core.mesh.inside import is_inside
-from prolific_core.mesh.solid_file import RADIUS, read_solid
+from prolific_core.mesh.solid_file import RADIUS, read_solid, surface_distances
 from prolific_core.mesh.tetrahedra import grid_points
 from prolific_core.scenes.surface import TetrahedralSurface
 
@@ -122,7 +122,8 @@ def mesh_distances(
     )
     distance = torch.full((len(points),), 2 * extent)
     near = _near_surface(inside, resolution)
-    distance[near] = _distances(points[near].double().numpy(), vertices, faces)
+    found = surface_distances(points[near].double().numpy(), vertices, faces)
+    distance[near] = torch.from_numpy(found).float()
     return torch.where(inside, distance, -distance)
 
 
@@ -132,14 +133,3 @@ def _near_surface(inside: Tensor, resolution: int) -> Tensor:
     width = 2 * (BAND + 1) + 1
     some, all_ = (max_pool3d(side, width, 1, width // 2) for side in (grid, 1 - grid))
     return ((some > 0) & (all_ > 0)).view(-1)
-
-
-def _distances(points: np.ndarray, vertices: np.ndarray, faces: np.ndarray) -> Tensor:
-    """Return the distances (N,) of points (N, 3) from a mesh."""
-    import pymeshlab
-
-    work = pymeshlab.MeshSet(verbose=False)
-    work.add_mesh(pymeshlab.Mesh(vertices, faces.astype(np.int32)))
-    work.add_mesh(pymeshlab.Mesh(points))
-    work.compute_scalar_by_distance_from_another_mesh_per_vertex(measuremesh=1, refmesh=0, signeddist=False)
-    return torch.from_numpy(work.current_mesh().vertex_scalar_array()).float()
