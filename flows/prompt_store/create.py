@@ -71,13 +71,13 @@ def plan(project: Project, request: PromptRequest) -> Prompt:
 
 
 def put(project: Project, prompt: Prompt) -> str:
-    """Write a prompt to its file and return "made", "changed" or "unchanged".
+    """Write a prompt to its file and return "added", "changed" or "unchanged".
 
     Comments in an existing file are kept.
     """
     if not project.has_prompt(prompt.id):
         pipeline.write(project, prompt)
-        return "made"
+        return "added"
     old = project.prompt(prompt.id)
     if old == prompt:
         pipeline.refresh(project, prompt)

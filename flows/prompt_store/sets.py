@@ -5,6 +5,7 @@ A set is a text file of prompt ids, prompts/<name>.txt, written by `prolific pro
 
 import contextlib
 import csv
+import difflib
 import fnmatch
 import shutil
 from dataclasses import replace
@@ -48,7 +49,7 @@ def import_file(
     """Add all prompts in a file, and save their ids as the set `name` (by default the file's name).
 
     With `force`, prompts that the prior does not know are added too; see `vocabulary.accept`. Returns the name of the
-    set and a dictionary that maps each id to "made", "changed" or "unchanged".
+    set and a dictionary that maps each id to "added", "changed" or "unchanged".
     """
     if project.root / "prompts" in path.resolve().parents:
         raise InputError(f"{path} is already a set, because it is in prompts/; to run it: prolific sweep {path.stem}")
@@ -84,7 +85,11 @@ def select(project: Project, names: list[str]) -> list[str]:
                 raise InputError(f"'{name}' is both a prompt and a set (prompts/{name}.txt); rename the set")
             ids = _members(project, name)
         else:
-            project.require_prompt(name)
+            prompts.check_id(name)
+            if not project.has_prompt(name):
+                near = difflib.get_close_matches(name, [*known, *set_names(project)], 1)
+                hint = f"; did you mean '{near[0]}'?" if near else "; see `prolific prompts list`"
+                raise InputError(f"no prompt or set '{name}'{hint}")
             ids = [name]
         found += ids
     return list(dict.fromkeys(found if names else known))

@@ -121,7 +121,7 @@ def test_completion_knows_commands_and_prompts(clone):
         (["stage", "nrf", "a-red-mug"], "no stage 'nrf'"),
         (["stage", "nerf", "../x"], "not usable"),
         (["stage", "texture", "a-red-mug"], "prolific stage nerf a-red-mug"),
-        (["sweep", "nothing"], "no prompt 'nothing'"),
+        (["sweep", "nothing"], "no prompt or set 'nothing'"),
         (["ui", "--port", "0"], "'--port': Input should be greater than or equal to 1 (see prolific ui --help)"),
         (["study", "--steps", "0"], "'--steps': Input should be greater than or equal to 1"),
         (["study", "--full", "--quick"], "--full and --quick cannot be used together"),

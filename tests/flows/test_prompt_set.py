@@ -26,7 +26,7 @@ def prolific(project, monkeypatch, capsys):
 def test_a_prompt_is_added_once_and_edited_after_that(prolific, project):
     assert prolific("prompts", "add", "a blue mug", "--seed", "3", "--set", "nerf.steps=20")[:2] == (
         0,
-        "a-blue-mug-s3: made\n",
+        "a-blue-mug-s3: added\n",
     )
     prompt = project.prompt("a-blue-mug-s3")
     assert (prompt.text, prompt.seed, prompt.preset) == ("a blue mug", 3, "demo") and prompt.sections["nerf"] == {
@@ -94,7 +94,7 @@ def test_a_file_becomes_prompts_and_a_set(prolific, project, name, id, steps):
     (project.root / name).write_text(FILES[name])
     status, out, err = prolific("prompts", "import", name, "--set", "texture.steps=7")
     assert status == 0, err
-    assert out.splitlines()[:2] == ["a-red-mug: changed", f"{id}: made"] and "prolific sweep toys" in out
+    assert out.splitlines()[:2] == ["a-red-mug: changed", f"{id}: added"] and "prolific sweep toys" in out
     assert sets.select(project, ["toys"]) == ["a-red-mug", id]
     sections = project.prompt(id).sections
     assert sections["texture"] == {"steps": 7} and sections["nerf"].get("steps") == steps
@@ -151,7 +151,8 @@ def test_names_are_ids_sets_and_patterns(project):
     for name, said in (
         ("x-*", "no prompt matches 'x-\\*'"),
         ("bad", "prompts/bad.txt, line 2: no prompt 'nothing'"),
-        ("x", "no prompt 'x'"),
+        ("x", "no prompt or set 'x'; see `prolific prompts list`"),
+        ("bda", "no prompt or set 'bda'; did you mean 'bad'"),
     ):
         with pytest.raises(InputError, match=said):
             sets.select(project, [name])

@@ -45,7 +45,7 @@ def test_an_unknown_prompt_is_refused_in_one_line_and_nothing_is_written(prolifi
 
 
 def test_a_prompt_that_was_accepted_once_is_accepted_everywhere(prolific, project):
-    assert prolific("prompts", "add", "a", "corgi", "--force")[:2] == (0, "a-corgi: made\n")
+    assert prolific("prompts", "add", "a", "corgi", "--force")[:2] == (0, "a-corgi: added\n")
     assert project.prompt("a-corgi").forced and "forced: true #" in prompts.dump(project.prompt("a-corgi"))
     assert prolific("prompts", "add", "a corgi", "--set", "nerf.steps=7")[:2] == (0, "a-corgi: changed\n")
     assert project.prompt("a-corgi").forced and preflight.check(project, "a-corgi").prompt.forced
