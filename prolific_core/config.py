@@ -18,8 +18,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 Rate = Annotated[float, Field(ge=0, le=1)]
-Steps = Annotated[int, Field(ge=1, le=1_000_000)]
-OptionalSteps = Annotated[int, Field(ge=0, le=1_000_000)]
+Steps = Annotated[int, Field(ge=0, le=1_000_000)]
 Distance = Annotated[float, Field(gt=0, le=1000)]  # world units
 Fov = Annotated[float, Field(gt=0, lt=180)]  # degrees
 Elevation = Annotated[float, Field(ge=-90, le=90)]  # degrees
@@ -280,7 +279,7 @@ class ShadingConfig(Section):
 class StageConfig(Section):
     """Parameters shared by all optimisation stages."""
 
-    steps: OptionalSteps
+    steps: Steps
     views: int = Field(default=1, ge=1, le=64)  # cameras per step
     # Final learning rates of the particles as a fraction of the initial ones. The decay follows half a cosine. The
     # value 1 keeps the learning rates constant, as in the paper.
@@ -297,7 +296,7 @@ class StageConfig(Section):
 class NerfConfig(StageConfig):
     """Stage 2: optimise the radiance field by VSD."""
 
-    steps: Steps = 25_000
+    steps: Steps = 25_000  # 0 keeps the initial field, for systems that do not use it
     grid_learning_rate: Rate = 1e-2
     network_learning_rate: Rate = 1e-3
     background_learning_rate: Rate = 1e-3
@@ -314,7 +313,7 @@ class NerfConfig(StageConfig):
 class GeometryConfig(StageConfig):
     """Stage 3: optimise a tetrahedral signed-distance grid by SDS on its normals."""
 
-    steps: OptionalSteps = 15_000  # 0 passes the extracted surface on
+    steps: Steps = 15_000  # 0 passes the extracted surface on
     # Shape at the start: `field` extracts it from the radiance field, `ellipsoid` ignores the field, and so does the
     # path of a closed mesh (.glb, .gltf, .obj, .off, .ply or .stl with y up and the front at +z), which is moved to the
     # origin and scaled to a radius of .5.
@@ -346,7 +345,7 @@ class GeometryConfig(StageConfig):
 class TextureConfig(StageConfig):
     """Stage 4: optimise the colours of the fixed mesh by VSD."""
 
-    steps: OptionalSteps = 30_000  # 0 keeps the fitted colours
+    steps: Steps = 30_000  # 0 keeps the fitted colours
     # Steps before the guidance, in which the colours are fitted to the renders of the radiance field; see
     # `scenes/colour_fit.py`. 0 starts from the field's colours at the points of the surface.
     fit_steps: int = Field(default=200, ge=0, le=100_000)

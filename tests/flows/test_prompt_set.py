@@ -60,7 +60,7 @@ def test_a_prompt_is_added_once_and_edited_after_that(prolific, project):
     [
         (["--set", "nerf.step=5"], "--set: unknown key 'nerf.step'; did you mean 'steps'?"),
         (["--set", "nerf.steps=many"], "--set: nerf.steps = 'many'"),
-        (["--set", "nerf.steps=0"], "--set: nerf.steps = 0"),
+        (["--set", "nerf.steps=-1"], "--set: nerf.steps = -1"),
         (["--set", "nerf.steps"], "a setting must be KEY=VALUE"),
         (["--set", "nerf={}"], "'nerf' is a group of parameters"),
         (["--set", "nerf.guidance={scale: 5}"], "'nerf.guidance' is a group of parameters"),

@@ -16,7 +16,16 @@ from tasks.tracking.prompt_runs import PromptRuns, flatten, row
 
 PROJECT = Project(Path(__file__).parents[2])
 # Keys of a stage that a system may set: what is optimised and how, and nothing that depends on the prior or the budget.
-CHOICES = ("guidance.", "shading.", "losses.orientation", "losses.sparsity", "losses.entropy", "colours")
+CHOICES = (
+    "guidance.",
+    "shading.",
+    "losses.orientation",
+    "losses.sparsity",
+    "losses.entropy",
+    "colours",
+    "start",
+    "material",
+)
 SIZES = ("guidance.score.", "guidance.negative_prompt")
 
 
@@ -32,7 +41,7 @@ def test_a_system_holds_choices_of_method_and_no_sizes(system):
     for key, value in flatten(values).items():
         name = key.partition(".")[2]
         chosen = name.startswith(CHOICES) and not name.startswith(SIZES)
-        assert chosen or (name == "steps" and value == 0), f"{shown}: {key}"
+        assert chosen or (name in ("steps", "fit_steps") and value == 0), f"{shown}: {key}"
     text = (PROJECT.root / shown).read_text()
     assert text.startswith("# ") and "arXiv" in text.partition("\n")[0]  # names its source
 
