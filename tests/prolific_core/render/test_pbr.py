@@ -72,6 +72,15 @@ def test_a_rough_dielectric_at_an_angle_has_the_closed_form():
     assert torch.allclose(shown, torch.full((1, 3), expected, dtype=torch.float64), rtol=1e-12)
 
 
+def test_the_visibility_is_smiths():
+    """V = G(l) G(v) / (4 N.L N.V), where G = 2 / (1 + sqrt(1 + alpha^2 tan^2)) for each direction."""
+    alpha, angles = 0.3, torch.tensor([0.2, 0.9, 1.4], dtype=torch.float64)
+    masking = 2 / (1 + (1 + alpha**2 * angles.tan().square()).sqrt())
+    light, camera = angles.cos(), angles.flip(0).cos()
+    expected = masking * masking.flip(0) / (4 * light * camera)
+    assert torch.allclose(pbr.smith_visibility(light, camera, torch.full_like(light, alpha)), expected, rtol=1e-12)
+
+
 def test_light_and_camera_can_be_exchanged():
     draw = torch.Generator().manual_seed(0)
     base, roughness, metallic = (torch.rand(50, n, generator=draw, dtype=torch.float64) for n in (3, 1, 1))

@@ -70,6 +70,13 @@ def test_a_mesh_keeps_its_shape(tmp_path, suffix):
     assert volume_iou(solid(start_surface(config)), truth, generator=torch.Generator().manual_seed(0)) > 0.95
 
 
+def test_a_cube_whose_diagonals_are_above_grid_points_is_solid(tmp_path):
+    trimesh.creation.box((2.0, 2.0, 2.0)).export(tmp_path / "cube.stl")
+    made = solid(start_surface(GeometryConfig(start=str(tmp_path / "cube.stl"), grid_resolution=32, extent=0.6)))
+    mesh = trimesh.Trimesh(made.vertices.numpy(), made.faces.numpy(), process=False)
+    assert mesh.body_count == 1 and mesh.volume == pytest.approx((1 / math.sqrt(3)) ** 3, rel=0.03)
+
+
 def test_the_distances_do_not_form_terraces(tmp_path):
     """A ball with a fine mesh has smooth normals on the grid."""
     trimesh.creation.icosphere(5, radius=2.0).export(tmp_path / "ball.stl")
