@@ -76,7 +76,7 @@ def test_the_help_lists_the_presets_and_systems_on_file(clone):
     (clone.root / "systems" / "own.yaml").write_text("nerf: {}\n")
     page = " ".join(clone.prolific("generate", "--help", COLUMNS="80").stdout.replace("│", " ").split())
     assert "A file in presets/: demo, mine, paper, paper-fast, room, tiny." in page
-    assert "a file in systems/: dreamfusion, magic3d, own, prolificdreamer." in page
+    assert "a file in systems/: dreamfusion, fantasia3d, magic3d, own, prolificdreamer." in page
 
 
 def test_the_version_and_the_bare_command(clone):
@@ -108,7 +108,7 @@ def test_completion_knows_commands_and_prompts(clone):
             ["generate", "a mug", "--preset", "../demo"],
             "no preset '../demo'; known: demo, paper, paper-fast, room, tiny",
         ),
-        (["generate", "a mug", "--system", "dream"], "no system 'dream'; known: dreamfusion, magic3d, prolificdreamer"),
+        (["generate", "a mug", "--system", "dream"], "no system 'dream'; known: dreamfusion, fantasia3d, magic3d"),
         (
             ["generate", "a mug", "--system", "magic3d", "--method", "csd"],
             "--method and --system cannot be used together",

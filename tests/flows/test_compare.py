@@ -175,7 +175,7 @@ def test_the_other_prompts_are_prompts_of_the_world():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--systems", "magic"], "--systems: no system 'magic'; known: dreamfusion, magic3d, prolificdreamer"),
+        (["--systems", "magic"], "--systems: no system 'magic'; known: dreamfusion, fantasia3d, magic3d"),
         (["--systems", "magic3d", "--methods", "vsd"], "--systems cannot be used with --methods"),
         (["--systems", "magic3d", "--space", "2d"], "--systems cannot be used with --methods, --space"),
         (["--methods", "vsd,magic"], "--methods: no guidance method 'magic'; known: asd"),
