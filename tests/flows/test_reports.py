@@ -27,7 +27,7 @@ def test_means_over_seeds_then_over_prompts(project, monkeypatch):
     mug = Row("a red mug", "vsd", 2, 0.75, 1.0, saturation_ratio=1.125, saturation_error=0.625)
     assert rows == [mug, Row("a blue chair", "vsd", 2, 0.125, 1.0, one_front=0.5)]
     last = [cell.strip() for cell in quality.table(rows).splitlines()[-1].split("|")[1:-1]]
-    assert last == ["all", "vsd", "4", "0.44", "1.00", "", "1.12", "0.62", "", "", "0.50"]
+    assert last == ["all", "vsd", "4", "0.44", "1.00", "", "1.12", "0.62", "", "", "", "0.50"]
     assert json.loads(as_json(rows))["rows"][0]["family_agreement"] == 0.75
 
 
