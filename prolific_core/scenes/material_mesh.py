@@ -52,5 +52,9 @@ class MaterialMesh(TexturedMesh):
         return lit_colours(self.colour(points), normals, to_camera, self.lighting)
 
     def shader(self, cameras: Cameras) -> Shader:
-        """Return the function that lights the hits of a render from these cameras."""
+        """Return the function that lights the hits of a render.
+
+        Args:
+            cameras: The cameras of the render.
+        """
         return lit_shader(lambda hits, points: self.colour(points), self.normals, self.faces, cameras, self.lighting)

@@ -129,7 +129,11 @@ class TexturedMesh(nn.Module, Scene):
         return self.colour(points)
 
     def shader(self, cameras: Cameras) -> Shader:
-        """Return the function that computes the colours of the hits of a render from these cameras."""
+        """Return the function that computes the colours of the hits of a render.
+
+        Args:
+            cameras: The cameras of the render.
+        """
         return lambda hits, points: self.colour(points)
 
     def _random_background(self, batch: int, generator: torch.Generator) -> Tensor:

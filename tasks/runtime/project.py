@@ -132,6 +132,7 @@ STAGES: dict[str, StageSpec] = {
             "prolific_core/toybox/evaluation/classifier.py",
             "prolific_core/toybox/evaluation/agreement.py",
             "prolific_core/toybox/evaluation/ground_truth.py",
+            "prolific_core/toybox/evaluation/shape.py",
             "prolific_core/toybox/params.py",
             "prolific_core/toybox/world",
             "prolific_core/visualisation.py",

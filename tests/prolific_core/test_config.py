@@ -24,7 +24,7 @@ def test_later_layers_go_over_earlier_ones():
     [
         ({"nerf": {"step": 5}}, "unknown key 'nerf.step'; did you mean 'steps'"),
         ({"nrf": {}}, "unknown key 'nrf'"),
-        ({"nerf": {"steps": 0}}, "nerf.steps = 0"),
+        ({"nerf": {"steps": -1}}, "nerf.steps = -1"),
         ({"nerf": {"steps": "many"}}, "nerf.steps = 'many'"),
         ({"nerf": {"cameras": {"distance": [2, 1]}}}, "from low to high"),
         ({"export": {"texture_size": 1}}, "export.texture_size = 1"),
