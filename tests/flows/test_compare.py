@@ -16,7 +16,8 @@ from flows.reporting import comparison
 from prolific_core.errors import InputError
 from prolific_core.metrics.intervals import Interval
 from prolific_core.toybox.world.draw import parse
-from tests.support import tiny_pipeline
+from tests.support import browser, tiny_pipeline
+from tests.support.browser import Browser
 
 SIZE = Size(prompts=2, seeds=3, evaluations=100, scales=(1.0, 7.5), tuning_prompts=2, particles=2)
 
@@ -111,6 +112,26 @@ def test_the_table_and_the_page_show_means_intervals_and_verdicts():
     page = comparison.page(facts, "a note", [compare.section(part)])
     assert page.count("data:image/png;base64,") == 2 * 3 and "&lt;script&gt;" in page and "<script>alert" not in page
     assert "a note" in page and ">worse</td>" in page
+
+
+LINES_OF_NAMES = """[...document.querySelectorAll('.sortable td:first-child')].map(cell => {
+    const range = document.createRange(); range.selectNodeContents(cell); return range.getClientRects().length; })"""
+
+
+@pytest.mark.skipif(browser.FOUND is None, reason=browser.MISSING)
+def test_names_of_methods_stay_on_one_line_beside_all_columns(tmp_path):
+    names = [(name, 1.0, [Interval(0.123, 0.012, 0.234)] * 16) for name in ("bridge", "vsd")]
+    part = replace(compare.section(space(sds=2.0)), columns=[f"a long column {k}" for k in range(16)], rows=names)
+    facts = {"date": "2026-01-01", "commit": "1", "command": "prolific compare"}
+    (tmp_path / "page.html").write_text(comparison.page(facts, "", [part]))
+    with Browser(tmp_path / "profile") as page:
+        for width in (1200, 390):
+            page.emulate(width, 900)
+            page.open((tmp_path / "page.html").as_uri())
+            page.until("document.readyState === 'complete' && document.querySelector('tbody td') !== null")
+            lines = page.run(LINES_OF_NAMES)
+            assert lines and set(lines) == {1}, lines
+            assert page.run("document.documentElement.scrollWidth") <= width
 
 
 def test_an_interval_is_shown_only_if_there_is_one():
