@@ -64,6 +64,21 @@ class Solid:
         return points[~self.contains(points + OFFSET * self.size() * outwards)]
 
 
+def jittered_grid(resolution: int, generator: torch.Generator | None = None) -> Float[Tensor, "points 3"]:
+    """Return one random point in each cell of a grid over the unit cube.
+
+    Args:
+        resolution: Cells along each side of the grid.
+        generator: Source of the random numbers.
+
+    Returns:
+        Points (resolution^3, 3) in [0, 1).
+    """
+    line = torch.arange(resolution)
+    cells = torch.cartesian_prod(line, line, line)
+    return (cells + torch.rand(cells.shape, generator=generator)) / resolution
+
+
 def volume_iou(a: Solid, b: Solid, resolution: int = 64, generator: torch.Generator | None = None) -> float:
     """Compute the intersection over union of two volumes.
 
@@ -80,9 +95,7 @@ def volume_iou(a: Solid, b: Solid, resolution: int = 64, generator: torch.Genera
     """
     low = torch.minimum(a.bounds()[0], b.bounds()[0])
     high = torch.maximum(a.bounds()[1], b.bounds()[1])
-    line = torch.arange(resolution)
-    cells = torch.cartesian_prod(line, line, line)
-    points = low + (cells + torch.rand(cells.shape, generator=generator)) / resolution * (high - low)
+    points = low + jittered_grid(resolution, generator) * (high - low)
     in_a, in_b = a.contains(points), b.contains(points)
     union = int((in_a | in_b).sum())
     return int((in_a & in_b).sum()) / union if union else 0.0

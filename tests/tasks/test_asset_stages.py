@@ -94,7 +94,7 @@ def test_colours_that_were_optimised_with_the_shape_are_passed_on(stage, monkeyp
         for folder in (made.input("nerf"), made.output, done.output)
     )
     assert torch.equal(joint, before + 1) and torch.equal(after, joint)
-    # With 0 steps, nothing is optimised: the colours are fitted to the field, as without `colours`.
+    # A stage with 0 steps optimises nothing, so the colours are fitted to the field, as without `colours`.
     again = stage("again")
     again.config = CONFIG.model_copy(update={"geometry": with_colours.model_copy(update={"steps": 0})})
     monkeypatch.setattr(geometry, "distil_stage", lambda *arguments, **options: None)

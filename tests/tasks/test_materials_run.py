@@ -1,4 +1,4 @@
-"""All stages with the tiny preset, physically based materials and a start from an ellipsoid."""
+"""The tiny preset runs all stages with physically based materials and starts from an ellipsoid."""
 
 import json
 import struct

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prolific_core.mesh.compare import Solid, chamfer_distance
+from prolific_core.mesh.compare import Solid, chamfer_distance, jittered_grid
 from prolific_core.mesh.extract import EmptyMesh
 from prolific_core.seeding import generator
 
@@ -41,7 +41,7 @@ class Shape:
             EmptyMesh: The solid contains no points.
         """
         low, high = solid.bounds()
-        points = low + _jittered(CELLS) * (high - low)
+        points = low + _random_points() * (high - low)
         inside = points[solid.contains(points)]
         if len(inside) == 0:
             raise EmptyMesh("the mesh encloses no volume")
@@ -111,15 +111,14 @@ def _true_shapes(text: str, count: int) -> list[tuple[Shape, Tensor]]:
 
 
 @cache
+def _random_points() -> Float[Tensor, "points 3"]:
+    """Return one random point in each cell of the unit cube."""
+    return jittered_grid(CELLS, generator(0, "shape", "points"))
+
+
+@cache
 def _points() -> Float[Tensor, "points 3"]:
-    return EXTENT * (2 * _jittered(CELLS) - 1)
-
-
-def _jittered(cells: int) -> Float[Tensor, "points 3"]:
-    """Return one random point in each cell of a grid over the unit cube."""
-    line = torch.arange(cells)
-    corners = torch.cartesian_prod(line, line, line)
-    return (corners + torch.rand(corners.shape, generator=generator(0, "shape", "points"))) / cells
+    return EXTENT * (2 * _random_points() - 1)
 
 
 def _yaws() -> list[float]:

@@ -54,7 +54,7 @@ def test_the_distribution_of_normals_is_normalised(roughness):
 
 
 def test_facing_light_and_camera_give_the_closed_form():
-    """With N = L = V: F = f0, V = 1/4 and D = 1 / (pi alpha^2)."""
+    """If N = L = V, then F = f0, V = 1/4 and D = 1 / (pi alpha^2)."""
     base, roughness, metallic = torch.tensor([[0.2, 0.5, 0.9]], dtype=torch.float64), 0.6, 0.3
     f0 = 0.04 * 0.7 + 0.3 * base
     expected = (1 - f0) * 0.7 * base / math.pi + f0 / (4 * math.pi * roughness**4)
@@ -63,7 +63,7 @@ def test_facing_light_and_camera_give_the_closed_form():
 
 
 def test_a_rough_dielectric_at_an_angle_has_the_closed_form():
-    """With alpha = 1: D = 1/pi, and V = 1 / ((N.L + 1) (N.V + 1)); light and camera mirror each other."""
+    """If alpha = 1, then D = 1/pi and V = 1 / ((N.L + 1) (N.V + 1)). Light and camera mirror each other."""
     cosine = math.cos(math.radians(60))
     fresnel = 0.04 + 0.96 * (1 - cosine) ** 5
     expected = (1 - fresnel) * 0.5 / math.pi + fresnel / math.pi / (cosine + 1) ** 2

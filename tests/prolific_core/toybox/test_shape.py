@@ -41,7 +41,7 @@ def test_another_kind_of_object_is_less_similar():
 
 
 def test_a_sphere_and_a_cube_overlap_as_their_closed_form_says():
-    # With a radius of gyration of 1, the sphere's radius is sqrt(5/3) and the cube's side is 2.
+    # A sphere with a radius of gyration of 1 has the radius sqrt(5/3), and such a cube has sides of length 2.
     radius = math.sqrt(5 / 3)
     cap = math.pi * (radius - 1) ** 2 * (2 * radius + 1) / 3
     sphere, both = 4 / 3 * math.pi * radius**3, 4 / 3 * math.pi * radius**3 - 6 * cap
