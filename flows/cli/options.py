@@ -1,6 +1,8 @@
 """Command-line options that several commands share."""
 
 import shlex
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -40,12 +42,16 @@ Names = Annotated[
 ]
 
 
-def presets() -> list[str]:
-    """Return the names of the presets of the project, for the help and for shell completion."""
+def _names(of_project: Callable[[Path], list[str]]) -> list[str]:
     try:
-        return preset_names(find_root())
+        return of_project(find_root())
     except ProlificError:
         return []  # The command itself reports that there is no project.
+
+
+def presets() -> list[str]:
+    """Return the names of the presets of the project, for the help and for shell completion."""
+    return _names(preset_names)
 
 
 def complete_preset(incomplete: str) -> list[str]:
@@ -55,10 +61,7 @@ def complete_preset(incomplete: str) -> list[str]:
 
 def systems() -> list[str]:
     """Return the names of the systems of the project, for the help and for shell completion."""
-    try:
-        return system_names(find_root())
-    except ProlificError:
-        return []  # The command itself reports that there is no project.
+    return _names(system_names)
 
 
 def complete_system(incomplete: str) -> list[str]:
