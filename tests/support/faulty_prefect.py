@@ -13,6 +13,7 @@ import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 STAGES = ["initialise", "nerf"]
 
@@ -29,7 +30,7 @@ class Fault:
         base.PrefectHttpxSyncClient.send = self._counted(base.PrefectHttpxSyncClient.send)
         base.PrefectHttpxAsyncClient.send = self._counted(base.PrefectHttpxAsyncClient.send)
 
-    def _counted(self, send):
+    def _counted(self, send) -> Any:
         import httpx
 
         def fails() -> bool:
