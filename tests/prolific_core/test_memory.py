@@ -99,8 +99,8 @@ def test_a_fields_render_grows_with_samples_and_size():
     assert memory.format_total({"a": 9_000_000_000, "b": 140_000_000}) == "9.1 GB"
 
 
-def test_a_score_that_does_not_follow_gives_one_warning_at_half_way():
-    def run(gain, steps=100):
+def test_a_score_that_does_not_follow_gives_one_warning():
+    def run(gain, steps=200):
         watch = ScoreGainMonitor(steps)
         said = {}
         for step in range(1, steps + 1):
@@ -110,9 +110,14 @@ def test_a_score_that_does_not_follow_gives_one_warning_at_half_way():
         return said
 
     assert run(lambda step: 0.95) == {}
-    assert list(run(lambda step: 0.99)) == [50]
-    assert "score_gain is 0.99 halfway through the run but should be below 0.98" in run(lambda step: 0.99)[50]
-    assert run(lambda step: 1.0 if step < 20 else 0.8) == {}  # a mean, not a moment
-    assert list(run(lambda step: 0.95 if step < 20 else 1.01)) == [50]
-    assert run(lambda step: 0.5 if step <= 50 else 1.2) == {}  # only the first half counts
+    assert list(run(lambda step: 0.99)) == [100]
+    assert "score_gain is 0.99 after 100 of 200 steps but should be below 0.98" in run(lambda step: 0.99)[100]
+    assert list(run(lambda step: 0.99, steps=100)) == [90]  # a short run has enough values later
+    assert run(lambda step: 0.99, steps=50) == {}
+    assert run(lambda step: 1.0 if step < 50 else 0.8) == {}  # a mean, not a moment
+    assert list(run(lambda step: 0.95 if step < 20 else 1.01)) == [100]
+    assert run(lambda step: 0.5 if step <= 100 else 1.2) == {}  # only the first half counts
+    # The texture stage of "a red mug" with the demo preset, whose network adapts: a mean of .98 here is chance.
+    mug = [1.0, 0.868, 1.068, 1.059, 0.995, 0.97, 0.888, 1.015, 0.893, 1.024, 1.037]
+    assert run(lambda step: mug[step // 10], steps=100) == {}
     assert ScoreGainMonitor(10).see(9, {}) is None  # methods without a score
