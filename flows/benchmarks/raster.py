@@ -4,8 +4,8 @@ A bumpy sphere with a given number of faces is rendered with normals, colours at
 times are processor times of the same run, in milliseconds:
 
     build      search structure (BVH) and edges of the mesh, which are built again whenever vertices move
-    visible    first face along each ray (`Visibility`), and the same by the plain PyTorch reference where that takes
-               seconds (`reference`)
+    visible    first face along each ray (`Visibility`), the same by the plain PyTorch reference where that takes
+               seconds (`reference`), and a depth image by Mitsuba 3 if it is installed (`mitsuba`)
     forward    intersection, interpolation and antialiasing, without `visible`
     backward   gradient of the attributes
     vertices   what the gradient of the vertex positions adds to forward and backward
@@ -13,11 +13,13 @@ times are processor times of the same run, in milliseconds:
 Derived metrics:
 
     reference_ratio   time of the reference over that of the Warp kernel, smallest over the sizes that both render
+    mitsuba_ratio     the same with Mitsuba instead of the reference; None if it is not installed
     pixel_exponent    p in time ~ pixels^p, between the two largest resolutions; 1 is linear
     face_ratio        time of visible, forward and backward at the most faces over that at a tenth of them, at the
                       largest resolution
 """
 
+import importlib.util
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +30,7 @@ import torch
 from torch import Tensor
 
 from flows.benchmarks import results
+from flows.benchmarks.mitsuba_depth import MitsubaDepth
 from flows.benchmarks.results import Goal
 from prolific_core import cameras
 from prolific_core.render.mesh.antialias import Edges, antialias
@@ -35,7 +38,7 @@ from prolific_core.render.mesh.raster import Visibility, first_hit_reference, in
 from prolific_core.seeding import generator
 from tasks.runtime.machine import set_up_torch
 
-SIDES, FACES = (128, 256, 512, 1024), (1_000, 20_000, 200_000)
+SIDES, FACES, FOV = (128, 256, 512, 1024), (1_000, 20_000, 200_000), 45.0
 #: Largest number of pairs of rays and faces that the reference tests.
 REFERENCE_PAIRS = 40_000_000
 
@@ -49,6 +52,7 @@ class Row:
     build: float
     visible: float
     reference: float | None
+    mitsuba: float | None
     forward: float
     backward: float
     vertices: float
@@ -63,6 +67,7 @@ class Numbers:
     """Metrics of the benchmark, and the times from which they are computed."""
 
     reference_ratio: float | None
+    mitsuba_ratio: float | None
     pixel_exponent: float
     face_ratio: float
     rows: list[Row]
@@ -70,6 +75,7 @@ class Numbers:
 
 GOALS = {
     "reference_ratio": Goal(10, None, "first hit: speed-up over PyTorch"),
+    "mitsuba_ratio": Goal(1 / 3, None, "first hit: Mitsuba's time / ours"),
     "pixel_exponent": Goal(None, 1.1, "exponent of the time in pixels"),
     "face_ratio": Goal(None, 2, "time at 10 times the faces / time"),
 }
@@ -128,12 +134,14 @@ def bench(repetitions: int = 3, sides: Sequence[int] = SIDES, faces: Sequence[in
     set_up_torch(1, "cpu")
     rows = [_measure(count, side, repetitions) for count in faces for side in sides]
     ratios = [row.reference / row.visible for row in rows if row.reference is not None]
+    mitsuba = [row.mitsuba / row.visible for row in rows if row.mitsuba is not None]
     largest = {(row.faces, row.side): row.render for row in rows}
     counts = sorted({row.faces for row in rows})
     small, large = sides[-2:]
     grown = largest[counts[0], large] / largest[counts[0], small]
     return Numbers(
-        reference_ratio=min(ratios) if ratios else None,
+        reference_ratio=min(ratios, default=None),
+        mitsuba_ratio=min(mitsuba, default=None),
         pixel_exponent=math.log(grown) / math.log((large / small) ** 2),
         face_ratio=largest[counts[-1], large] / largest[counts[-2], large],
         rows=rows,
@@ -142,7 +150,8 @@ def bench(repetitions: int = 3, sides: Sequence[int] = SIDES, faces: Sequence[in
 
 def _measure(faces: int, side: int, repetitions: int) -> Row:
     vertices, triangles = bumpy_sphere(faces)
-    rays = cameras.orbit(1, elevation=15, distance=1.4, fov=45).rays(side)
+    camera = cameras.orbit(1, elevation=15, distance=1.4, fov=FOV)
+    rays = camera.rays(side)
     flat = rays[0].reshape(-1, 3).contiguous(), rays[1].reshape(-1, 3).contiguous()
     draw = generator(0, "bench", "raster", faces)
     colours = torch.rand(len(vertices), 3, generator=draw)
@@ -182,12 +191,16 @@ def _measure(faces: int, side: int, repetitions: int) -> Row:
     reference = None
     if len(flat[0]) * len(triangles) <= REFERENCE_PAIRS:
         reference = _milliseconds(lambda: first_hit_reference(vertices, triangles, *flat), 1)
+    mitsuba = None
+    if importlib.util.find_spec("mitsuba"):
+        mitsuba = _milliseconds(MitsubaDepth(vertices, triangles, camera.c2w[0, :3, 3], FOV, side), repetitions)
     return Row(
         faces=len(triangles),
         side=side,
         build=_milliseconds(build, repetitions),
         visible=_milliseconds(lambda: visibility(*rays), repetitions),
         reference=reference,
+        mitsuba=mitsuba,
         forward=forward,
         backward=max(both - forward, 0.0),
         vertices=max(everything - both, 0.0),

@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from flows.benchmarks import raster
+from flows.benchmarks.mitsuba_depth import MitsubaDepth
 from flows.benchmarks.results import as_json
+from prolific_core import cameras
 from prolific_core.render import backends
+from prolific_core.render.mesh.raster import first_hit_reference
 
 trimesh = pytest.importorskip("trimesh")
 
@@ -31,12 +34,22 @@ def test_every_size_is_measured():
     assert [(row.side, row.reference is not None) for row in numbers.rows] == [(16, True), (32, True)] * 2
     assert all(row.build > 0 and row.visible > 0 and row.forward > 0 for row in numbers.rows)
     found = json.loads(as_json(numbers))
-    assert {"reference_ratio", "pixel_exponent", "face_ratio", "rows"} <= set(found)
+    assert all((row.mitsuba is None) == (not backends.importable("mitsuba")) for row in numbers.rows)
+    assert {"reference_ratio", "mitsuba_ratio", "pixel_exponent", "face_ratio", "rows"} <= set(found)
     assert found["rows"][0]["side"] == 16
 
 
+@pytest.mark.skipif(not backends.importable("mitsuba"), reason="mitsuba is not installed")
+def test_mitsuba_sees_the_same_silhouette():
+    vertices, triangles = raster.bumpy_sphere(1000)
+    camera = cameras.orbit(1, elevation=15, distance=1.4, fov=45)
+    seen = MitsubaDepth(vertices, triangles, camera.c2w[0, :3, 3], 45, 64)()
+    ours = first_hit_reference(vertices, triangles, *(rays.reshape(-1, 3) for rays in camera.rays(64))) >= 0
+    assert 0.3 < seen.mean() < 0.9 and (seen == ours.view(64, 64).numpy()).mean() > 0.98
+
+
 def test_the_table_marks_missed_goals():
-    row = raster.Row(1000, 128, 1.0, 2.0, None, 3.0, 4.0, 5.0)
-    lines = raster.table(raster.Numbers(50.0, 1.5, 1.2, [row])).splitlines()
-    assert ["not reached" in line for line in lines[-3:]] == [False, True, False]
+    row = raster.Row(1000, 128, 1.0, 2.0, None, None, 3.0, 4.0, 5.0)
+    lines = raster.table(raster.Numbers(50.0, 0.5, 1.5, 1.2, [row])).splitlines()
+    assert ["not reached" in line for line in lines[-4:]] == [False, False, True, False]
     assert row.render == 9.0
