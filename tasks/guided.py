@@ -14,7 +14,7 @@ from prolific_core.errors import InputError
 from prolific_core.guidance import base
 from prolific_core.guidance.score_network.gain import ScoreGainMonitor
 from prolific_core.optimise import distil
-from prolific_core.prior.load import load_prior
+from prolific_core.prior.kinds import load_prior
 from prolific_core.scenes.base import Scene
 from prolific_core.seeding import generator
 from tasks.runtime.stage import Stage

@@ -14,8 +14,8 @@ from flows.benchmarks import results
 from prolific_core import config
 from prolific_core.guidance import base
 from prolific_core.optimise import distil
+from prolific_core.prior.kinds import load_prior
 from prolific_core.prior.latent_diffusion import LatentDiffusion
-from prolific_core.prior.load import load_prior
 from prolific_core.scenes.base import Scene
 from prolific_core.scenes.colour_field import ColourField
 from prolific_core.scenes.radiance_field import RadianceField

@@ -23,7 +23,7 @@ from prolific_core.discovery import guidance_methods
 from prolific_core.errors import InputError
 from prolific_core.experiments import study_2d as study
 from prolific_core.files import write_atomically, write_json
-from prolific_core.prior.load import load_prior
+from prolific_core.prior.kinds import load_prior
 from prolific_core.prior.location import locate
 from prolific_core.prior.scorer import Scorer
 from prolific_core.toybox.evaluation.agreement import agreement

@@ -48,7 +48,7 @@ def sample(
     warn(project, prompt, shared)
     announce("loading the prior")
     from prolific_core.cameras import orbit
-    from prolific_core.prior.load import load_prior
+    from prolific_core.prior.kinds import load_prior
     from prolific_core.seeding import generator
     from prolific_core.visualisation import contact_sheet
     from tasks.runtime.job import save_png

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from prolific_core.prior.loading import data_type, load_parts
 from prolific_core.prior.noise_schedule import Latents, NoiseSchedule, TextEmbeddings, Times, classifier_free
+from prolific_core.prior.parts import data_type, load_parts
 
 if TYPE_CHECKING:
 
@@ -101,7 +101,7 @@ class LatentDiffusion(nn.Module):
         Args:
             path: `toybox`, a folder, a `.safetensors` file of a whole model, or a model id on the Hugging Face hub.
             device: Device of the weights.
-            dtype: Name of the weights' data type; see `loading.data_type`.
+            dtype: Name of the weights' data type; see `parts.data_type`.
             vae_slicing: Whether the autoencoder processes images one by one.
             gradient_checkpointing: Whether the U-Net and the autoencoder recompute activations in the backward pass.
             torch_compile: Whether the U-Net is compiled.

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from prolific_core.errors import InputError
 from prolific_core.prior.latent_diffusion import LatentDiffusion, UNet
-from prolific_core.prior.loading import load_part
 from prolific_core.prior.location import index_of, locate
 from prolific_core.prior.noise_schedule import TextEmbeddings
+from prolific_core.prior.parts import load_part
 
 
 class PartsXL(NamedTuple):

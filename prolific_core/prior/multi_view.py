@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from prolific_core.errors import InputError
 from prolific_core.prior.latent_diffusion import LatentDiffusion, UNet
-from prolific_core.prior.loading import Parts, load_parts
 from prolific_core.prior.noise_schedule import TextEmbeddings
+from prolific_core.prior.parts import Parts, load_parts
 
 #: Number of views that are denoised together, as in MVDream.
 VIEWS = 4

@@ -86,7 +86,7 @@ STAGES: dict[str, PriorStageSpec] = {
             *_TRAINING,
             _TEXT,
             "prolific_core/prior/latent_diffusion.py",
-            "prolific_core/prior/loading.py",
+            "prolific_core/prior/parts.py",
             "prolific_core/prior/location.py",
             "prolific_core/prior/noise_schedule.py",
             "prolific_core/toybox/training/diffusion.py",

@@ -85,13 +85,13 @@ _SECOND_TEXT_ENCODER = ("text_encoder_2", "tokenizer_2")
 _GUIDED = (
     "prolific_core/checkpoint.py",
     "prolific_core/optimise.py",
+    "prolific_core/prior/kinds.py",
     "prolific_core/prior/latent_diffusion.py",
     "prolific_core/prior/latent_diffusion_xl.py",
-    "prolific_core/prior/load.py",
-    "prolific_core/prior/loading.py",
     "prolific_core/prior/location.py",
     "prolific_core/prior/multi_view.py",
     "prolific_core/prior/noise_schedule.py",
+    "prolific_core/prior/parts.py",
     *(f"prolific_core/toybox/weights/{part}" for part in _PIPELINE),
     "tasks/guided.py",
 )

@@ -16,7 +16,7 @@ from prolific_core import cameras, seeding
 from prolific_core.config import CameraConfig, FieldConfig, GuidanceConfig, NerfConfig, ScoreConfig
 from prolific_core.config_layers import merge
 from prolific_core.guidance.base import build_guidance
-from prolific_core.prior.load import load_prior
+from prolific_core.prior.kinds import load_prior
 from prolific_core.scenes.radiance_field import RadianceField
 from tasks.runtime import stage
 from tasks.runtime.job import Job

@@ -12,7 +12,7 @@ from prolific_core import config, config_layers
 from prolific_core.errors import InputError, ProlificError
 from prolific_core.prior import location
 from prolific_core.prior.latent_diffusion import LatentDiffusion
-from prolific_core.prior.loading import data_type
+from prolific_core.prior.parts import data_type
 from prolific_core.render import warp_launch
 from tasks.runtime import gpus, machine
 from tasks.runtime.project import Project

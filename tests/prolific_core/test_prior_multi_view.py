@@ -7,8 +7,8 @@ from prolific_core import cameras
 from prolific_core.config import CameraConfig, GuidanceConfig, ScoreConfig, StageConfig
 from prolific_core.errors import InputError
 from prolific_core.guidance.base import build_guidance
+from prolific_core.prior.kinds import load_prior
 from prolific_core.prior.latent_diffusion import LatentDiffusion
-from prolific_core.prior.load import load_prior
 from prolific_core.prior.multi_view import MultiViewDiffusion, camera_numbers
 from prolific_core.seeding import generator
 from tasks.guided import check_views

@@ -12,9 +12,9 @@ from prolific_core.config import CameraConfig, Config, GuidanceConfig, PriorConf
 from prolific_core.errors import InputError
 from prolific_core.guidance.base import build_guidance
 from prolific_core.prior import location
+from prolific_core.prior.kinds import load_prior
 from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.prior.latent_diffusion_xl import LatentDiffusionXL
-from prolific_core.prior.load import load_prior
 from prolific_core.scenes.image import ImageScene
 from prolific_core.seeding import generator
 from tasks.runtime.project import models_of

@@ -14,8 +14,8 @@ from prolific_core.config import ScoreConfig
 from prolific_core.errors import InputError
 from prolific_core.guidance.score_network import small_unet
 from prolific_core.guidance.score_network.lora import Lora
+from prolific_core.prior.kinds import load_prior
 from prolific_core.prior.latent_diffusion import LatentDiffusion, UNet
-from prolific_core.prior.load import load_prior
 from prolific_core.prior.noise_schedule import Latents, TextEmbeddings, Times
 
 

@@ -1,4 +1,4 @@
-"""Loading of a prior of any supported kind."""
+"""The kinds of priors, and loading of a prior of any of them."""
 
 from typing import Any
 
