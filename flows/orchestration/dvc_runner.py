@@ -226,7 +226,9 @@ def _failure(project: Project, subject, stage: str, ran: bool) -> StageFailed:
     # A stage that fails by itself says why. One that has begun without doing so, or that a signal ended, was killed.
     killed = ran or any(re.search(r"exited with -\d+", line) for line in last)
     end = "was killed" if killed else "failed"
-    message = "\n  ".join([f"stage '{stage}' of '{id}' {end}; last lines of {log.relative_to(project.root)}:", *last])
+    # A sweep shows the first line of a message, and then the log.
+    shown = f"last lines of {log.relative_to(project.root)}:"
+    message = "\n  ".join([f"stage '{stage}' of '{id}' {end}", shown, *last])
     return (StageInterrupted if killed else StageFailed)(message, log)
 
 

@@ -374,7 +374,8 @@ class Tracker:
             work()
         except Exception as error:  # A server failure must not end the run.
             self._off = self._lost = True
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            said, _, _ = str(error).partition("[SQL:")  # SQLAlchemy appends the statement
+            reason = " ".join(f"{type(error).__name__}: {said}".split())[:200]
             message = (
                 f"MLflow at {uri(self.project)} is not reachable; the run continues, and its records are kept and sent "
                 f"by the next run ({reason})"

@@ -1,14 +1,18 @@
-"""Machines with long paths, without shared memory, with a jumping clock or too little memory."""
+"""Machines with long paths or bad databases, without shared memory or a home, with jumping clocks or little memory."""
 
 import os
+import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 
 import pytest
 
+from flows.prompt_store import create
 from tasks.runtime import machine
+from tasks.runtime.project import STAGES
 from tasks.runtime.root import MAX_BYTES
 from tasks.runtime.stage import Stage
 from tests.conftest import clone_with_fakes
@@ -38,6 +42,69 @@ def test_without_shared_memory(clone, made_once):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert files(clone) == files(made_once)
+
+
+@pytest.mark.parametrize("home", [["HOME=/nonexistent"], ["-u", "HOME"]], ids=["missing", "unset"])
+def test_without_a_home(clone, made_once, home):
+    command = ["env", *home, sys.executable, "-m", "flows.cli.main", "sweep", "a-red-mug"]
+    done = subprocess.run(command, cwd=clone.root, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert files(clone) == files(made_once)
+
+
+def damage(database, kind: str) -> None:
+    """Overwrite a SQLite database, or all of its pages but the first three."""
+    data = bytearray(database.read_bytes() if database.exists() else 300_000)
+    first = 0 if kind == "garbage" else 3 * 4096
+    data[first:] = random.Random(1).randbytes(len(data) - first)
+    database.parent.mkdir(parents=True, exist_ok=True)
+    database.write_bytes(data)
+    for name in ("-wal", "-shm"):
+        database.with_name(database.name + name).unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("kind", ["garbage", "pages"])
+def test_a_damaged_database_of_prefect_stops_nothing(clone, made_once, prefect_home, kind):
+    home = clone.root / ".state" / "prefect"
+    home.mkdir(parents=True)
+    if kind == "pages":
+        shutil.copy(prefect_home / "prefect.db", home)
+    damage(home / "prefect.db", kind)
+    done = clone.prolific("sweep", "a-red-mug", PREFECT_HOME=str(home))
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stdout + done.stderr
+    assert "the Prefect server did not start (see .state/prefect/server.log); continuing without it" in done.stderr
+    assert files(clone) == files(made_once)
+
+
+@pytest.mark.parametrize("kind", ["garbage", "pages", "locked"])
+def test_a_database_of_mlflow_that_cannot_be_used_gets_its_records_later(
+    clone, project, made_once, prefect_server, kind
+):
+    from mlflow import MlflowClient
+
+    environment = {**prefect_server, "PROLIFIC_TRACKER": "flow"}
+    database = clone.root / ".state" / "mlflow" / "mlflow.db"
+    create.file_prompt(project, "a red mug", id="other")
+    first = clone.prolific("sweep", "other", **environment)  # creates the database
+    assert first.returncode == 0, first.stdout + first.stderr
+    whole = database.read_bytes()
+    lock = sqlite3.connect(database, isolation_level=None)
+    lock.execute("BEGIN EXCLUSIVE") if kind == "locked" else damage(database, kind)
+    done = clone.prolific("sweep", "a-red-mug", **environment)
+    lock.close()
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stdout + done.stderr
+    assert "is not reachable; the run continues, and its records are kept and sent by the next run" in done.stderr
+    assert "[SQL:" not in done.stderr
+    mug = {path: content for path, content in files(clone).items() if path.startswith("a-red-mug/")}
+    assert mug == files(made_once)
+    if kind != "locked":
+        database.write_bytes(whole)
+    assert clone.prolific("sweep", "a-red-mug", **environment).returncode == 0
+    client = MlflowClient(f"sqlite:///{database}")
+    (experiment,) = [one for one in client.search_experiments() if one.name != "Default"]
+    runs = client.search_runs([experiment.experiment_id])
+    assert sorted(run.data.tags.get("stage", "") for run in runs) == sorted(2 * ["", *STAGES])
+    assert {run.info.status for run in runs} == {"FINISHED"}
 
 
 def test_a_clock_that_jumps(project, monkeypatch):
