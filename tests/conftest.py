@@ -16,6 +16,7 @@ install_import_hook("prolific_core", "typecheck.checked")
 from flows.benchmarks import scratch_project  # noqa: E402
 from tasks.runtime import machine  # noqa: E402
 
+machine.accept_interrupts()  # commands inherit it, and some tests interrupt them
 machine.threads(1)  # before torch is imported: with tensors this small, two threads only wait for each other
 
 ROOT = Path(__file__).parents[1]

@@ -86,6 +86,7 @@ def _one_prompt(targets: list[str]) -> str | None:
 
 def main() -> int:
     machine.die_with_parent()
+    machine.accept_interrupts()
     os.environ.update(environment())
     command, targets = sys.argv[1:2], [part for part in sys.argv[2:] if not part.startswith("-")]
     if command in (["repro"], ["status"]) and (pipeline := _one_prompt(targets)):

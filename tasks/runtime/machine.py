@@ -5,6 +5,7 @@ This module does not import torch at the top level, because torch reads environm
 
 import contextlib
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -96,6 +97,15 @@ def keep_freed_memory() -> None:
         return
     mallopt(-3, 2**27)  # M_MMAP_THRESHOLD: Larger blocks would fragment the heap.
     mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: The heap may keep up to 2 GiB of free memory.
+
+
+def accept_interrupts() -> None:
+    """Make SIGINT interrupt this process and its children, which ignore it if a script started them in the background.
+
+    A flow interrupts its stages by SIGINT. They have a process group of their own, so Ctrl-C in a terminal does not.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def die_with_parent() -> None:
