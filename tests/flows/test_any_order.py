@@ -37,7 +37,8 @@ class Machine:
 
     def run(self, id: str) -> None:
         done = self.clone.prolific("sweep", id)
-        assert done.returncode == 0, done.stdout + done.stderr
+        print(done.stdout, done.stderr, sep="\n")
+        assert done.returncode == 0
 
     def kill(self, id: str) -> None:
         """Kill a run with all its processes at a random moment."""
@@ -102,8 +103,10 @@ def test_any_order_ends_like_a_clean_run(clone, tmp_path, seed):
         action, id = chance.choices(actions, [4, 6, 3, 1, 3, 1, 1])[0], chance.choice(list(PROMPTS))
         history.append(f"{action.__name__} {id}")
         action(id)
+        print(history[-1])
     last = clone.prolific("sweep")
-    assert last.returncode == 0, (history, last.stdout, last.stderr)
+    print(last.stdout, last.stderr, sep="\n")  # pytest shortens what an assertion compares
+    assert last.returncode == 0, history
     assert clone.prolific("verify").returncode == 0, history
 
     clean = Machine(Clone(tmp_path / "clean"), chance)
