@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 from flows.cluster import dvc_transfer, handover, workspace
+from flows.orchestration import prefect_runtime
 from tasks.runtime.project import STAGES, Project
 from tasks.tracking import outbox
 from tasks.tracking.tracker import Tracker
 
 LEASE = "PROLIFIC_LEASE_SECONDS"  # seconds after which the prompt of a lost worker is free
 SEND_EVERY = 60.0  # seconds between two hand-overs of finished stages; a quick prompt is handed over once, at its end
+PATIENCE = 300.0  # seconds to wait for a Prefect server that is away, before a prompt is claimed
+POLL_SECONDS = 2.0
 DELIVERY = 300.0  # seconds to wait for an MLflow server that is away, at the end of a prompt
 
 
@@ -66,17 +69,47 @@ def own(project: Project, id: str, revision: str) -> Iterator[Callable[[], None]
 
 @contextlib.contextmanager
 def _lease(id: str) -> Iterator[None]:
+    """Own a prompt, as far as other workers are concerned, for the duration of the block.
+
+    If Prefect's server is away at the end, the prompt is not released. It is free when the lease expires.
+    """
+    claim, failure = _claim(id), None
+    try:
+        with claim:
+            try:
+                yield
+            except BaseException as error:
+                failure = error
+                raise
+    except Exception as error:
+        if error is failure or not prefect_runtime.is_server_error(error):
+            raise
+        if failure is not None:
+            raise failure from None
+
+
+def _claim(id: str) -> contextlib.ExitStack:
+    """Wait until no other worker owns a prompt, and until Prefect's server answers, and return a block that owns it."""
     from prefect.client.orchestration import get_client
     from prefect.concurrency.sync import concurrency
     from prefect.exceptions import ObjectAlreadyExists
 
-    name = f"prolific-{id}"
-    # Two workers may create it at once.
-    with get_client(sync_client=True) as client, contextlib.suppress(ObjectAlreadyExists):
-        client.upsert_global_concurrency_limit_by_name(name, 1)
-    seconds = float(os.environ.get(LEASE, 300))
-    with concurrency(name, lease_duration=seconds, strict=True, raise_on_lease_renewal_failure=True):
-        yield
+    name, seconds = f"prolific-{id}", float(os.environ.get(LEASE, 300))
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            # Two workers may create it at once.
+            with get_client(sync_client=True) as client, contextlib.suppress(ObjectAlreadyExists):
+                client.upsert_global_concurrency_limit_by_name(name, 1)
+            claim = contextlib.ExitStack()
+            claim.enter_context(
+                concurrency(name, lease_duration=seconds, strict=True, raise_on_lease_renewal_failure=True)
+            )
+            return claim
+        except Exception as error:
+            if not prefect_runtime.is_server_error(error) or time.monotonic() > end:
+                raise
+        time.sleep(POLL_SECONDS)
 
 
 def _has_progress(project: Project, id: str, finished: int) -> bool:
