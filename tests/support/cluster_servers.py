@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -57,18 +58,16 @@ class Server:
 class Postgres:
     """Database server with a random password, run by the user postgres if this process is root's."""
 
-    def __init__(self, folder: Path):
+    def __init__(self):
         assert POSTGRES
-        self.folder, self.port, self.password = folder / "postgres", free_port(), secrets.token_urlsafe(16)
-        self.folder.mkdir()
-        secret = folder / "postgres-password"
+        # Not in pytest's folders: every start of pytest closes them to other users.
+        self.folder = Path(tempfile.mkdtemp(prefix="prolific-postgres-"))
+        self.port, self.password = free_port(), secrets.token_urlsafe(16)
+        secret = self.folder / "password"
         secret.write_text(self.password)
         if os.geteuid() == 0:
             for path in (self.folder, secret):
                 shutil.chown(path, "postgres", "postgres")
-            for parent in folder.parents[: len(folder.parents) - 2]:
-                parent.chmod(parent.stat().st_mode | 0o011)  # pytest's folders are closed to others
-            folder.chmod(0o711)
         self._run("initdb", "-D", "data", "-U", "prolific", "-A", "scram-sha-256", f"--pwfile={secret}")
         secret.unlink()
         options = f"-c listen_addresses=127.0.0.1 -c port={self.port} -c unix_socket_directories={self.folder}"
@@ -92,6 +91,7 @@ class Postgres:
 
     def stop(self) -> None:
         self._run("pg_ctl", "-D", "data", "-m", "fast", "stop")
+        shutil.rmtree(self.folder)
 
 
 def object_store(folder: Path) -> Server:

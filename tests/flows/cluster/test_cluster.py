@@ -50,7 +50,7 @@ class Cluster:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.postgres = cluster_servers.Postgres(folder)
+        self.postgres = cluster_servers.Postgres()
         keys = {"AWS_ACCESS_KEY_ID": "prolific", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
         os.environ.update(keys)
         self.store = cluster_servers.object_store(folder)
