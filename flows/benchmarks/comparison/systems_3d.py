@@ -23,9 +23,11 @@ BEFORE = list(STAGES)[: list(STAGES).index(LAST) + 1]
 
 
 def scale(project: Project, system: str, preset: str) -> float:
-    """Return the guidance scale of a system in its first stage, for the table."""
+    """Return the guidance scale of a system in its first stage with guidance, for the table."""
     probe = Prompt(id="compare", text="a red cube", preset=preset, system_name=system)
-    return project.config(probe).nerf.guidance.scale
+    values = project.config(probe)
+    guided = [stage for _, stage in values if isinstance(stage, StageConfig) and stage.steps > 0]
+    return (guided or [values.nerf])[0].guidance.scale
 
 
 def file_prompts(project: Project, runs: list[Run], preset: str) -> dict[Run, Prompt]:
