@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,11 @@ from flows.cli import main as cli
 from flows.reporting import comparison
 from prolific_core.errors import InputError
 from prolific_core.experiments import study_2d
+from prolific_core.mesh.export import load_glb, write_glb
+from prolific_core.mesh.unwrap import UnwrappedMesh
 from prolific_core.metrics.intervals import Interval
+from prolific_core.render.mesh.lights import studio
+from prolific_core.seeding import generator
 from prolific_core.toybox.world.draw import parse
 from tests.support import browser, tiny_pipeline
 from tests.support.browser import Browser
@@ -208,6 +213,21 @@ def test_the_scale_of_a_system_is_that_of_its_first_stage_with_guidance(project,
     assert systems_3d.scale(project, "fantasia3d", preset) == 100.0  # its radiance field is not optimised
     assert systems_3d.scale(project, "dreamfusion", preset) == 100.0
     assert systems_3d.scale(project, "prolificdreamer", "paper") == 7.5
+
+
+def test_the_materials_of_a_system_have_the_light_of_their_training(tmp_path, monkeypatch):
+    place = torch.tensor([[0.0, -0.4, -0.4], [0.0, 0.4, -0.4], [0.0, 0.0, 0.4]]).numpy()
+    mesh = UnwrappedMesh(place, np.array([[0, 1, 2]]), place[:, 1:] + 0.5, np.array([[1.0, 0, 0]] * 3, np.float32))
+    write_glb(tmp_path / "mesh.glb", mesh, np.full((8, 8, 5), 0.5, np.float32))
+    found = []
+    for seed in (0, 1):
+        prompt, project = SimpleNamespace(id="x", seed=seed), SimpleNamespace(output=lambda id, stage: tmp_path)
+        views, _ = systems_3d.result(project, prompt)
+        light = studio(generator(seed, "light"))
+        expected = load_glb(tmp_path / "mesh.glb", lighting=light).render(measures.cameras()[0], 64).rgb
+        assert torch.equal(views.rgb[:1], expected)
+        found.append(views.rgb)
+    assert not torch.equal(*found)
 
 
 def test_the_study_takes_any_guidance_method_with_a_scale():

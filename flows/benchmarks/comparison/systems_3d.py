@@ -14,6 +14,7 @@ from flows.prompt_store import create
 from prolific_core.config import Config, StageConfig
 from prolific_core.mesh.compare import Solid
 from prolific_core.prompts import Prompt
+from prolific_core.seeding import generator
 from prolific_core.toybox.evaluation.ground_truth import SIZE, Views
 from tasks.runtime.project import STAGES, Project
 from tasks.tracking.prompt_runs import PromptRuns
@@ -67,10 +68,16 @@ def cost(project: Project, prompt: Prompt) -> dict[str, float]:
 
 @torch.no_grad()
 def result(project: Project, prompt: Prompt) -> tuple[Views, Solid]:
-    """Return views of a run's exported model from the evaluation's cameras, over white, and its mesh."""
-    from prolific_core.mesh.export import load_glb
+    """Return views of a run's exported model from the evaluation's cameras, over white, and its mesh.
 
-    views, model = measures.cameras(), load_glb(project.output(prompt.id, LAST) / "mesh.glb", device="cpu")
+    Materials are lit as in the stages `texture` and `evaluate`.
+    """
+    from prolific_core.mesh.export import load_glb
+    from prolific_core.render.mesh.lights import studio
+
+    lighting = studio(generator(prompt.seed, "light"))
+    views, path = measures.cameras(), project.output(prompt.id, LAST) / "mesh.glb"
+    model = load_glb(path, device="cpu", lighting=lighting)
     renders = [model.render(views[i], SIZE, 1.0, supersampling=2) for i in range(len(views))]
     images = (torch.cat([getattr(render, name) for render in renders]) for name in ("rgb", "opacity"))
     return Views(*images), Solid(model.welded_vertices, model.welded_faces)
