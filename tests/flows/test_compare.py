@@ -13,6 +13,7 @@ from flows.benchmarks import study
 from flows.benchmarks.comparison import compare, images_2d, measures, plan, summary, systems_3d
 from flows.benchmarks.comparison.plan import Run, Size
 from flows.cli import main as cli
+from flows.prompt_store import create
 from flows.reporting import comparison
 from prolific_core.errors import InputError
 from prolific_core.experiments import study_2d
@@ -206,6 +207,16 @@ def test_more_seeds_than_true_objects_are_compared_with_as_many(monkeypatch):
     for count in (4, 8, 12):
         found = measures.diversity_of_objects(f"a red mug, {count}", torch.eye(16)[:count])
         assert found["vendi_ratio"] == pytest.approx(1) and found["diversity"] == pytest.approx(1)
+
+
+def test_a_system_is_compared_with_the_parameters_of_the_preset(project):
+    usual, other = (Run("fantasia3d", 100.0, text, 0) for text in ("a red mug", "a blue chair"))
+    create.file_prompt(project, "a red mug", system="fantasia3d", own={"geometry": {"steps": 600}})
+    for _ in range(2):  # the second time, both exist
+        filed = systems_3d.file_prompts(project, [usual, other], "demo")
+        assert {project.config(prompt).geometry.steps for prompt in filed.values()} == {100}
+        assert filed[other].id == "a-blue-chair-fantasia3d"
+    assert project.config(project.prompt("a-red-mug-fantasia3d")).geometry.steps == 600
 
 
 @pytest.mark.parametrize("preset", ["demo", "paper"])

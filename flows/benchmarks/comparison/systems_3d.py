@@ -4,6 +4,7 @@ The prompts are those of `prolific generate --system`, with the steps and the si
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -11,6 +12,7 @@ from flows.benchmarks.comparison import fields_3d, measures
 from flows.benchmarks.comparison.plan import Run
 from flows.orchestration import dvc_runner
 from flows.prompt_store import create
+from prolific_core import prompts
 from prolific_core.config import Config, StageConfig
 from prolific_core.mesh.compare import Solid
 from prolific_core.prompts import Prompt
@@ -33,9 +35,17 @@ def scale(project: Project, system: str, preset: str) -> float:
 
 def file_prompts(project: Project, runs: list[Run], preset: str) -> dict[Run, Prompt]:
     """Create the prompt of each run, whose method is a system."""
-    return {
-        run: create.file_prompt(project, run.prompt, preset=preset, system=run.method, seed=run.seed) for run in runs
-    }
+    return {run: _file(project, run, preset) for run in runs}
+
+
+def _file(project: Project, run: Run, preset: str) -> Prompt:
+    """Create the prompt of a run, which is that of `prolific generate` unless a user has set its parameters."""
+    request = create.PromptRequest(run.prompt, seed=run.seed, preset=preset, system=run.method)
+    usual = create.plan(project, request)
+    changed = project.config(usual) != project.config(replace(usual, sections={}))
+    facts = f"compare {run.method} {run.prompt} {run.seed} {preset}"
+    id = prompts.make_id(facts, distinct=True) if changed else None
+    return create.file_prompt(project, run.prompt, preset=preset, system=run.method, seed=run.seed, id=id)
 
 
 def make(project: Project, filed: dict[Run, Prompt], workers: int, done: Callable[[Run], None]) -> None:
