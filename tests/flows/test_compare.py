@@ -293,6 +293,18 @@ def test_unknown_names_are_one_line(arguments, said):
     assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
 
 
+def test_paths_are_those_of_the_folder_in_which_the_command_runs_and_of_the_root(project, monkeypatch, capsys):
+    folder = project.root / "prompts"
+    (folder / "mine.txt").write_text("a red mug\n")
+    monkeypatch.chdir(folder)
+    given = {}
+    monkeypatch.setattr(compare, "run", lambda project, form, **options: given.update(options, at=Path.cwd()) or [])
+    cli._run(["compare", "--quick", "--prompts", "mine.txt", "--out", "page"])
+    assert given["prompts"] == ["a red mug"] and given["out"] == folder / "page"
+    assert given["at"] == project.root  # as prior.path in the parameters is relative to the root
+    assert str(folder / "page" / "compare.html") in capsys.readouterr().out
+
+
 def test_systems_are_compared_with_prolificdreamer_and_their_cost_is_said_to_differ():
     found = results(dreamfusion=2.0)
     found = {replace(run, method={"vsd": "prolificdreamer"}.get(run.method, run.method)): v for run, v in found.items()}
