@@ -52,7 +52,13 @@ def run(stage: Stage) -> dict:
         stage.image(f"contact{suffix}", sheet)
         write_video(stage.output / f"turntable{suffix}.mp4", _render(stage, mesh, turntable).rgb)
         stage.progress(index + 1, len(paths))
-    return {name: statistics.mean(result[name] for result in results if name in result) for name in results[0]}
+    return _means(results)
+
+
+def _means(results: list[dict[str, float]]) -> dict[str, float]:
+    """Return the mean of each metric over the particles that have it, such as a volume."""
+    names = dict.fromkeys(name for result in results for name in result)
+    return {name: statistics.mean(result[name] for result in results if name in result) for name in names}
 
 
 def _render(stage: Stage, mesh: TexturedView, views: cameras.Cameras) -> Views:

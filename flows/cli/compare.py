@@ -1,5 +1,6 @@
 """The command `prolific compare`."""
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -94,7 +95,8 @@ def compare(
     from tasks.runtime import machine
     from tasks.runtime.project import Project
 
-    project = Project.find()
+    project, texts, out = Project.find(), _lines(prompts), out.resolve()
+    os.chdir(project.root)  # paths in the parameters are relative to the root
     machine.threads(project.shared_config().system.threads)
     announce("loading torch")
     from flows.benchmarks import results
@@ -107,15 +109,15 @@ def compare(
         spaces=["2d", "3d"] if space == Space.BOTH else [space.value],
         methods=chosen,
         systems=chosen_systems,
-        prompts=_lines(prompts),
+        prompts=texts,
         seeds=seeds,
         evaluations=evaluations,
         workers=workers,
         preset=preset,
-        out=out.resolve(),
+        out=out,
     )
     print(compare.text(form, found))
-    print(f"\npage       {out.resolve() / 'compare.html'}")
+    print(f"\npage       {out / 'compare.html'}")
     if json:
         print(results.as_json({part.name: part.means for part in found}))
 

@@ -54,5 +54,6 @@ class ASD(Guidance):
         length = self.prior.schedule.length
         shift = self.options.ratio * (t - self.config.time.minimum * length)
         if self.options.random:
-            shift = shift * torch.rand(len(t), generator=generator).to(t.device)
+            count = 1 if self.prior.views_together > 1 else len(t)  # views that are denoised together share their time
+            shift = shift * torch.rand(count, generator=generator).to(t.device)
         return t + shift.long().clamp_min(0).minimum(length - 1 - t)

@@ -23,9 +23,9 @@ class NFSD(Guidance):
         delta_D = eps(x_t; none)                          if t < 0.2 T
                   eps(x_t; none) - eps(x_t; negative)     otherwise
 
-    The scale s is that of sampling, 7.5 in the paper. For small t, the
-    unconditional prediction hardly contains noise and is the direction towards the domain of images. For large t, the
-    noise cancels out in the difference to a negative prompt that describes poor images. The paper's negative prompt is
+    The scale s is that of sampling, 7.5 in the paper. For small t, the unconditional prediction hardly contains noise
+    and is the direction towards the domain of images. For large t, the noise cancels out in the difference to a
+    negative prompt that describes poor images. The paper's negative prompt is
     "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy". If
     `config.negative_prompt` is empty, the domain correction is zero for large t, and only two texts are evaluated.
 

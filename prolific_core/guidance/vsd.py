@@ -83,6 +83,7 @@ class VSD(Guidance):
         with torch.set_grad_enabled(share):
             output = self.score(noisy, t, self._text(len(noisy)), cameras.c2w)
         if share:
+            self.score.base.observe(cameras.c2w)  # for the metrics of the training step that uses this pass
             self._shared = ForwardPass(output, noisy, t, noise)
         return self.score.noise_from(output.detach(), noisy, t)
 

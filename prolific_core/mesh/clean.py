@@ -53,7 +53,7 @@ def clean(
     work.meshing_merge_close_vertices(threshold=pymeshlab.PercentageValue(0.001))
     work.meshing_remove_duplicate_faces()
     work.meshing_remove_null_faces()
-    _repair(work)
+    repair(work)
     _replace(work, pymeshlab, *keep_large_components(*_arrays(work), component_fraction))
     if smoothing > 0:
         work.apply_coord_taubin_smoothing(stepsmoothnum=smoothing)
@@ -61,7 +61,7 @@ def clean(
         work.meshing_decimation_quadric_edge_collapse(
             targetfacenum=max_faces, preservenormal=True, preservetopology=True, planarquadric=True, autoclean=True
         )
-        _repair(work)
+        repair(work)
     if closed:
         close(work)
     work.meshing_remove_unreferenced_vertices()
@@ -111,7 +111,7 @@ def close(work) -> None:
         return
     for _ in range(CLOSING_PASSES):  # removing non-manifold edges may open other holes
         work.meshing_close_holes(maxholesize=LARGEST_HOLE, newfaceselected=False)
-        _repair(work)
+        repair(work)
         if _is_closed(work.current_mesh().face_matrix()):
             break
     work.meshing_re_orient_faces_coherently()
@@ -119,7 +119,8 @@ def close(work) -> None:
         work.meshing_invert_face_orientation(forceflip=True)
 
 
-def _repair(work) -> None:
+def repair(work) -> None:
+    """Remove the non-manifold edges and vertices of a `pymeshlab.MeshSet`, which closing holes requires."""
     work.meshing_repair_non_manifold_edges()
     work.meshing_repair_non_manifold_vertices()
 

@@ -167,6 +167,8 @@ def read_glb(path: str | Path) -> tuple[UnwrappedMesh, UInt8[np.ndarray, "size s
         if faces.min() < 0 or faces.max() >= len(points):
             raise ValueError("a face refers to a vertex that does not exist")
         normals = _accessor(document, body, attributes["NORMAL"]) if "NORMAL" in attributes else None
+        if any(values is not None and len(values) != len(points) for values in (uvs, normals)):
+            raise ValueError("each vertex must have texture coordinates, and a normal if there are normals")
         origin = np.array(document.get("nodes", [{}])[0].get("extras", {}).get("origin", (0, 0, 0)), np.float32)
         if origin.shape != (3,):
             raise ValueError("the origin in the extras of the node must have three numbers")

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from prolific_core.errors import InputError, shorten
-from prolific_core.mesh.clean import close
+from prolific_core.mesh.clean import close, repair
 from prolific_core.mesh.glb import to_z_up
 
 #: Suffixes of the formats that can be read.
@@ -47,10 +47,13 @@ def read_solid(path: str | Path, key: str) -> tuple[Float[np.ndarray, "vertices 
     except Exception as error:  # every format has its own errors
         reason = shorten(str(error).strip().splitlines()[0]) if str(error).strip() else type(error).__name__
         raise InputError(f"{key}: cannot read {path} as a mesh: {reason}") from None
+    empty = f"{key}: {path} must hold a mesh with faces and a volume, and with finite positions"
     if len(faces) == 0 or not np.isfinite(vertices).all() or np.ptp(vertices, axis=0).min() == 0:
-        raise InputError(f"{key}: {path} must hold a mesh with faces and a volume, and with finite positions")
+        raise InputError(empty)
     if not is_balanced(faces):
         vertices, faces = _closed(vertices, faces)
+    if len(faces) == 0:  # all were degenerate
+        raise InputError(empty)
     if not is_balanced(faces):
         raise InputError(
             f"{key}: the mesh in {path} is not closed; close its holes, for example with Blender or MeshLab"
@@ -92,7 +95,9 @@ def _closed(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.nda
     work.meshing_merge_close_vertices(threshold=pymeshlab.PercentageValue(0.001))
     work.meshing_remove_duplicate_faces()
     work.meshing_remove_null_faces()
-    close(work)
+    if work.current_mesh().face_number() > 0:
+        repair(work)
+        close(work)
     mesh = work.current_mesh()
     return mesh.vertex_matrix(), mesh.face_matrix().astype(np.int64)
 

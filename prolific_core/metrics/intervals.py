@@ -51,8 +51,8 @@ def interval(values: Float[np.ndarray, "prompts seeds"], confidence: float = 0.9
     random, (prompts, seeds) = np.random.default_rng(seed), values.shape
 
     def statistic(chosen: np.ndarray) -> float:
-        columns = random.integers(seeds, size=(len(chosen), seeds))
-        return float(np.take_along_axis(values[chosen], columns, axis=1).mean())
+        columns = random.integers(seeds, size=(prompts, seeds))
+        return float(np.take_along_axis(values[chosen[:prompts]], columns, axis=1).mean())
 
     rows = np.arange(prompts)
     if prompts == 1:  # scipy needs two observations; only the seeds are resampled

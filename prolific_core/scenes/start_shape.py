@@ -122,8 +122,9 @@ def mesh_distances(
     )
     distance = torch.full((len(points),), 2 * extent)
     near = _near_surface(inside, resolution)
-    found = surface_distances(points[near].double().numpy(), vertices, faces)
-    distance[near] = torch.from_numpy(found).float()
+    if near.any():  # none if the shape is between all points
+        found = surface_distances(points[near].double().numpy(), vertices, faces)
+        distance[near] = torch.from_numpy(found).float()
     return torch.where(inside, distance, -distance)
 
 

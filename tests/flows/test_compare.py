@@ -3,18 +3,25 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from flows.benchmarks import study
-from flows.benchmarks.comparison import compare, images_2d, measures, plan, summary
+from flows.benchmarks.comparison import compare, images_2d, measures, plan, summary, systems_3d
 from flows.benchmarks.comparison.plan import Run, Size
 from flows.cli import main as cli
+from flows.prompt_store import create
 from flows.reporting import comparison
 from prolific_core.errors import InputError
+from prolific_core.experiments import study_2d
+from prolific_core.mesh.export import load_glb, write_glb
+from prolific_core.mesh.unwrap import UnwrappedMesh
 from prolific_core.metrics.intervals import Interval
+from prolific_core.render.mesh.lights import studio
+from prolific_core.seeding import generator
 from prolific_core.toybox.world.draw import parse
 from tests.support import browser, tiny_pipeline
 from tests.support.browser import Browser
@@ -156,6 +163,84 @@ def test_a_run_in_2d_has_as_many_evaluations_as_all_others_and_is_kept(tmp_path)
     assert images_2d._kept(tmp_path / "sds") is None
 
 
+def test_the_time_of_a_run_in_2d_is_that_of_its_images_alone(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(images_2d.time, "monotonic", lambda: clock[0])
+
+    def takes(seconds: float, result: object):
+        return lambda *arguments: clock.__setitem__(0, clock[0] + seconds) or result
+
+    monkeypatch.setattr(images_2d, "_prior", takes(100, None))
+    monkeypatch.setattr(images_2d, "_evaluations_per_step", takes(10, 2.0))
+    monkeypatch.setattr(study_2d, "make", takes(1, torch.zeros(2, 3, 8, 8)))
+    work = images_2d.Work(Run("sds", 7.5, "a red mug", 0), tmp_path / "run", "prior", "float32", 1, 2, 36)
+    assert images_2d._perform(work).seconds == 1
+
+
+def test_finished_runs_in_2d_are_not_those_of_another_data_type_or_composition(project):
+    run = Run("sds", 7.5, "a red mug", 0)
+
+    def key() -> str:
+        images_2d._hash.cache_clear()
+        return images_2d._key(project, run, SIZE)
+
+    keys = [key()]
+    (project.root / "params.yaml").write_text(json.dumps({"prior": {"dtype": "bfloat16"}}))
+    keys.append(key())
+    composition = project.root / "prolific_core" / "guidance" / "combine" / "cfg.py"
+    composition.write_text(composition.read_text() + "\nCHANGED = 1\n")
+    keys.append(key())
+    assert len(set(keys)) == 3
+    guidance = study_2d.stage_config(images_2d._method(run), study_2d.Settings(), steps=1, batch=1).guidance
+    assert images_2d.COMPOSITION.endswith(f".{guidance.combine}")
+
+
+def test_more_seeds_than_true_objects_are_compared_with_as_many(monkeypatch):
+    def truth(text: str, views: object, count: int = 8) -> measures.Views:
+        """Return objects whose features are orthogonal, so that their Vendi score is their number."""
+        rgb = torch.eye(16)[:count].repeat_interleave(len(measures.cameras()), 0)[:, None, None].expand(-1, 3, 1, 16)
+        return measures.Views(rgb, rgb[:, :1])
+
+    monkeypatch.setattr(measures, "features", lambda rgb: rgb[:, 0, 0])
+    monkeypatch.setattr(measures, "true_views", truth)
+    monkeypatch.setattr(measures, "_true_objects", lambda text: (truth(text, None), []))
+    for count in (4, 8, 12):
+        found = measures.diversity_of_objects(f"a red mug, {count}", torch.eye(16)[:count])
+        assert found["vendi_ratio"] == pytest.approx(1) and found["diversity"] == pytest.approx(1)
+
+
+def test_a_system_is_compared_with_the_parameters_of_the_preset(project):
+    usual, other = (Run("fantasia3d", 100.0, text, 0) for text in ("a red mug", "a blue chair"))
+    create.file_prompt(project, "a red mug", system="fantasia3d", own={"geometry": {"steps": 600}})
+    for _ in range(2):  # the second time, both exist
+        filed = systems_3d.file_prompts(project, [usual, other], "demo")
+        assert {project.config(prompt).geometry.steps for prompt in filed.values()} == {100}
+        assert filed[other].id == "a-blue-chair-fantasia3d"
+    assert project.config(project.prompt("a-red-mug-fantasia3d")).geometry.steps == 600
+
+
+@pytest.mark.parametrize("preset", ["demo", "paper"])
+def test_the_scale_of_a_system_is_that_of_its_first_stage_with_guidance(project, preset):
+    assert systems_3d.scale(project, "fantasia3d", preset) == 100.0  # its radiance field is not optimised
+    assert systems_3d.scale(project, "dreamfusion", preset) == 100.0
+    assert systems_3d.scale(project, "prolificdreamer", "paper") == 7.5
+
+
+def test_the_materials_of_a_system_have_the_light_of_their_training(tmp_path, monkeypatch):
+    place = torch.tensor([[0.0, -0.4, -0.4], [0.0, 0.4, -0.4], [0.0, 0.0, 0.4]]).numpy()
+    mesh = UnwrappedMesh(place, np.array([[0, 1, 2]]), place[:, 1:] + 0.5, np.array([[1.0, 0, 0]] * 3, np.float32))
+    write_glb(tmp_path / "mesh.glb", mesh, np.full((8, 8, 5), 0.5, np.float32))
+    found = []
+    for seed in (0, 1):
+        prompt, project = SimpleNamespace(id="x", seed=seed), SimpleNamespace(output=lambda id, stage: tmp_path)
+        views, _ = systems_3d.result(project, prompt)
+        light = studio(generator(seed, "light"))
+        expected = load_glb(tmp_path / "mesh.glb", lighting=light).render(measures.cameras()[0], 64).rgb
+        assert torch.equal(views.rgb[:1], expected)
+        found.append(views.rgb)
+    assert not torch.equal(*found)
+
+
 def test_the_study_takes_any_guidance_method_with_a_scale():
     assert study._method("vsd 7.5, n = 1").shared is False
     assert (study._method("ism 12.5").kind, study._method("ism 12.5").scale) == ("ism", 12.5)
@@ -206,6 +291,18 @@ def test_unknown_names_are_one_line(arguments, said):
     with pytest.raises(InputError) as caught:
         cli._run(["compare", *arguments])
     assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
+
+
+def test_paths_are_those_of_the_folder_in_which_the_command_runs_and_of_the_root(project, monkeypatch, capsys):
+    folder = project.root / "prompts"
+    (folder / "mine.txt").write_text("a red mug\n")
+    monkeypatch.chdir(folder)
+    given = {}
+    monkeypatch.setattr(compare, "run", lambda project, form, **options: given.update(options, at=Path.cwd()) or [])
+    cli._run(["compare", "--quick", "--prompts", "mine.txt", "--out", "page"])
+    assert given["prompts"] == ["a red mug"] and given["out"] == folder / "page"
+    assert given["at"] == project.root  # as prior.path in the parameters is relative to the root
+    assert str(folder / "page" / "compare.html") in capsys.readouterr().out
 
 
 def test_systems_are_compared_with_prolificdreamer_and_their_cost_is_said_to_differ():

@@ -84,6 +84,20 @@ def test_vsd_starts_at_the_prior_and_learns_with_one_t_for_all_views(folder, dty
     assert steps[-1]["score_loss"] < 0.95 * steps[0]["score_loss"]
 
 
+def test_a_shared_pass_has_metrics_if_the_score_network_has_a_base_of_its_own(folder, prior):
+    score = ScoreConfig(base=str(folder), share_pass=True)
+    guide = build_guidance(prior, GuidanceConfig(score=score), PROMPT, generator=generator(0, "score"))
+    views = cameras.sample(4, CameraConfig(orbit=True), generator(0, "cameras"))
+    guide.loss(noisy().requires_grad_(), views, 0.5, generator(0, "loss"))
+    assert guide.train_score_network(noisy(), views, measure=True)["score_gain"] == pytest.approx(1, abs=1e-5)
+
+
+def test_the_random_shift_of_asd_is_the_same_for_all_views(prior):
+    config = GuidanceConfig(method="asd", options={"asd": {"random": True}})
+    later = build_guidance(prior, config, PROMPT).later(torch.full((4,), 900), generator(0, "shift"))
+    assert later.unique().numel() == 1 and int(later[0]) > 900
+
+
 def test_samples_are_the_views_of_an_orbit(prior):
     prior.observe(orbits().c2w)
     images = prior.sample([PROMPT, "a blue chair"], steps=2, generator=generator(0, "sample"))

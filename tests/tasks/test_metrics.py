@@ -8,6 +8,7 @@ from flows.benchmarks import quality
 from flows.benchmarks.study import TRACKED
 from flows.reporting import metrics as descriptions
 from prolific_core.experiments import study_2d as study
+from tasks import evaluate
 from tests.conftest import ROOT
 from tests.support import metrics_page
 
@@ -33,6 +34,10 @@ def test_what_true_objects_have():
     assert descriptions.describe("kernel_distance").true_value({"kernel_distance": 3.0}) is None
     assert descriptions.describe("kernel_distance").true_value(values | {"kernel_distance": None}) is None
     assert descriptions.ordered(["unknown", "alignment", "family_agreement"])[0] == "family_agreement"
+
+
+def test_a_metric_that_the_first_particle_does_not_have_is_kept():
+    assert evaluate._means([{"iou": 0.0}, {"iou": 0.5, "chamfer": 0.1}]) == {"iou": 0.25, "chamfer": 0.1}
 
 
 @pytest.mark.parametrize("name", sorted(metrics_page.documented()))

@@ -61,7 +61,9 @@ class Space:
         prompts, size = len({run.prompt for run in self.found}), self.size
         if self.name == "systems":
             cost = "the steps and the sizes are those of the preset, so that the cost differs"
-            return f"Prompts: {prompts}; seeds: {size.seeds}; {cost}. Scales are those of the first stage."
+            return (
+                f"Prompts: {prompts}; seeds: {size.seeds}; {cost}. Scales are those of the first stage with guidance."
+            )
         per = f"image, {size.particles} images per run" if self.name == "2d" else "radiance field"
         tried = ", ".join(f"{scale:g}" for scale in size.scales)
         chosen = f"Scales, chosen with other prompts: {tried}." if len(size.scales) > 1 else f"Only scale: {tried}."

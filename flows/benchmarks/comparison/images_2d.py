@@ -21,6 +21,7 @@ from tasks.runtime.imports import imported_modules, module_file
 from tasks.runtime.project import Project
 
 PROBE = "a red cube"  # the prompt with which the evaluations of a step are counted
+COMPOSITION = "prolific_core.guidance.combine.cfg"  # that of all runs
 
 
 @dataclass(frozen=True)
@@ -94,17 +95,19 @@ def _name(run: Run) -> str:
 def _key(project: Project, run: Run, size: Size) -> str:
     """Return a hash of the settings, the code of the run's method and the prior's weights."""
     values = project.shared_config()
-    return _hash(project.root, run.method, values.prior.path, size.particles, size.evaluations, values.system.threads)
+    settings = (values.prior.path, values.prior.dtype, size.particles, size.evaluations, values.system.threads)
+    return _hash(project.root, run.method, *settings)
 
 
 @cache
-def _hash(root: Path, method: str, prior: str, *numbers: int) -> str:
+def _hash(root: Path, method: str, prior: str, *settings: str | int) -> str:
     folder = Path(locate(prior))
-    starts = ("prolific_core.experiments.study_2d", f"prolific_core.guidance.{method}")
+    # Methods and compositions are imported by name, which their importers do not show.
+    starts = ("prolific_core.experiments.study_2d", f"prolific_core.guidance.{method}", COMPOSITION)
     modules = sorted({name for start in starts for name in imported_modules(start, root)})
     files = [digest(file) for name in modules if (file := module_file(name, root))]
     models = [digest(folder / part) for part in ("unet", "vae", "text_encoder", "scheduler")] if folder.is_dir() else []
-    return hashlib.sha256(json.dumps([files, models, prior, numbers]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([files, models, prior, settings]).encode()).hexdigest()[:16]
 
 
 def _kept(folder: Path) -> Outcome | None:
@@ -125,8 +128,9 @@ def _perform(work: Work) -> Outcome:
     from prolific_core.experiments import study_2d
     from prolific_core.files import write_json
 
-    prior, began = _prior(work.prior, work.dtype), time.monotonic()
+    prior = _prior(work.prior, work.dtype)
     per_step = _evaluations_per_step(work.prior, work.dtype, work.run.method, work.run.scale)
+    began = time.monotonic()  # loading the prior and counting are not part of the run
     steps = max(1, round(work.evaluations / per_step))
     settings = study_2d.Settings(work.particles, work.particles, steps, seed=work.run.seed)
     work.folder.mkdir(parents=True, exist_ok=True)

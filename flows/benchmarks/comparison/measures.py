@@ -29,6 +29,7 @@ from prolific_core.toybox.world import draw as world
 from prolific_core.toybox.world.captions import article
 
 TRUE_RENDERS = 64
+TRUE_OBJECTS = 8  # for metrics in 3D; more seeds are compared with as many true objects
 SHARPNESS = 0.98  # percentile of the gradient's magnitude, which lies on the edges
 
 
@@ -69,7 +70,7 @@ def of_images(text: str, images: Tensor) -> dict[str, float]:
 @cache
 def _true_objects(text: str) -> tuple[Views, list[float]]:
     views = cameras()
-    truth = true_views(text, views)
+    truth = true_views(text, views, TRUE_OBJECTS)
     assert truth is not None  # The command has checked that the prompt can be parsed.
     distances = own_distances(text, views, truth)
     assert distances is not None
@@ -100,12 +101,20 @@ def of_object(text: str, made: Views, solid: Solid) -> tuple[dict[str, float], T
 
 def diversity_of_objects(text: str, vectors: Tensor) -> dict[str, float]:
     """Compare the mean feature vectors (N, D) of objects of one prompt with those of N true objects; N > 1."""
-    views = len(cameras())
-    true = torch.stack([rows.mean(0) for rows in features(_true_objects(text)[0].rgb).split(views)])
+    true = _true_vectors(text, max(TRUE_OBJECTS, len(vectors)))
     return {
         "diversity": pairwise_distance(vectors) / pairwise_distance(true),
         "vendi_ratio": vendi_score(vectors) / vendi_score(true[: len(vectors)]),
     }
+
+
+@cache
+def _true_vectors(text: str, count: int) -> Tensor:
+    """Return the mean feature vectors (count, D) of true objects of a prompt."""
+    views = cameras()
+    truth = _true_objects(text)[0] if count == TRUE_OBJECTS else true_views(text, views, count)
+    assert truth is not None  # The command has checked that the prompt can be parsed.
+    return torch.stack([rows.mean(0) for rows in features(truth.rgb).split(len(views))])
 
 
 def _distance(distance: float, own: list[float]) -> dict[str, float]:

@@ -4,6 +4,7 @@ The prompts are those of `prolific generate --system`, with the steps and the si
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -11,9 +12,11 @@ from flows.benchmarks.comparison import fields_3d, measures
 from flows.benchmarks.comparison.plan import Run
 from flows.orchestration import dvc_runner
 from flows.prompt_store import create
+from prolific_core import prompts
 from prolific_core.config import Config, StageConfig
 from prolific_core.mesh.compare import Solid
 from prolific_core.prompts import Prompt
+from prolific_core.seeding import generator
 from prolific_core.toybox.evaluation.ground_truth import SIZE, Views
 from tasks.runtime.project import STAGES, Project
 from tasks.tracking.prompt_runs import PromptRuns
@@ -23,16 +26,26 @@ BEFORE = list(STAGES)[: list(STAGES).index(LAST) + 1]
 
 
 def scale(project: Project, system: str, preset: str) -> float:
-    """Return the guidance scale of a system in its first stage, for the table."""
+    """Return the guidance scale of a system in its first stage with guidance, for the table."""
     probe = Prompt(id="compare", text="a red cube", preset=preset, system_name=system)
-    return project.config(probe).nerf.guidance.scale
+    values = project.config(probe)
+    guided = [stage for _, stage in values if isinstance(stage, StageConfig) and stage.steps > 0]
+    return (guided or [values.nerf])[0].guidance.scale
 
 
 def file_prompts(project: Project, runs: list[Run], preset: str) -> dict[Run, Prompt]:
     """Create the prompt of each run, whose method is a system."""
-    return {
-        run: create.file_prompt(project, run.prompt, preset=preset, system=run.method, seed=run.seed) for run in runs
-    }
+    return {run: _file(project, run, preset) for run in runs}
+
+
+def _file(project: Project, run: Run, preset: str) -> Prompt:
+    """Create the prompt of a run, which is that of `prolific generate` unless a user has set its parameters."""
+    request = create.PromptRequest(run.prompt, seed=run.seed, preset=preset, system=run.method)
+    usual = create.plan(project, request)
+    changed = project.config(usual) != project.config(replace(usual, sections={}))
+    facts = f"compare {run.method} {run.prompt} {run.seed} {preset}"
+    id = prompts.make_id(facts, distinct=True) if changed else None
+    return create.file_prompt(project, run.prompt, preset=preset, system=run.method, seed=run.seed, id=id)
 
 
 def make(project: Project, filed: dict[Run, Prompt], workers: int, done: Callable[[Run], None]) -> None:
@@ -65,10 +78,16 @@ def cost(project: Project, prompt: Prompt) -> dict[str, float]:
 
 @torch.no_grad()
 def result(project: Project, prompt: Prompt) -> tuple[Views, Solid]:
-    """Return views of a run's exported model from the evaluation's cameras, over white, and its mesh."""
-    from prolific_core.mesh.export import load_glb
+    """Return views of a run's exported model from the evaluation's cameras, over white, and its mesh.
 
-    views, model = measures.cameras(), load_glb(project.output(prompt.id, LAST) / "mesh.glb", device="cpu")
+    Materials are lit as in the stages `texture` and `evaluate`.
+    """
+    from prolific_core.mesh.export import load_glb
+    from prolific_core.render.mesh.lights import studio
+
+    lighting = studio(generator(prompt.seed, "light"))
+    views, path = measures.cameras(), project.output(prompt.id, LAST) / "mesh.glb"
+    model = load_glb(path, device="cpu", lighting=lighting)
     renders = [model.render(views[i], SIZE, 1.0, supersampling=2) for i in range(len(views))]
     images = (torch.cat([getattr(render, name) for render in renders]) for name in ("rgb", "opacity"))
     return Views(*images), Solid(model.welded_vertices, model.welded_faces)

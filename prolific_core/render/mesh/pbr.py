@@ -6,8 +6,8 @@ the GGX distribution, Smith's masking and shadowing, and Schlick's Fresnel term,
     f = (1 - F) c / pi + F D V,      c = (1 - metallic) base,      f0 = .04 (1 - metallic) + metallic base.
 
 All colours are linear. Normals and directions are unit vectors that point away from the surface. As in the
-specification, the two terms of a dielectric are not coupled, so that a white one reflects up to 1.15 times the light of
-a lamp at a grazing angle of 75 degrees.
+specification, the two terms of a dielectric are not coupled, so that a smooth white one reflects 1.2 times the light of
+a lamp at an angle of 75 degrees and 1.6 times at 85 degrees.
 """
 
 import math

@@ -38,12 +38,12 @@ class Shape:
         """Move and scale a solid.
 
         Raises:
-            EmptyMesh: The solid contains no points.
+            EmptyMesh: The solid contains fewer than two of the points at which it is tested.
         """
         low, high = solid.bounds()
         points = low + _random_points() * (high - low)
         inside = points[solid.contains(points)]
-        if len(inside) == 0:
+        if len(inside) < 2:  # a single point has no radius of gyration
             raise EmptyMesh("the mesh encloses no volume")
         centre = inside.mean(0)
         radius = (inside - centre).square().sum(1).mean().sqrt()

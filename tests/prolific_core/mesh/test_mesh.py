@@ -313,6 +313,11 @@ def test_the_error_for_a_broken_file_contains_its_name(tmp_path):
     path.write_bytes(b"hello")
     with pytest.raises(InputError, match="cut.glb"):
         load_glb(path)
+    count = f'"count":{len(baked.vertices)},"type":"VEC2"'.encode()
+    fewer = f'"count":{len(baked.vertices) - 1},"type":"VEC2"'.encode().rjust(len(count))
+    path.write_bytes(glb_bytes(baked, texture).replace(count, fewer))
+    with pytest.raises(InputError, match="cut.glb.*each vertex must have texture coordinates"):
+        load_glb(path)
 
 
 def test_colours_of_a_textured_mesh_receive_gradients():

@@ -32,6 +32,12 @@ def test_small_inputs():
     assert not interval(np.array([[-1.0, 1.0], [1.0, -1.0]])).excludes_zero
 
 
+def test_the_interval_of_a_single_prompt_is_that_of_the_mean_of_its_seeds():
+    seeds = np.random.default_rng(3).normal(size=(1, 50))
+    found = interval(seeds)
+    assert abs((found.high - found.low) / (2 * 1.96 * seeds.std() / 50**0.5) - 1) < 0.1
+
+
 def test_an_interval_is_repeatable():
     values = np.random.default_rng(2).normal(size=(3, 3))
     assert interval(values) == interval(values) != interval(values, seed=1)

@@ -119,6 +119,7 @@ def moebius():
         ("flat.obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "must hold a mesh with faces and a volume"),
         ("nan.obj", b"v 0 0 nan\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 2 3\nf 1 2 4\n", "finite"),
         ("strip.ply", "moebius", "is not closed; close its holes"),
+        ("line.obj", b"v 0 0 0\nv 1 1 1\nv .5 .5 .5\nv 2 1 0\nf 1 2 3\nf 1 3 3\n", "must hold a mesh with faces"),
     ],
 )
 def test_a_bad_file_gives_one_line(tmp_path, name, content, message):
@@ -130,6 +131,22 @@ def test_a_bad_file_gives_one_line(tmp_path, name, content, message):
     with pytest.raises(InputError, match=message) as error:
         check_start(GeometryConfig(start=str(path)))
     assert str(error.value).startswith("geometry.start: ") and "\n" not in str(error.value)
+
+
+def test_an_edge_of_three_faces_does_not_prevent_the_closing_of_holes(tmp_path):
+    ball = trimesh.creation.icosphere(3)
+    keep = np.setdiff1d(np.arange(len(ball.faces)), [0, 7, 600])
+    vertices = np.concatenate([ball.vertices, ball.vertices[ball.faces[50][:1]] * 1.05])
+    faces = np.concatenate([ball.faces[keep], [[*ball.faces[50][:2], len(ball.vertices)]]])
+    trimesh.Trimesh(vertices, faces, process=False).export(tmp_path / "ball.ply")
+    found = trimesh.Trimesh(*read_solid(tmp_path / "ball.ply", "geometry.start"), process=False)
+    assert is_balanced(found.faces) and found.volume == pytest.approx(4 / 3 * math.pi * 0.125, rel=0.2)
+
+
+def test_a_mesh_thinner_than_a_cell_gives_one_line(tmp_path):
+    trimesh.creation.box((1.0, 1.0, 0.002)).export(tmp_path / "plate.obj")
+    with pytest.raises(InputError, match="thinner than a cell; raise geometry.grid_resolution"):
+        start_surface(GeometryConfig(start=str(tmp_path / "plate.obj"), grid_resolution=15))
 
 
 def test_a_shape_that_does_not_fit_into_the_grid_gives_one_line():

@@ -57,5 +57,12 @@ def test_a_mesh_without_a_volume():
     assert shape_metrics("a green car", flat, 1) == {"iou": 0.0}
 
 
+def test_specks_of_a_single_point_have_no_volume():
+    speck = trimesh.creation.icosphere(2, 0.006)
+    other = speck.copy()
+    other.apply_translation((1, 1, 1))
+    assert shape_metrics("a red cube", solid(trimesh.util.concatenate([speck, other])), 1) == {"iou": 0.0}
+
+
 def test_a_prompt_without_known_truth_has_no_shape_metrics():
     assert shape_metrics("a corgi in a hat", true_object("a blue cube")) == {}
