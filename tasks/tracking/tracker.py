@@ -245,13 +245,20 @@ class Tracker:
         self._delete_lost({run.run for run in stages.values()}, list(stages))
 
     def _delete_lost(self, own: set[str], stages: list[str]) -> None:
-        """Delete unfinished runs of the same stages, which a worker has left that was lost with its records.
+        """Delete runs of the same stages, which a worker has left that was lost with its records or its results.
 
-        Another worker has made these stages since, so that they would appear twice.
+        Another worker has made these stages since, so that they would appear twice. A lost run is unfinished, or it has
+        finished at the same revision, and its result was never part of a finished model.
         """
-        query = f"tags.`mlflow.parentRunId` = '{self._parent}' and attributes.status = 'RUNNING'"
-        for run in self.client.search_runs([self._experiment], query):
-            if run.info.run_id not in own and run.data.tags.get("stage") in stages:
+        found = self.client.search_runs([self._experiment], f"tags.`mlflow.parentRunId` = '{self._parent}'")
+        revisions = {run.data.tags["stage"]: run.data.tags.get("revision") for run in found if run.info.run_id in own}
+        for run in found:
+            stage, revision = run.data.tags.get("stage"), run.data.tags.get("revision", "-dirty")
+            if run.info.run_id in own or stage not in stages:
+                continue
+            repeated = revision == revisions.get(stage) and not revision.endswith("-dirty")
+            lost = repeated and run.info.status == "FINISHED" and "dvc_lock" not in run.data.tags
+            if lost or run.info.status == "RUNNING":
                 self.client.delete_run(run.info.run_id)
 
     def _keep_receipt(self) -> None:

@@ -118,6 +118,32 @@ def test_the_run_of_a_worker_that_was_lost_with_its_records_is_replaced(project)
     assert [point.step for point in points] == [1, 5, 10, 15, 20]
 
 
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_finished_stage_of_a_worker_that_was_lost_with_its_results_is_replaced(project, edited):
+    """Another worker makes it again at the same revision. After an edit, both runs stay: their results may differ."""
+    commit = ["git", "-C", str(project.root), "-c", "user.name=x", "-c", "user.email=x@x", "commit", "--quiet"]
+    subprocess.run(["git", "-C", str(project.root), "add", "--all"], check=True)
+    subprocess.run([*commit, "--message", "x"], check=True)
+    run_stage(project)
+    with Tracker(project, "a-red-mug") as run:
+        run.sync_stage("initialise")
+    lost = runs(project)["initialise"]
+    assert lost.info.status == "FINISHED"
+    shutil.rmtree(project.state / "a-red-mug")
+    if edited:
+        (project.root / "params.yaml").write_text((project.root / "params.yaml").read_text() + "# edited")
+    run_stage(project)
+    for _ in range(2):
+        with Tracker(project, "a-red-mug") as run:
+            run.sync_stage("initialise")
+            run.finish({}, [])
+    if edited:
+        with pytest.raises(AssertionError):
+            runs(project)  # the name occurs twice
+    else:
+        assert runs(project)["initialise"].info.run_id != lost.info.run_id
+
+
 def test_a_running_stage_is_synced_and_a_failed_one_is_marked(project):
     steps = []
 
