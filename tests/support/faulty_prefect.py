@@ -8,9 +8,11 @@ Prints one JSON object per run: n, whether the request was reached, and what the
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,27 +33,29 @@ class Fault:
         base.PrefectHttpxAsyncClient.send = self._counted(base.PrefectHttpxAsyncClient.send)
 
     def _counted(self, send) -> Any:
-        import httpx
+        def call(*args, **kwargs):
+            with self._request():
+                return send(*args, **kwargs)
 
-        def fails() -> bool:
-            self.left -= 1
-            return self.left == 0 or (self.lasting and self.left < 0)
-
-        def call(client, request, *args, **kwargs):
-            lost = fails()
-            answer = send(client, request, *args, **kwargs) if self.after or not lost else None
-            if lost:
-                raise httpx.ReadError("the connection was lost")
-            return answer
-
-        async def call_async(client, request, *args, **kwargs):
-            lost = fails()
-            answer = await send(client, request, *args, **kwargs) if self.after or not lost else None
-            if lost:
-                raise httpx.ReadError("the connection was lost")
-            return answer
+        async def call_async(*args, **kwargs):
+            with self._request():
+                return await send(*args, **kwargs)
 
         return call_async if asyncio.iscoroutinefunction(send) else call
+
+    @contextlib.contextmanager
+    def _request(self) -> Iterator[None]:
+        """Count a request, and raise an error before it or after it if it is to fail."""
+        import httpx
+
+        self.left -= 1
+        error = httpx.ReadError("the connection was lost")
+        lost = self.left == 0 or (self.lasting and self.left < 0)
+        if lost and not self.after:
+            raise error
+        yield
+        if lost:
+            raise error
 
 
 def run(log: Path, fault: Fault) -> list[str]:
