@@ -73,6 +73,14 @@ def compare(
     out: Annotated[Path, typer.Option(help="The folder for compare.md, compare.json and compare.html.")] = Path(
         "compare"
     ),
+    reuse: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="The folder of an earlier comparison (it may be that of --out). Its runs enter the table and are not "
+            "made again.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Compare guidance methods at equal cost, or systems, against known truth.
@@ -83,6 +91,7 @@ def compare(
     Examples:
     $ prolific compare --quick
     $ prolific compare --space 2d --methods vsd,sds,csd --seeds 4
+    $ prolific compare --space 2d --reuse docs/leaderboard/2d
     $ prolific compare --systems prolificdreamer,dreamfusion --seeds 1
     """
     if full and quick:
@@ -96,6 +105,7 @@ def compare(
     from tasks.runtime.project import Project
 
     project, texts, out = Project.find(), _lines(prompts), out.resolve()
+    reuse = None if reuse is None else reuse.resolve()
     os.chdir(project.root)  # paths in the parameters are relative to the root
     machine.threads(project.shared_config().system.threads)
     announce("loading torch")
@@ -115,6 +125,7 @@ def compare(
         workers=workers,
         preset=preset,
         out=out,
+        reuse=reuse,
     )
     print(compare.text(form, found))
     print(f"\npage       {out / 'compare.html'}")

@@ -24,7 +24,7 @@ class Section:
         rows: Method, guidance scale and one interval or None for each metric (`prolific_core.metrics.intervals`).
         reference: Name of the method with which the others are compared.
         differences: Method, metric, interval and verdict.
-        images: Method and one batch of images (N, 3, S, S) in [0, 1] for each prompt.
+        pictures: Method and one PNG for each prompt; see `picture`.
     """
 
     title: str
@@ -34,25 +34,28 @@ class Section:
     rows: Sequence[tuple[str, float, Sequence[Any]]]
     reference: str
     differences: Sequence[tuple[str, str, Any, str]]
-    images: Sequence[tuple[str, Sequence[Tensor]]]
+    pictures: Sequence[tuple[str, Sequence[bytes | None]]]
 
 
 def page(facts: dict[str, str], note: str, sections: Sequence[Section]) -> str:
     """Return the page. `facts` has the date, the commit and the command."""
-    pictures = [[(method, [_picture(batch) for batch in row]) for method, row in part.images] for part in sections]
+    shown = [
+        [(method, [inline(data, ".png") if data else None for data in row]) for method, row in part.pictures]
+        for part in sections
+    ]
     return render(
         "compare.html",
         scripts=("compare.js",),
         title="Comparison of guidance methods",
         facts=facts,
         note=note,
-        sections=list(zip(sections, pictures, strict=True)),
+        sections=list(zip(sections, shown, strict=True)),
     )
 
 
-def _picture(images: Tensor) -> str:
-    """Return images side by side as a data URL."""
+def picture(images: Tensor) -> bytes:
+    """Return images (N, 3, S, S) in [0, 1] side by side as PNG."""
     row = np.concatenate([image.permute(1, 2, 0).numpy() for image in images], axis=1)
     file = BytesIO()
     Image.fromarray((row.clip(0, 1) * 255).round().astype(np.uint8)).save(file, "PNG", optimize=True)
-    return inline(file.getvalue(), ".png")
+    return file.getvalue()

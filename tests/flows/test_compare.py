@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from flows.benchmarks import study
-from flows.benchmarks.comparison import compare, images_2d, measures, plan, summary, systems_3d
+from flows.benchmarks.comparison import compare, finished, images_2d, measures, plan, summary, systems_3d
+from flows.benchmarks.comparison.finished import Finished
 from flows.benchmarks.comparison.plan import Run, Size
 from flows.cli import main as cli
 from flows.prompt_store import create
@@ -101,9 +102,13 @@ def test_a_metric_that_some_prompts_do_not_have_is_averaged_over_the_others():
 
 
 def space(**offsets: float) -> compare.Space:
-    found = results(**offsets)
-    images = {run: torch.rand(4, 3, 8, 8) for run in found}
-    return compare.Space("2d", SIZE, dict.fromkeys(["vsd", *offsets], 7.5), found, images)
+    return compare.Space("2d", SIZE, dict.fromkeys(["vsd", *offsets], 7.5), finished_runs(results(**offsets)))
+
+
+def finished_runs(found):
+    return {
+        run: Finished(metrics, "1a2b", comparison.picture(torch.rand(4, 3, 8, 8))) for run, metrics in found.items()
+    }
 
 
 def test_the_table_and_the_page_show_means_intervals_and_verdicts():
@@ -119,6 +124,82 @@ def test_the_table_and_the_page_show_means_intervals_and_verdicts():
     page = comparison.page(facts, "a note", [compare.section(part)])
     assert page.count("data:image/png;base64,") == 2 * 3 and "&lt;script&gt;" in page and "<script>alert" not in page
     assert "a note" in page and ">worse</td>" in page
+
+
+def test_finished_runs_are_reused_with_their_pictures_and_only_missing_ones_are_made(project, tmp_path, monkeypatch):
+    """The second comparison has one more seed and one more method."""
+    made: list[Run] = []
+
+    def make(self, runs):
+        made.extend(runs)
+        return {
+            run: Finished(
+                {"excess": run.scale + run.seed, "family": 1.0},
+                f"commit {len(made)}",
+                comparison.picture(torch.full((4, 3, 8, 8), run.seed / 4)),
+                [float(run.seed), 1.0 if run.method == "vsd" else 0.0],
+            )
+            for run in runs
+        }
+
+    monkeypatch.setattr(compare._Work, "_make", make)
+    monkeypatch.setattr(measures, "diversity_of_objects", lambda text, vectors: {"diversity": float(len(vectors))})
+    size = Size(2, 1, 100, (1.0, 7.5))
+    monkeypatch.setattr(plan, "SIZES", {"default": {"3d": size}})
+    options = {"spaces": ["3d"], "systems": [], "prompts": [], "evaluations": None, "workers": 1, "preset": "demo"}
+    first = compare.run(project, "default", methods=["vsd"], seeds=1, out=tmp_path / "a", **options)
+    assert len(made) == 2 + 2 and "diversity" not in first[0].means["vsd"]
+    pictures = sorted(path.name for path in (tmp_path / "a" / "images").iterdir())
+    assert pictures == ["3d-vsd-1-a-blue-chair-0.png", "3d-vsd-1-a-red-mushroom-0.png"]
+    made.clear()
+    (second,) = compare.run(
+        project, "default", methods=["vsd", "sds"], seeds=2, out=tmp_path / "b", reuse=tmp_path / "a", **options
+    )
+    assert [(run.method, run.seed) for run in made if run.seed != plan.TUNING_SEED] == [
+        ("sds", 0), ("sds", 0), ("vsd", 1), ("sds", 1), ("vsd", 1), ("sds", 1),
+    ]  # fmt: skip
+    assert len(made) == 2 + 6 and {run.method for run in made if run.seed == plan.TUNING_SEED} == {"sds"}
+    assert second.means["vsd"]["diversity"].mean == 2 and len(second.found) == 8
+    page = (tmp_path / "b" / "compare.html").read_text()
+    assert page.count("data:image/png;base64,") == 4 and "commit 4, commit 8" in page
+    made.clear()
+    (third,) = compare.run(
+        project, "default", methods=["vsd"], seeds=1, out=tmp_path / "b", reuse=tmp_path / "b", **options
+    )
+    assert not made and third.found == first[0].found  # without the diversity of the larger table
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda values: values["3d"]["conditions"].update(evaluations=7), "were made with evaluations 7, not 100"),
+        (lambda values: values["3d"]["conditions"].pop("prior"), "were made with prior None"),
+        (lambda values: values["3d"].pop("tuning"), "is not a comparison with reusable runs ('tuning')"),
+        (lambda values: values["3d"]["tuning"][0].pop("seed"), "is not a comparison with reusable runs ('seed')"),
+        (lambda values: values.update({"3d": [1]}), "is not a comparison with reusable runs"),
+    ],
+)
+def test_runs_under_other_conditions_are_refused_in_one_line(project, tmp_path, monkeypatch, change, said):
+    metrics = {"excess": 1.0}
+    monkeypatch.setattr(compare._Work, "_make", lambda self, runs: {run: Finished(metrics, "1") for run in runs})
+    monkeypatch.setattr(plan, "SIZES", {"default": {"3d": Size(1, 1, 100, (1.0, 7.5))}})
+    options = {"spaces": ["3d"], "systems": [], "prompts": [], "evaluations": None, "workers": 1, "preset": "demo"}
+    options |= {"methods": ["sds"], "seeds": 1, "out": tmp_path}
+    compare.run(project, "default", **options)
+    compare.run(project, "default", reuse=tmp_path, **options)
+    values = json.loads((tmp_path / "compare.json").read_text())
+    change(values)
+    (tmp_path / "compare.json").write_text(json.dumps(values))
+    with pytest.raises(InputError) as caught:
+        compare.run(project, "default", reuse=tmp_path, **options)
+    assert str(caught.value).startswith("--reuse: ") and said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_folder_without_a_comparison_cannot_be_reused(tmp_path):
+    with pytest.raises(InputError, match="--reuse: .*compare.json is not a comparison with reusable runs"):
+        finished.read(tmp_path, "2d", {})
+    (tmp_path / "compare.json").write_text("{}")
+    assert finished.read(tmp_path, "2d", {}) == {}  # a comparison of the other space
 
 
 LINES_OF_NAMES = """[...document.querySelectorAll('.sortable td:first-child')].map(cell => {
@@ -308,8 +389,7 @@ def test_paths_are_those_of_the_folder_in_which_the_command_runs_and_of_the_root
 def test_systems_are_compared_with_prolificdreamer_and_their_cost_is_said_to_differ():
     found = results(dreamfusion=2.0)
     found = {replace(run, method={"vsd": "prolificdreamer"}.get(run.method, run.method)): v for run, v in found.items()}
-    images = {run: torch.rand(4, 3, 8, 8) for run in found}
-    part = compare.Space("systems", SIZE, {"prolificdreamer": 4.0, "dreamfusion": 100.0}, found, images)
+    part = compare.Space("systems", SIZE, {"prolificdreamer": 4.0, "dreamfusion": 100.0}, finished_runs(found))
     text = compare.text("default", [part])
     assert "## Systems (final models)" in text and "the cost differs" in text
     assert "Difference to prolificdreamer" in text and "worse" in text

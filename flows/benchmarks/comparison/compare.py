@@ -5,16 +5,19 @@ the table. A system has the steps of the preset and its own scales. Finished run
 comparison continues where it stopped.
 """
 
+import hashlib
 import shlex
 import sys
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
 
-from flows.benchmarks.comparison import fields_3d, images_2d, measures, plan, summary, systems_3d
+from flows.benchmarks.comparison import fields_3d, finished, images_2d, measures, plan, summary, systems_3d
+from flows.benchmarks.comparison.finished import Finished
 from flows.benchmarks.comparison.plan import Run, Size
 from flows.reporting import comparison
 from flows.reporting.comparison import Section
@@ -48,8 +51,13 @@ class Space:
     name: str
     size: Size
     scales: dict[str, float]
-    found: dict[Run, dict[str, float]]
-    images: dict[Run, Tensor] = field(repr=False)
+    results: dict[Run, Finished] = field(repr=False)
+    tuning: dict[Run, Finished] = field(default_factory=dict, repr=False)
+    conditions: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def found(self) -> dict[Run, dict[str, float]]:
+        return {run: result.metrics for run, result in self.results.items()}
 
     @property
     def means(self) -> dict[str, dict[str, Interval]]:
@@ -92,6 +100,7 @@ def run(
     workers: int,
     preset: str,
     out: Path,
+    reuse: Path | None = None,
 ) -> list[Space]:
     """Run a comparison, write its table and page to `out`, and return its results.
 
@@ -106,59 +115,88 @@ def run(
         evaluations: U-Net evaluations of each method; None for those of the form.
         workers: Number of runs at the same time.
         preset: Preset of the runs in 3D.
-        out: Folder of compare.md, compare.json and compare.html.
+        out: Folder of compare.md, compare.json, compare.html and images.
+        reuse: Such a folder, whose runs are not made again.
+
+    Raises:
+        InputError: A prompt cannot be compared, or the runs in `reuse` were made under other conditions.
     """
     for text in prompts:
         if world.parse(text) is None:
             raise InputError(f"the prompt must name an object and a colour of the Toybox world, got {text!r}")
         if text in plan.TUNING_PROMPTS:
             raise InputError(f"{text!r} is used to choose the guidance scales and cannot be in the table")
-    done = [] if not systems else [_systems(project, form, systems, prompts, seeds, workers, preset)]
+
+    def work(name: str, size: Size) -> _Work:
+        return _Work(project, name, size, workers, preset, reuse)
+
+    done = [] if not systems else [_systems(work, project, form, systems, prompts, seeds, preset)]
     for name in spaces if not systems else []:
         size = plan.changed(plan.SIZES[form][name], seeds=seeds, prompts=len(prompts) or None, evaluations=evaluations)
         chosen = methods or list(size.methods) or guidance_methods()
         texts = prompts or list(plan.PROMPTS[: size.prompts])
-        work = _Work(project, name, size, workers, preset)
-        tuned = work.measured(plan.tuning(chosen, size))
-        scales = plan.best_scales(chosen, size, {run: values["excess"] for run, values in tuned.items()})
-        found = work.measured(plan.table_runs(scales, texts, size.seeds))
-        if name == "3d":
-            _add_diversity(found, work.vectors)
-        done.append(Space(name, size, scales, found, {r: work.images[r] for r in found}))
+        done.append(_methods(work(name, size), chosen, texts))
     _write(project, form, done, out)
     return done
 
 
+def _methods(work: "_Work", methods: list[str], prompts: list[str]) -> Space:
+    """Choose the scale of each guidance method, then run and measure them."""
+    size = work.size
+    tuned = work.measured(plan.tuning(methods, size))
+    scales = plan.best_scales(methods, size, {run: result.metrics["excess"] for run, result in tuned.items()})
+    found = work.measured(plan.table_runs(scales, prompts, size.seeds))
+    tuned = {run: replace(result, picture=None) for run, result in tuned.items()}
+    return Space(work.space, size, scales, found, tuned, work.conditions)
+
+
 def _systems(
+    work: "Callable[[str, Size], _Work]",
     project: Project,
     form: str,
     systems: list[str],
     prompts: list[str],
     seeds: int | None,
-    workers: int,
     preset: str,
 ) -> Space:
     """Run and measure systems, with the numbers of prompts and seeds of the form in 3D."""
     size = plan.changed(plan.SIZES[form]["3d"], seeds=seeds, prompts=len(prompts) or None, evaluations=0)
     scales = {system: systems_3d.scale(project, system, preset) for system in systems}
-    work = _Work(project, "systems", size, workers, preset)
-    found = work.measured(plan.table_runs(scales, prompts or list(plan.PROMPTS[: size.prompts]), size.seeds))
-    _add_diversity(found, work.vectors)
-    return Space("systems", size, scales, found, work.images)
+    runs = plan.table_runs(scales, prompts or list(plan.PROMPTS[: size.prompts]), size.seeds)
+    part = work("systems", size)
+    return Space("systems", size, scales, part.measured(runs), conditions=part.conditions)
 
 
 class _Work:
-    """Runs and measures the runs of one space."""
+    """Runs and measures the runs of one space, except those that another comparison has made."""
 
-    def __init__(self, project: Project, space: str, size: Size, workers: int, preset: str):
+    def __init__(self, project: Project, space: str, size: Size, workers: int, preset: str, reuse: Path | None):
         self.project, self.space, self.size, self.workers, self.preset = project, space, size, workers, preset
-        self.images: dict[Run, Tensor] = {}
-        self.vectors: dict[Run, Tensor] = {}
+        self.commit = revision(project.root)
+        self.conditions = self._conditions()
+        self.reused = {} if reuse is None else finished.read(reuse, space, self.conditions)
 
-    def measured(self, runs: list[Run]) -> dict[Run, dict[str, float]]:
-        """Bring all runs up to date and return their metrics."""
-        if not runs:
-            return {}
+    def _conditions(self) -> dict[str, Any]:
+        """Return what all runs of the table have in common, apart from the version of the code."""
+        path = self.project.shared_config().prior.path
+        parts = images_2d.weights(path)
+        prior = f"{path} {hashlib.sha256(''.join(parts).encode()).hexdigest()[:16]}" if parts else path
+        own = {"particles": self.size.particles} if self.space == "2d" else {"preset": self.preset}
+        return {"evaluations": self.size.evaluations, "prior": prior, **own}
+
+    def measured(self, runs: list[Run]) -> dict[Run, Finished]:
+        """Bring all runs up to date and return their results."""
+        missing = [run for run in runs if run not in self.reused]
+        if runs:
+            reused = f", and {len(runs) - len(missing)} reused" if self.reused else ""
+            announce(f"compare {self.space}: {len(missing)} runs{reused}")
+        made = self._make(missing) if missing else {}
+        results = {run: made.get(run) or self.reused[run] for run in runs}
+        if self.space != "2d":
+            _add_diversity(results)
+        return results
+
+    def _make(self, runs: list[Run]) -> dict[Run, Finished]:
         count = 0
 
         def done(run: Run) -> None:
@@ -166,7 +204,6 @@ class _Work:
             count += 1
             announce(f"compare {self.space}: {run} ({count} finished of {len(runs)} or fewer)")
 
-        announce(f"compare {self.space}: {len(runs)} runs")
         if self.space == "2d":
             outcomes = images_2d.outcomes(self.project, runs, self.size, self.workers, done)
             return {run: self._of_images(run, outcomes[run]) for run in runs}
@@ -178,36 +215,39 @@ class _Work:
         fields_3d.make(self.project, prompts, self.workers, done)
         return {run: self._of_field(run, prompts[run]) for run in runs}
 
-    def _of_images(self, run: Run, outcome: images_2d.Outcome) -> dict[str, float]:
+    def _of_images(self, run: Run, outcome: images_2d.Outcome) -> Finished:
         images = checkpoint.load(outcome.path)["images"]
-        self.images[run] = images[:SHOWN]
         cost = {"seconds": outcome.seconds / len(images), "evaluations": outcome.evaluations}
-        return measures.of_images(run.prompt, images) | cost
+        metrics = measures.of_images(run.prompt, images) | cost
+        return Finished(metrics, self.commit, comparison.picture(images[:SHOWN]))
 
-    def _of_field(self, run: Run, prompt: Any) -> dict[str, float]:
-        found = self._of_object(run, *fields_3d.result(self.project, prompt))
+    def _of_field(self, run: Run, prompt: Any) -> Finished:
         evaluations = {"evaluations": fields_3d.evaluations(self.project, prompt, run)}
-        return found | evaluations | fields_3d.cost(self.project, prompt)
+        cost = evaluations | fields_3d.cost(self.project, prompt)
+        return self._of_object(run, *fields_3d.result(self.project, prompt), cost)
 
-    def _of_model(self, run: Run, prompt: Any) -> dict[str, float]:
-        found = self._of_object(run, *systems_3d.result(self.project, prompt))
+    def _of_model(self, run: Run, prompt: Any) -> Finished:
         evaluations = {"evaluations": systems_3d.evaluations(self.project, prompt)}
-        return found | evaluations | systems_3d.cost(self.project, prompt)
+        cost = evaluations | systems_3d.cost(self.project, prompt)
+        return self._of_object(run, *systems_3d.result(self.project, prompt), cost)
 
-    def _of_object(self, run: Run, views: Views, solid: Solid) -> dict[str, float]:
-        found, self.vectors[run] = measures.of_object(run.prompt, views, solid)
-        self.images[run] = views.rgb[:: max(1, len(views.rgb) // SHOWN)][:SHOWN]
-        return found
+    def _of_object(self, run: Run, views: Views, solid: Solid, cost: dict[str, float]) -> Finished:
+        metrics, features = measures.of_object(run.prompt, views, solid)
+        shown = views.rgb[:: max(1, len(views.rgb) // SHOWN)][:SHOWN]
+        return Finished(metrics | cost, self.commit, comparison.picture(shown), features.tolist())
 
 
-def _add_diversity(found: dict[Run, dict[str, float]], vectors: dict[Run, Tensor]) -> None:
-    """Add the diversity over the seeds of a prompt to each of its runs."""
-    for (method, text), rows in fields_3d.vectors_by_prompt({run: vectors[run] for run in found}).items():
-        if len(rows) > 1:
-            values = measures.diversity_of_objects(text, rows)
-            for run in found:
-                if (run.method, run.prompt) == (method, text):
-                    found[run] |= values
+def _add_diversity(results: dict[Run, Finished]) -> None:
+    """Add the diversity over the seeds of a prompt to the metrics of each of its runs."""
+    groups: dict[tuple[str, float, str], list[Finished]] = {}
+    for run, result in results.items():
+        groups.setdefault((run.method, run.scale, run.prompt), []).append(result)
+    for (_, _, text), group in groups.items():
+        if len(group) > 1:
+            vectors = torch.tensor([result.features for result in group])
+            values = measures.diversity_of_objects(text, vectors)
+            for result in group:
+                result.metrics.update(values)
 
 
 def text(form: str, spaces: list[Space]) -> str:
@@ -227,7 +267,7 @@ def section(space: Space) -> Section:
     means = space.means
     names = [name for name in summary.COLUMNS if any(name in row for row in means.values())]
     prompts, first = list(dict.fromkeys(run.prompt for run in space.found)), min(run.seed for run in space.found)
-    images = {(run.method, run.prompt): batch for run, batch in space.images.items() if run.seed == first}
+    pictures = {(run.method, run.prompt): r.picture for run, r in space.results.items() if run.seed == first}
     return Section(
         title=TITLES[space.name],
         note=space.note,
@@ -236,15 +276,22 @@ def section(space: Space) -> Section:
         rows=[(method, space.scales[method], [row.get(name) for name in names]) for method, row in means.items()],
         reference=space.reference,
         differences=[(d.method, summary.compared_name(d.metric), d.interval, d.verdict) for d in space.differences],
-        images=[(method, [images[method, prompt] for prompt in prompts]) for method in space.scales],
+        pictures=[(method, [pictures[method, prompt] for prompt in prompts]) for method in space.scales],
     )
+
+
+def _with_pictures_of_the_first_seed(space: Space) -> dict[Run, Finished]:
+    """Return the results without the pictures that the page does not show."""
+    first = min(run.seed for run in space.results)
+    return {run: r if run.seed == first else replace(r, picture=None) for run, r in space.results.items()}
 
 
 def _write(project: Project, form: str, spaces: list[Space], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
+    commits = dict.fromkeys(result.commit for space in spaces for result in space.results.values())
     facts = {
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": revision(project.root),
+        "commit": ", ".join(str(commit) for commit in commits),
         "command": shlex.join(["prolific", *sys.argv[1:]]),
     }
     values = facts | {
@@ -253,14 +300,16 @@ def _write(project: Project, form: str, spaces: list[Space], out: Path) -> None:
             space.name: {
                 "size": asdict(space.size),
                 "scales": space.scales,
+                "conditions": space.conditions,
                 **summary.as_json(space.means, space.differences),
-                "runs": [asdict(run) | {"metrics": metrics} for run, metrics in space.found.items()],
+                "tuning": finished.write(out, space.name, space.tuning),
+                "runs": finished.write(out, space.name, _with_pictures_of_the_first_seed(space)),
             }
             for space in spaces
         },
     }
     head = f"{facts['date']}, commit `{facts['commit']}`: `{facts['command']}`"
-    files = [out / "compare.md", out / "compare.json", out / "compare.html"]
+    files = [out / "compare.md", out / finished.JSON, out / "compare.html"]
     write_atomically(files[0], f"# Comparison of methods\n\n{head}\n\n{text(form, spaces)}\n".encode())
     write_json(files[1], values)
     write_atomically(files[2], comparison.page(facts, NOTES[form], [section(space) for space in spaces]).encode())

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
-from torch import Tensor
 
 from flows.benchmarks.comparison import measures
 from flows.benchmarks.comparison.plan import Run, Size
@@ -97,11 +96,3 @@ def result(project: Project, prompt: Prompt) -> tuple[Views, Solid]:
     shrink = torch.nn.functional.avg_pool2d
     solid = Solid(*extract_surface(field, project.config(prompt).geometry).extract())
     return Views(shrink(image.rgb, 2), shrink(image.opacity, 2)), solid
-
-
-def vectors_by_prompt(found: dict[Run, Tensor]) -> dict[tuple[str, str], Tensor]:
-    """Group the feature vectors of the runs by method and prompt."""
-    groups: dict[tuple[str, str], list[Tensor]] = {}
-    for run, vector in found.items():
-        groups.setdefault((run.method, run.prompt), []).append(vector)
-    return {key: torch.stack(rows) for key, rows in groups.items()}

@@ -101,13 +101,17 @@ def _key(project: Project, run: Run, size: Size) -> str:
 
 @cache
 def _hash(root: Path, method: str, prior: str, *settings: str | int) -> str:
-    folder = Path(locate(prior))
     # Methods and compositions are imported by name, which their importers do not show.
     starts = ("prolific_core.experiments.study_2d", f"prolific_core.guidance.{method}", COMPOSITION)
     modules = sorted({name for start in starts for name in imported_modules(start, root)})
     files = [digest(file) for name in modules if (file := module_file(name, root))]
-    models = [digest(folder / part) for part in ("unet", "vae", "text_encoder", "scheduler")] if folder.is_dir() else []
-    return hashlib.sha256(json.dumps([files, models, prior, settings]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([files, weights(prior), prior, settings]).encode()).hexdigest()[:16]
+
+
+def weights(prior: str) -> list[str]:
+    """Return the digests of the parts of a prior, which are empty if it is not a folder."""
+    folder = Path(locate(prior))
+    return [digest(folder / part) for part in ("unet", "vae", "text_encoder", "scheduler")] if folder.is_dir() else []
 
 
 def _kept(folder: Path) -> Outcome | None:
