@@ -13,6 +13,7 @@ import re
 import sys
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from configobj import ConfigObj, ConfigObjError
@@ -79,6 +80,26 @@ def read_only(*pipelines: str) -> None:
     Index.from_repo = classmethod(from_files)  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def look_up_parameters() -> None:
+    """Make DVC look up the keys of parameters one level at a time.
+
+    Its own search visits all keys of the file for each key of each stage, which takes half of the time of `dvc status`.
+    It still searches if a key leads through a list.
+    """
+    import dpath
+    from dvc.dependency import param
+
+    def get(config: Any, key: str, separator: str = ".") -> Any:
+        value = config
+        for name in key.split(separator):
+            if not isinstance(value, dict) or any(character in name for character in "*?["):
+                return dpath.get(config, key, separator=separator)
+            value = value[name]
+        return value
+
+    param.dpath = SimpleNamespace(get=get, search=dpath.search)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def _one_prompt(targets: list[str]) -> str | None:
     found = re.fullmatch(r"(prompts/[^/]+/dvc\.yaml)(:\w+)?", targets[0]) if len(targets) == 1 else None
     return found and found[1]
@@ -91,6 +112,7 @@ def main() -> int:
     command, targets = sys.argv[1:2], [part for part in sys.argv[2:] if not part.startswith("-")]
     if command in (["repro"], ["status"]) and (pipeline := _one_prompt(targets)):
         read_only(pipeline)
+    look_up_parameters()
     from dvc import lock
     from dvc.cli import main as dvc
 

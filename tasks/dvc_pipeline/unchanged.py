@@ -7,6 +7,7 @@ is read once; everything else is DVC's own comparison.
 """
 
 import functools
+import gc
 import json
 import os
 import subprocess
@@ -64,7 +65,9 @@ def main() -> None:
     ids = json.load(sys.stdin)
     pipelines = {id: f"prompts/{id}/dvc.yaml" for id in ids}
     cli.read_only(*pipelines.values())
+    cli.look_up_parameters()
     _read_once()
+    gc.set_threshold(100_000)  # a tenth of the time would go to looking for garbage
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from tasks.dvc_pipeline import cli
 from tasks.dvc_pipeline.unchanged import unchanged
 from tasks.runtime.project import Project
 
@@ -49,3 +50,20 @@ def test_prompts_that_are_finished_are_unchanged(two):
     assert unchanged(two, [FIRST, SECOND]) == {FIRST, SECOND}
     shutil.rmtree(two.root / "runs" / SECOND / "nerf")
     assert unchanged(two, [FIRST, SECOND]) == {FIRST}
+
+
+def test_parameters_are_looked_up_as_dvc_does(monkeypatch):
+    import dpath
+    from dvc.dependency import param
+
+    monkeypatch.setattr(param, "dpath", dpath)  # restored after the test
+    cli.look_up_parameters()
+    values = {"nerf": {"steps": 0, "time": {"final": None}, "schedule": [[0.0, 64], [0.5, 128]], "a*": 1}, "x": False}
+    keys = ["nerf", "nerf.steps", "nerf.time", "nerf.time.final", "nerf.schedule", "nerf.schedule.1", "x", "nerf.a*"]
+    for key in keys:
+        assert param.dpath.get(values, key, separator=".") == dpath.get(values, key, separator="."), key
+    for key in ("nerf.missing", "y", "nerf.steps.0", "nerf.schedule.7"):
+        with pytest.raises(KeyError):
+            dpath.get(values, key, separator=".")
+        with pytest.raises(KeyError):
+            param.dpath.get(values, key, separator=".")
