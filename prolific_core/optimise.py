@@ -167,6 +167,7 @@ def distil(
         timer.lap("render")
         latents = render.rgb if scene.renders_latents else guidance.prior.encode(render.rgb)
         timer.lap("encode")
+        guidance.observe(index, render, cameras)
         distillation = guidance.loss(latents, cameras, progress, draw("guidance"))
         timer.lap("guidance")
         losses = scene.losses(render, progress)

@@ -4,8 +4,8 @@
 
 This is equation 9 of ProlificDreamer (arXiv 2305.16213). Some methods differ only in eps_q (`sds.py`, `vsd.py`,
 `esd.py`), some replace the whole difference (`csd.py`, `nfsd.py`, `bridge.py`), and some choose the noisy latents
-themselves (`asd.py`, `ism.py`, `sdi.py`). Each method is a file in this folder, and each way to combine predictions for
-several texts into eps_pretrained is a file in `combine/`. Both kinds of files are selected by name.
+themselves (`asd.py`, `cfd.py`, `ism.py`, `sdi.py`). Each method is a file in this folder, and each way to combine
+predictions for several texts into eps_pretrained is a file in `combine/`. Both kinds of files are selected by name.
 """
 
 import importlib
@@ -23,6 +23,7 @@ from prolific_core.errors import InputError
 from prolific_core.guidance import timesteps, view_prompts
 from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.prior.noise_schedule import Latents, TextEmbeddings, Times
+from prolific_core.render.result import Render
 
 
 def build_guidance(
@@ -152,6 +153,15 @@ class Guidance:
         """
         w = timesteps.weight(self.config.weighting, self.prior.schedule.alphas_cumprod[t])
         return w[:, None, None, None]
+
+    def observe(self, particle: int, render: Render, cameras: Cameras) -> None:
+        """Receive the render of a training step before `loss`. Most methods need its latents alone and do nothing.
+
+        Args:
+            particle: Number of the particle.
+            render: The render.
+            cameras: Cameras of the views.
+        """
 
     def sample_times(self, batch: int, progress: float, generator: torch.Generator | None = None) -> Times:
         """Sample the time steps of a training step.

@@ -44,9 +44,7 @@ class SDI(Guidance):
         """Return the upper bound of t, or random time steps if `annealed` is false; see `Guidance.sample_times`."""
         if not self.options.annealed:
             return super().sample_times(batch, progress, generator)
-        length = self.prior.schedule.length
-        upper = round(timesteps.upper_bound(self.config.time, progress) * length)
-        return torch.full((batch,), min(max(upper, 1), length - 1))
+        return timesteps.upper_times(batch, self.config.time, progress, self.prior.schedule.length)
 
     def gradient(
         self, latents: Latents, cameras: Cameras, t: Times, noise: Latents, generator: torch.Generator | None = None

@@ -71,6 +71,22 @@ def sample_times(
     return t.long().clamp(0, length - 1)
 
 
+def upper_times(batch: int, config: TimeConfig, progress: float, length: int) -> Times:
+    """Return the upper bound of the range of t as time steps, for methods whose t decreases over the run.
+
+    Args:
+        batch: Number of samples.
+        config: The distribution of t.
+        progress: Fraction of the run in [0, 1].
+        length: Number of time steps of the noise schedule.
+
+    Returns:
+        The same integer from 1 to `length - 1` for all samples, on the CPU.
+    """
+    upper = round(upper_bound(config, progress) * length)
+    return torch.full((batch,), min(max(upper, 1), length - 1))
+
+
 def weight(name: str, alpha_bar: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
     """Return the weight w(t) of the gradient.
 

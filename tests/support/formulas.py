@@ -36,6 +36,9 @@ def sds(prior, x, noise, t, views, scale):
     return sigma_squared(prior, t) * (guided(prior, noised(prior, x, noise, t), t, views, scale) - noise)
 
 
+cfd = sds  # in the first step, when the particle has no noise yet
+
+
 def csd(prior, x, noise, t, views, scale):
     x_t = noised(prior, x, noise, t)
     none, against = of(prior, "", x_t, t), of(prior, NEGATIVE, x_t, t)
