@@ -1,4 +1,4 @@
-"""Servers of a cluster on this machine: PostgreSQL, Prefect, MLflow and an S3-compatible object store."""
+"""Servers of a cluster on this machine: PostgreSQL, Prefect, MLflow, git and an S3-compatible object store."""
 
 import os
 import secrets
@@ -24,6 +24,8 @@ def free_port() -> int:
 class Server:
     """Process that listens on a port of the loopback interface, and can be stopped and started again."""
 
+    http = True
+
     def __init__(self, folder: Path, name: str, *command: str, port: int, cwd: Path | None = None, **environment: str):
         self.command, self.port, self.log = command, port, folder / f"{name}.log"
         self.cwd, self.environment = cwd or folder, {**os.environ, **environment}
@@ -37,7 +39,10 @@ class Server:
         end = time.monotonic() + 300
         while time.monotonic() < end and self.process.poll() is None:
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{self.port}", timeout=5).close()
+                if self.http:
+                    urllib.request.urlopen(f"http://127.0.0.1:{self.port}", timeout=5).close()
+                else:
+                    socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
                 return
             except urllib.error.HTTPError:
                 return
@@ -53,6 +58,17 @@ class Server:
                     self.process.wait(20)
                 except subprocess.TimeoutExpired:
                     continue
+
+
+class GitServer(Server):
+    """Server of the repositories in a folder, to which everyone may push."""
+
+    http = False
+
+    def __init__(self, folder: Path):
+        port = free_port()
+        options = ["--export-all", "--enable=receive-pack", "--reuseaddr", "--listen=127.0.0.1", f"--port={port}"]
+        super().__init__(folder, "git", "git", "daemon", *options, f"--base-path={folder}", str(folder), port=port)
 
 
 class Postgres:

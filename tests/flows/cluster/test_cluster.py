@@ -17,7 +17,7 @@ import pytest
 from flows.orchestration.prefect_server import STRING, URL
 from tasks.runtime.project import STAGES
 from tests.conftest import clone_with_fakes
-from tests.support import cluster_servers, clusters
+from tests.support import cluster_servers, clusters, namespaces
 
 pytestmark = [
     pytest.mark.cluster,
@@ -25,7 +25,8 @@ pytestmark = [
 ]
 PROMPTS = int(os.environ.get("CLUSTER_PROMPTS", "12"))
 COLOURS = ("red", "blue", "green", "yellow", "white", "black")
-AWAY = 60  # seconds without MLflow
+AWAY = 60  # seconds without MLflow, and without a worker's network
+LEASE = 120  # seconds after which the prompt of a worker that does not answer is given to another
 
 # Every stage works for two seconds and notes that it runs.
 NOTE = """
@@ -49,14 +50,14 @@ class Cluster:
     """Servers, a head and workers, with the environment of each."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        self.folder, self.network = folder, namespaces.Network()
         self.postgres = cluster_servers.Postgres()
         keys = {"AWS_ACCESS_KEY_ID": "prolific", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
         os.environ.update(keys)
         self.store = cluster_servers.object_store(folder)
         import boto3
 
-        endpoint = f"http://127.0.0.1:{self.store.port}"
+        endpoint = self.address(self.store)
         client = boto3.client("s3", endpoint_url=endpoint)
         for bucket in ("dvc", "mlflow"):
             client.create_bucket(Bucket=bucket)
@@ -71,27 +72,36 @@ class Cluster:
         self.repository = clusters.make_remotes(self.head.root, folder, "s3://dvc", endpointurl=endpoint)
         clusters.git(self.head.root, "push", "--quiet", "origin", "HEAD:main")
         clusters.git(self.repository, "symbolic-ref", "HEAD", "refs/heads/main")
+        self.git = cluster_servers.GitServer(folder)
+        self.origin = self.address(self.git, "git") + "/repository.git"
+        clusters.git(self.head.root, "remote", "set-url", "origin", self.origin)
         self.prefect = cluster_servers.prefect(folder, self.head.root, self.postgres)
         self.mlflow = cluster_servers.mlflow(folder, self.postgres, self.store)
         home = self.head.root / ".state" / "prefect"
         self.environment = {
             **keys,
-            URL: f"http://127.0.0.1:{self.prefect.port}/api",
+            URL: f"{self.address(self.prefect)}/api",
             STRING: (home / "auth_string").read_text(),
-            "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{self.mlflow.port}",
+            "MLFLOW_TRACKING_URI": self.address(self.mlflow),
             "PROLIFIC_TRACKER": "flow",
-            "PROLIFIC_LEASE_SECONDS": "60",
+            "PROLIFIC_LEASE_SECONDS": str(LEASE),
             "RAN": str(folder / "ran"),
         }
         self.workers: list[subprocess.Popen] = []
 
+    def address(self, server: cluster_servers.Server, scheme: str = "http") -> str:
+        """Return the address of a server, which all machines of the network reach."""
+        self.network.forward(server.port)
+        return f"{scheme}://{self.network.address}:{server.port}"
+
     def start_worker(self) -> None:
-        folder = self.folder / f"worker{len(self.workers) + 1}"
-        clusters.git(self.folder, "clone", "--quiet", str(self.repository), str(folder))
+        number = len(self.workers) + 1
+        folder, there = self.folder / f"worker{number}", self.network.add(number)
+        clusters.git(self.folder, "clone", "--quiet", self.origin, str(folder))
         with open(f"{folder}.log", "wb") as log:
             self.workers.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "flows.cli.main", "worker", "--pool", "clones"],
+                    [*there, sys.executable, "-m", "flows.cli.main", "worker", "--pool", "clones"],
                     cwd=folder,
                     env={**os.environ, **self.environment, "PREFECT_HOME": str(folder / ".prefect")},
                     stdout=log,
@@ -111,8 +121,9 @@ class Cluster:
             worker.terminate()
         for worker in self.workers:
             worker.wait(90)
-        for server in (self.prefect, self.mlflow, self.store, self.postgres):
+        for server in (self.prefect, self.mlflow, self.store, self.git, self.postgres):
             server.stop()
+        self.network.close()
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +186,12 @@ def test_nothing_is_lost_and_nothing_done_twice(cluster, monkeypatch, capsys):
     time.sleep(AWAY)
     cluster.mlflow.start()
     events.append(f"{time.monotonic() - began:.0f} s: MLflow is back")
+    if cluster.network.real:
+        until(lambda: cluster.done() >= PROMPTS * 2 // 3, "the cable of worker 2 unplugged")
+        cluster.network.connect(2, "down")
+        time.sleep(AWAY)
+        cluster.network.connect(2, "up")
+        events.append(f"{time.monotonic() - began:.0f} s: worker 2 is connected again")
     while sweep.poll() is None:
         peak = max(peak, psutil.Process(sweep.pid).memory_info().rss)
         time.sleep(1)
@@ -211,6 +228,7 @@ def test_nothing_is_lost_and_nothing_done_twice(cluster, monkeypatch, capsys):
     assert not [path for path in written for secret in secrets if secret in path.read_text(errors="replace")]
     numbers = {
         "prompts": PROMPTS,
+        "network namespaces": cluster.network.real,
         "seconds": round(took),
         "stages run": len(ran),
         "stages run twice": len(ran) - len(set(ran)),
