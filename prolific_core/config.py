@@ -262,7 +262,7 @@ class LossWeights(Section):
 
 
 class ShadingConfig(Section):
-    """Shading of the radiance field by a point light near the camera (DreamFusion, arXiv 2209.14988, section 3.2).
+    """Shading of a field or surface by a point light near the camera (DreamFusion, arXiv 2209.14988, section 3.2).
 
     A shaded step shows the colour as the albedo of a surface that is lit, or a white surface, which shows the shape
     alone (`scenes/shading.py`). Other renders are not shaded, so that previews, mesh and texture show the albedo.
@@ -333,6 +333,7 @@ class GeometryConfig(StageConfig):
     smoothing: int = Field(default=0, ge=0, le=100)  # smoothing passes over the initial signed distances
     opacity: Weight = 0.0  # weight of the mean opacity, which prevents surfaces from growing
     colours: bool = False  # optimise the colours, too, by guidance on colour renders instead of normals (Magic3D)
+    shading: ShadingConfig = ShadingConfig()  # of the colour renders
     grid_learning_rate: Rate = 1e-2  # of the colours, as the two parameters below
     network_learning_rate: Rate = 1e-3
     random_background: Fraction = 0.5  # probability of a random plain background instead of white

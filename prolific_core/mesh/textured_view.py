@@ -101,6 +101,6 @@ class TexturedView:
             return self.colour(interpolate(self.uvs, self.faces, hits.face, hits.barycentrics))
 
         if len(self.texture) == 3:
-            return values
+            return lambda hits, points, normals: values(hits, points)
         normals = vertex_normals(self.welded_vertices, self.welded_faces)
         return lit_shader(values, normals, self.welded_faces, cameras, self.lighting)

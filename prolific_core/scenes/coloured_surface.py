@@ -7,11 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from prolific_core.cameras import Cameras
+from prolific_core.render.mesh.raster import Hits
 from prolific_core.render.result import Render
 from prolific_core.scenes.backgrounds import some_random
 from prolific_core.scenes.base import Scene
 from prolific_core.scenes.colour_field import ColourField
 from prolific_core.scenes.radiance_field import RadianceField
+from prolific_core.scenes.shading import draw_lights
 from prolific_core.scenes.surface import TetrahedralSurface
 
 
@@ -24,7 +26,8 @@ class ColouredSurface(nn.Module, Scene):
     """Tetrahedral surface that is rendered with the colours of a field instead of its normals.
 
     The gradient of a render reaches the signed distances, the deformation and the colours. The background is white, or
-    a plain random colour with the probability `train_config.random_background` in training renders.
+    a plain random colour with the probability `train_config.random_background` in training renders, which
+    `train_config.shading` may light.
 
     Args:
         surface: The surface, whose `train_config` has the learning rates of the colours, too.
@@ -41,14 +44,19 @@ class ColouredSurface(nn.Module, Scene):
         Args:
             cameras: Cameras on the scene's device.
             resolution: Height and width of the images in pixels.
-            generator: Source of the random backgrounds of training renders.
+            generator: Source of the random backgrounds and lights of training renders.
         """
-        background = torch.ones(len(cameras), 3, 1, 1)
+        background, lights = torch.ones(len(cameras), 3, 1, 1), None
         if generator is not None:
-            background = some_random(background, self.surface.train_config.random_background, generator)
-        return self.surface.render(
-            cameras, resolution, generator, shader=lambda hits, points: self.colour(points), background=background
-        )
+            config = self.surface.train_config
+            background = some_random(background, config.random_background, generator)
+            lights = draw_lights(config.shading, cameras, self.progress, generator)
+
+        def colours(hits: Hits, points: Tensor, normals: Tensor) -> Tensor:
+            albedo = self.colour(points)
+            return lights.shade(albedo, normals, points, hits.image_index) if lights else albedo
+
+        return self.surface.render(cameras, resolution, generator, shader=colours, background=background)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the parameters of the shape and of the colours with their learning rates."""

@@ -134,7 +134,7 @@ class TexturedMesh(nn.Module, Scene):
         Args:
             cameras: The cameras of the render.
         """
-        return lambda hits, points: self.colour(points)
+        return lambda hits, points, normals: self.colour(points)
 
     def _random_background(self, batch: int, generator: torch.Generator) -> Tensor:
         """Return a plain random colour (B, 3) with the configured probability, and white otherwise."""

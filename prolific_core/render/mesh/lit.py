@@ -65,11 +65,9 @@ def lit_shader(
     """
     centres = cameras.c2w[:, :3, 3].to(normals)
 
-    def colours(hits: Hits, points: Tensor) -> Tensor:
-        _, height, width = hits.face_id.shape
-        view = torch.div(hits.pixel, height * width, rounding_mode="floor")
+    def colours(hits: Hits, points: Tensor, _: Tensor) -> Tensor:
         normal = normalize(interpolate(normals, faces, hits.face, hits.barycentrics), dim=-1)
-        to_camera = normalize(centres[view] - points, dim=-1)
+        to_camera = normalize(centres[hits.image_index] - points, dim=-1)
         return lit_colours(material(hits, points), normal, to_camera, lighting).clamp(0, 1)
 
     return colours

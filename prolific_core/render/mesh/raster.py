@@ -189,6 +189,12 @@ class Hits:
     barycentrics: Float[Tensor, "covered 3"]
     distance: Float[Tensor, " covered"]
 
+    @property
+    def image_index(self) -> Int[Tensor, " covered"]:
+        """Index (N,) of the image of each covered pixel."""
+        _, height, width = self.face_id.shape
+        return torch.div(self.pixel, height * width, rounding_mode="floor")
+
     def image(
         self, values: Float[Tensor, "covered channels"], background: float | Tensor = 0.0
     ) -> Float[Tensor, "batch channels height width"]:

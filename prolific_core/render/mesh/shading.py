@@ -18,8 +18,8 @@ from prolific_core.render.mesh.raster import (
 )
 from prolific_core.render.result import Render
 
-#: Function from N hits and their world points (N, 3) to colours (N, 3) in [0, 1].
-Shader = Callable[[Hits, Tensor], Tensor]
+#: Function from N hits, their world points (N, 3) and smooth unit normals (N, 3) to colours (N, 3) in [0, 1].
+Shader = Callable[[Hits, Tensor, Tensor], Tensor]
 
 
 def broadcast_background(background: float | Float[Tensor, "..."], like: Tensor) -> Float[Tensor, "_ 3 _ _"]:
@@ -93,7 +93,7 @@ def render_mesh(
         behind = broadcast_background(background, vertices)
         if behind.shape[-1] > 1 and supersampling > 1:
             behind = behind.repeat_interleave(supersampling, 2).repeat_interleave(supersampling, 3)
-        layers.append(hits.image(shader(hits, points), behind))
+        layers.append(hits.image(shader(hits, points, smooth), behind))
     image = antialias(torch.cat(layers, dim=1), hits, vertices, faces, origins, directions, edges)
     depth = hits.image(hits.distance[:, None])
     if supersampling > 1:
