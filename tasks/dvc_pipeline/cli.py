@@ -84,7 +84,8 @@ def look_up_parameters() -> None:
     """Make DVC look up the keys of parameters one level at a time.
 
     Its own search visits all keys of the file for each key of each stage, which takes half of the time of `dvc status`.
-    It still searches if a key leads through a list.
+    It still searches for a key that is not found in this way, such as one that leads through a list, or whose part is
+    a number in a YAML file.
     """
     import dpath
     from dvc.dependency import param
@@ -92,7 +93,7 @@ def look_up_parameters() -> None:
     def get(config: Any, key: str, separator: str = ".") -> Any:
         value = config
         for name in key.split(separator):
-            if not isinstance(value, dict) or any(character in name for character in "*?["):
+            if not isinstance(value, dict) or name not in value or any(character in name for character in "*?["):
                 return dpath.get(config, key, separator=separator)
             value = value[name]
         return value

@@ -58,8 +58,13 @@ def test_parameters_are_looked_up_as_dvc_does(monkeypatch):
 
     monkeypatch.setattr(param, "dpath", dpath)  # restored after the test
     cli.look_up_parameters()
-    values = {"nerf": {"steps": 0, "time": {"final": None}, "schedule": [[0.0, 64], [0.5, 128]], "a*": 1}, "x": False}
+    values = {
+        "nerf": {"steps": 0, "time": {"final": None}, "schedule": [[0.0, 64], [0.5, 128]], "a*": 1},
+        "x": False,
+        "lights": {1: {"power": 3.0}, 2024: 5, False: 6},  # YAML has keys of other types
+    }
     keys = ["nerf", "nerf.steps", "nerf.time", "nerf.time.final", "nerf.schedule", "nerf.schedule.1", "x", "nerf.a*"]
+    keys += ["lights.1.power", "lights.2024", "lights.False", ".nerf.steps"]
     for key in keys:
         assert param.dpath.get(values, key, separator=".") == dpath.get(values, key, separator="."), key
     for key in ("nerf.missing", "y", "nerf.steps.0", "nerf.schedule.7"):
