@@ -77,8 +77,8 @@ def compare(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="The folder of an earlier comparison (it may be that of --out). Its runs enter the table and are not "
-            "made again.",
+            help="The folder of an earlier comparison (it may be that of --out). Those of its runs that are in the new "
+            "table are not made again.",
         ),
     ] = None,
     json: Json = False,

@@ -150,7 +150,9 @@ def test_finished_runs_are_reused_with_their_pictures_and_only_missing_ones_are_
     first = compare.run(project, "default", methods=["vsd"], seeds=1, out=tmp_path / "a", **options)
     assert len(made) == 2 + 2 and "diversity" not in first[0].means["vsd"]
     pictures = sorted(path.name for path in (tmp_path / "a" / "images").iterdir())
-    assert pictures == ["3d-vsd-1-a-blue-chair-0.png", "3d-vsd-1-a-red-mushroom-0.png"]
+    assert [name[: -len("-12345678.png")] for name in pictures] == [
+        "3d-vsd-1-a-blue-chair-0", "3d-vsd-1-a-red-mushroom-0",
+    ]  # fmt: skip
     made.clear()
     (second,) = compare.run(
         project, "default", methods=["vsd", "sds"], seeds=2, out=tmp_path / "b", reuse=tmp_path / "a", **options
@@ -164,7 +166,7 @@ def test_finished_runs_are_reused_with_their_pictures_and_only_missing_ones_are_
     assert page.count("data:image/png;base64,") == 4 and "commit 4, commit 8" in page
     made.clear()
     (third,) = compare.run(
-        project, "default", methods=["vsd"], seeds=1, out=tmp_path / "b", reuse=tmp_path / "b", **options
+        project, "default", methods=["vsd"], seeds=1, out=tmp_path / "c", reuse=tmp_path / "b", **options
     )
     assert not made and third.found == first[0].found  # without the diversity of the larger table
 
@@ -177,16 +179,29 @@ def test_finished_runs_are_reused_with_their_pictures_and_only_missing_ones_are_
         (lambda values: values["3d"].pop("tuning"), "is not a comparison with reusable runs ('tuning')"),
         (lambda values: values["3d"]["tuning"][0].pop("seed"), "is not a comparison with reusable runs ('seed')"),
         (lambda values: values.update({"3d": [1]}), "is not a comparison with reusable runs"),
+        (lambda values: values["3d"].update(conditions=["prior"]), "is not a comparison with reusable runs"),
+        (lambda values: values["3d"]["tuning"][0]["metrics"].pop("excess"), "with reusable runs ('excess')"),
+        (
+            lambda values: values["3d"]["runs"][0]["metrics"].update(excess=None),
+            "is not a comparison with reusable runs",
+        ),
+        (lambda values: values["3d"]["runs"][0].pop("features"), "with reusable runs ('features')"),
+        (lambda values: values["3d"]["runs"][0].update(features=[[1]]), "is not a comparison with reusable runs"),
+        (lambda values: values["3d"]["runs"][0].update(commit={}), "is not a comparison with reusable runs"),
+        (lambda values: values["3d"]["runs"][0].update(picture="../compare.json"), "with reusable runs ("),
+        (lambda values: values["3d"]["runs"][0].update(picture="not a picture.png"), "is not a PNG file"),
     ],
 )
 def test_runs_under_other_conditions_are_refused_in_one_line(project, tmp_path, monkeypatch, change, said):
-    metrics = {"excess": 1.0}
-    monkeypatch.setattr(compare._Work, "_make", lambda self, runs: {run: Finished(metrics, "1") for run in runs})
+    result = Finished({"excess": 1.0}, "1", features=[1.0])
+    monkeypatch.setattr(compare._Work, "_make", lambda self, runs: dict.fromkeys(runs, result))
     monkeypatch.setattr(plan, "SIZES", {"default": {"3d": Size(1, 1, 100, (1.0, 7.5))}})
     options = {"spaces": ["3d"], "systems": [], "prompts": [], "evaluations": None, "workers": 1, "preset": "demo"}
     options |= {"methods": ["sds"], "seeds": 1, "out": tmp_path}
     compare.run(project, "default", **options)
     compare.run(project, "default", reuse=tmp_path, **options)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "not a picture.png").write_bytes(b"secret")
     values = json.loads((tmp_path / "compare.json").read_text())
     change(values)
     (tmp_path / "compare.json").write_text(json.dumps(values))
@@ -195,11 +210,76 @@ def test_runs_under_other_conditions_are_refused_in_one_line(project, tmp_path, 
     assert str(caught.value).startswith("--reuse: ") and said in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_runs_with_another_prior_are_refused_also_if_the_preset_or_the_data_type_decides_it(project):
+    def prior(space: str, preset: str = "demo") -> str:
+        return compare._Work(project, space, SIZE, 1, preset, None).conditions["prior"]
+
+    usual = prior("2d")
+    assert usual.startswith("toybox ") and prior("3d") == prior("systems") == usual
+    assert prior("3d", "paper") == "stabilityai/stable-diffusion-2-1-base auto" and prior("2d", "paper") == usual
+    (project.root / "params.yaml").write_text(json.dumps({"prior": {"dtype": "bfloat16"}}))
+    assert prior("2d") == usual.replace("toybox ", "toybox bfloat16 ")
+
+
 def test_a_folder_without_a_comparison_cannot_be_reused(tmp_path):
+    with pytest.raises(InputError, match="--reuse: .*compare.json is not a comparison with reusable runs"):
+        finished.read(tmp_path, "2d", {})
+    (tmp_path / "compare.json").write_text("[" * 100_000)
     with pytest.raises(InputError, match="--reuse: .*compare.json is not a comparison with reusable runs"):
         finished.read(tmp_path, "2d", {})
     (tmp_path / "compare.json").write_text("{}")
     assert finished.read(tmp_path, "2d", {}) == {}  # a comparison of the other space
+
+
+def test_runs_whose_prompts_are_similar_have_pictures_of_their_own(tmp_path):
+    found = {
+        Run("sds", 1.0, text, 0): Finished({"excess": 0.0}, "1", comparison.picture(torch.full((1, 3, 8, 8), k / 8)))
+        for k, text in enumerate(["a red mug", "a RED mug", "a BLUE mug", "a  red mug", "a red mug" + " with tea" * 50])
+    }
+    runs = finished.write(tmp_path, "2d", found)
+    (tmp_path / "compare.json").write_text(json.dumps({"2d": {"conditions": {}, "tuning": [], "runs": runs}}))
+    assert finished.read(tmp_path, "2d", {}) == found
+
+
+def test_a_table_is_not_replaced_by_one_without_some_of_its_runs(project, tmp_path, monkeypatch):
+    """With --out and --reuse of the same folder, they would be lost."""
+    made: list[Run] = []
+    result = Finished({"excess": 1.0}, "1", features=[1.0])
+    monkeypatch.setattr(compare._Work, "_make", lambda self, runs: made.extend(runs) or dict.fromkeys(runs, result))
+    monkeypatch.setattr(measures, "diversity_of_objects", lambda text, vectors: {})
+    size = Size(2, 1, 100, (1.0, 7.5))
+    monkeypatch.setattr(plan, "SIZES", {"default": {"3d": size, "2d": size}})
+    usual = {"spaces": ["2d", "3d"], "systems": [], "methods": ["vsd", "sds"], "prompts": [], "seeds": 2}
+    usual |= {"evaluations": None, "workers": 1, "preset": "demo", "out": tmp_path}
+    compare.run(project, "default", **usual)
+    before = (tmp_path / "compare.json").read_bytes()
+    made.clear()
+    for change, said in (
+        ({"methods": ["vsd", "csd"]}, "would not have 4 of its runs, such as sds at 1, a red mushroom, seed 0"),
+        ({"seeds": 1}, "would not have 4 of its runs, such as"),
+        ({"prompts": ["a red mug", "a red mushroom"]}, "would not have 4 of its runs, such as"),
+        ({"spaces": ["3d"]}, "would not have its runs in 2d"),
+    ):
+        with pytest.raises(InputError) as caught:
+            compare.run(project, "default", **usual | change, reuse=tmp_path)
+        assert str(caught.value).startswith("--out: ") and said in str(caught.value), caught.value
+    assert not made and (tmp_path / "compare.json").read_bytes() == before
+    compare.run(project, "default", **usual | {"methods": ["vsd", "sds", "csd"]}, reuse=tmp_path)
+    assert {run.method for run in made} == {"csd"}
+
+
+def test_all_reused_runs_are_checked_before_others_are_made(project, tmp_path, monkeypatch):
+    made: list[Run] = []
+    result = Finished({"excess": 1.0}, "1", features=[1.0])
+    monkeypatch.setattr(compare._Work, "_make", lambda self, runs: made.extend(runs) or dict.fromkeys(runs, result))
+    monkeypatch.setattr(plan, "SIZES", {"default": {"2d": Size(1, 1, 100, (1.0,)), "3d": Size(1, 1, 100, (1.0,))}})
+    options = {"spaces": ["2d", "3d"], "systems": [], "prompts": [], "evaluations": None, "workers": 1, "seeds": 1}
+    options |= {"methods": ["sds"], "out": tmp_path}
+    compare.run(project, "default", preset="demo", **options)
+    made.clear()
+    with pytest.raises(InputError, match="were made with preset demo, not tiny"):
+        compare.run(project, "default", preset="tiny", reuse=tmp_path, **options | {"prompts": ["a red mug"]})
+    assert not made
 
 
 LINES_OF_NAMES = """[...document.querySelectorAll('.sortable td:first-child')].map(cell => {

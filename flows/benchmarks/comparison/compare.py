@@ -8,7 +8,6 @@ comparison continues where it stopped.
 import hashlib
 import shlex
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +26,7 @@ from prolific_core.errors import InputError
 from prolific_core.files import write_atomically, write_json
 from prolific_core.mesh.compare import Solid
 from prolific_core.metrics.intervals import Interval
+from prolific_core.prompts import Prompt
 from prolific_core.toybox.evaluation.ground_truth import Views
 from prolific_core.toybox.world import draw as world
 from tasks.runtime.console import announce
@@ -119,7 +119,8 @@ def run(
         reuse: Such a folder, whose runs are not made again.
 
     Raises:
-        InputError: A prompt cannot be compared, or the runs in `reuse` were made under other conditions.
+        InputError: A prompt cannot be compared, the runs in `reuse` were made under other conditions, or the new table
+            would replace that in `reuse` without some of its runs.
     """
     for text in prompts:
         if world.parse(text) is None:
@@ -127,15 +128,19 @@ def run(
         if text in plan.TUNING_PROMPTS:
             raise InputError(f"{text!r} is used to choose the guidance scales and cannot be in the table")
 
-    def work(name: str, size: Size) -> _Work:
-        return _Work(project, name, size, workers, preset, reuse)
-
-    done = [] if not systems else [_systems(work, project, form, systems, prompts, seeds, preset)]
-    for name in spaces if not systems else []:
-        size = plan.changed(plan.SIZES[form][name], seeds=seeds, prompts=len(prompts) or None, evaluations=evaluations)
-        chosen = methods or list(size.methods) or guidance_methods()
-        texts = prompts or list(plan.PROMPTS[: size.prompts])
-        done.append(_methods(work(name, size), chosen, texts))
+    planned: list[tuple[_Work, list[str], list[str]]] = []
+    for name in ["systems"] if systems else spaces:
+        size = plan.SIZES[form]["3d" if systems else name]  # systems have the prompts and seeds of the form in 3D
+        size = plan.changed(size, seeds=seeds, prompts=len(prompts) or None, evaluations=0 if systems else evaluations)
+        chosen = systems or methods or list(size.methods) or guidance_methods()
+        work = _Work(project, name, size, workers, preset, reuse)
+        planned.append((work, chosen, prompts or list(plan.PROMPTS[: size.prompts])))
+    if reuse == out:
+        finished.check_spaces(out, [work.space for work, _, _ in planned])
+        for work, chosen, texts in planned:
+            table = plan.table_runs(dict.fromkeys(chosen, 0.0), texts, work.size.seeds)
+            finished.check_kept(out, work.space, work.reused, [(run.method, run.prompt, run.seed) for run in table])
+    done = [_systems(*part) if systems else _methods(*part) for part in planned]
     _write(project, form, done, out)
     return done
 
@@ -150,21 +155,11 @@ def _methods(work: "_Work", methods: list[str], prompts: list[str]) -> Space:
     return Space(work.space, size, scales, found, tuned, work.conditions)
 
 
-def _systems(
-    work: "Callable[[str, Size], _Work]",
-    project: Project,
-    form: str,
-    systems: list[str],
-    prompts: list[str],
-    seeds: int | None,
-    preset: str,
-) -> Space:
-    """Run and measure systems, with the numbers of prompts and seeds of the form in 3D."""
-    size = plan.changed(plan.SIZES[form]["3d"], seeds=seeds, prompts=len(prompts) or None, evaluations=0)
-    scales = {system: systems_3d.scale(project, system, preset) for system in systems}
-    runs = plan.table_runs(scales, prompts or list(plan.PROMPTS[: size.prompts]), size.seeds)
-    part = work("systems", size)
-    return Space("systems", size, scales, part.measured(runs), conditions=part.conditions)
+def _systems(work: "_Work", systems: list[str], prompts: list[str]) -> Space:
+    """Run and measure systems."""
+    scales = {system: systems_3d.scale(work.project, system, work.preset) for system in systems}
+    found = work.measured(plan.table_runs(scales, prompts, work.size.seeds))
+    return Space("systems", work.size, scales, found, conditions=work.conditions)
 
 
 class _Work:
@@ -178,9 +173,14 @@ class _Work:
 
     def _conditions(self) -> dict[str, Any]:
         """Return what all runs of the table have in common, apart from the version of the code."""
-        path = self.project.shared_config().prior.path
-        parts = images_2d.weights(path)
-        prior = f"{path} {hashlib.sha256(''.join(parts).encode()).hexdigest()[:16]}" if parts else path
+        config = self.project.shared_config()
+        if self.space != "2d":
+            config = self.project.config(Prompt(id="compare", text="a red cube", preset=self.preset))
+        prior, parts = config.prior.path, images_2d.weights(config.prior.path)
+        if config.prior.dtype != "float32":
+            prior += f" {config.prior.dtype}"
+        if parts:
+            prior += f" {hashlib.sha256(''.join(parts).encode()).hexdigest()[:16]}"
         own = {"particles": self.size.particles} if self.space == "2d" else {"preset": self.preset}
         return {"evaluations": self.size.evaluations, "prior": prior, **own}
 

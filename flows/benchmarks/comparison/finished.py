@@ -1,17 +1,18 @@
 """Finished runs of a comparison in the folder of its page, which later comparisons can reuse (`compare --reuse`)."""
 
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.benchmarks.comparison.plan import Run
+from flows.benchmarks.comparison.plan import TUNING_PROMPTS, Run
+from prolific_core import prompts
 from prolific_core.errors import InputError
-from prolific_core.files import write_atomically
+from prolific_core.files import read_json, write_atomically
 
 JSON, IMAGES = "compare.json", "images"
+PNG = b"\x89PNG\r\n\x1a\n"  # the first bytes of such a file
 DIVERSITY = ("diversity", "vendi_ratio")  # in 3D, they depend on which other runs are in the table
 
 
@@ -42,7 +43,7 @@ def _record(folder: Path, space: str, run: Run, result: Finished) -> dict[str, A
     if result.features is not None:
         record["features"] = [round(value, 5) for value in result.features]
     if result.picture is not None:
-        name = re.sub(r"[^a-z0-9.]+", "-", f"{space} {run.method} {run.scale:g} {run.prompt} {run.seed}") + ".png"
+        name = prompts.make_id(f"{space} {run.method} {run.scale:g} {run.prompt} {run.seed}", distinct=True) + ".png"
         (folder / IMAGES).mkdir(parents=True, exist_ok=True)
         write_atomically(folder / IMAGES / name, result.picture)
         record["picture"] = name
@@ -65,10 +66,10 @@ def read(folder: Path, space: str, wanted: Mapping[str, Any]) -> dict[Run, Finis
         part = values.get(space)
         if part is None:
             return {}
-        had, records = part["conditions"], part["tuning"] + part["runs"]
+        had, records = dict(part["conditions"]), part["tuning"] + part["runs"]
         found = {Run(*(record[name] for name in ("method", "scale", "prompt", "seed"))): record for record in records}
-        results = {run: _result(folder, record) for run, record in found.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        results = {run: _result(folder, space, record) for run, record in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"--reuse: {folder / JSON} is not a comparison with reusable runs ({error})") from None
     for name, value in wanted.items():
         if had.get(name) != value:
@@ -76,14 +77,49 @@ def read(folder: Path, space: str, wanted: Mapping[str, Any]) -> dict[Run, Finis
     return results
 
 
-def _result(folder: Path, record: Mapping[str, Any]) -> Finished:
-    picture = record.get("picture")
-    metrics = dict(record["metrics"])
-    if record.get("features") is not None:
+def check_kept(folder: Path, space: str, found: Mapping[Run, Finished], table: Sequence[tuple[str, str, int]]) -> None:
+    """Raise an InputError if a table would replace that of the folder without some of its runs.
+
+    Args:
+        folder: The folder of both tables.
+        space: "2d", "3d" or "systems".
+        found: The finished runs in the folder.
+        table: Method, prompt and seed of each run of the new table.
+    """
+    lost = [run for run in found if run.prompt not in TUNING_PROMPTS]
+    lost = [run for run in lost if (run.method, run.prompt, run.seed) not in table]
+    if lost:
+        raise InputError(
+            f"--out: the new table of {space} in {folder} would not have {len(lost)} of its runs, such as {lost[0]}; "
+            "compare their methods, prompts and seeds, too, or give another folder"
+        )
+
+
+def check_spaces(folder: Path, spaces: Collection[str]) -> None:
+    """Raise an InputError if a comparison of some spaces would replace one with others, too."""
+    others = [space for space in ("2d", "3d", "systems") if space in read_json(folder / JSON) and space not in spaces]
+    if others:
+        raise InputError(
+            f"--out: the new comparison in {folder} would not have its runs in {', '.join(others)}; give another folder"
+        )
+
+
+def _result(folder: Path, space: str, record: Mapping[str, Any]) -> Finished:
+    values, commit = record["metrics"], record["commit"]
+    metrics = {name: float(values[name]) for name in ("excess", *values)}
+    features = None
+    if space != "2d":
         metrics = {name: value for name, value in metrics.items() if name not in DIVERSITY}
-    return Finished(
-        metrics,
-        record["commit"],
-        None if picture is None else (folder / IMAGES / Path(picture).name).read_bytes(),
-        record.get("features"),
-    )
+        features = [float(value) for value in record["features"]]
+    if not isinstance(commit, str | None):
+        raise TypeError("the commit is not a text")
+    name = record.get("picture")
+    picture = None if name is None else _picture(folder / IMAGES / Path(name).name)  # in no other folder
+    return Finished(metrics, commit, picture, features)
+
+
+def _picture(path: Path) -> bytes:
+    data = path.read_bytes()
+    if not data.startswith(PNG):
+        raise ValueError(f"{path.name} is not a PNG file")
+    return data
