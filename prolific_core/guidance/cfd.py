@@ -108,7 +108,7 @@ class CFD(Guidance):
 
     def _kept(self, state: dict[str, Any]) -> float:
         """Return the correlation of the particle's noise with that of its last step."""
-        if not state or self.progress < self.options.start:
+        if not state or self.progress < max(self.options.start, state["progress"]):  # or in another run
             return 0.0
         return math.exp(-self.options.refresh * (self.progress - state["progress"]))
 

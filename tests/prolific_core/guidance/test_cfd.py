@@ -113,6 +113,16 @@ def test_noise_is_replaced_slowly_after_the_start(prior, refresh):
     assert drawn[-1].var() == pytest.approx(1, abs=0.03)
 
 
+def test_a_second_run_begins_with_new_noise(prior):
+    guide = guidance(prior, start=0.0)
+    drawn = []
+    for progress, images in ((0.0, 2), (0.9, 2), (0.0, 3), (0.9, 3)):
+        guide.progress = progress
+        drawn.append(guide.consistent(torch.randn(images, 4, 8, 8, generator=generator(0, len(drawn)))))
+    expected = torch.randn(3, 4, 8, 8, generator=generator(0, 2))
+    assert torch.equal(drawn[2], expected) and not torch.equal(drawn[3], expected)
+
+
 def test_particles_have_their_own_noise_and_a_resumed_run_has_the_same(prior):
     render, views = ball([0, 90], resolution=32)
     latents, noise, t, _ = draws(2, torch.float32)
