@@ -3,6 +3,7 @@
 The servers listen on the loopback interface, and are forwarded to the bridge's address, which no other machine reaches.
 """
 
+import atexit
 import os
 import selectors
 import shutil
@@ -11,7 +12,7 @@ import subprocess
 import threading
 from contextlib import suppress
 
-BRIDGE, NETWORK = "prolific0", "10.231.77"
+BRIDGE, NETWORK = "prolific0", "10.231.77"  # MLflow answers private addresses only
 ADDRESS = f"{NETWORK}.1"
 
 
@@ -21,8 +22,14 @@ def _ip(*arguments: str, check: bool = True) -> bool:
     return done.returncode == 0
 
 
+def _routes() -> list[str]:
+    """Return the routes of this machine to addresses of the network, except for the default route."""
+    done = subprocess.run(["ip", "route", "show", "to", "match", f"{NETWORK}.0/24"], capture_output=True, text=True)
+    return [line for line in done.stdout.splitlines() if not line.startswith("default")]
+
+
 class Network:
-    """A bridge with machines. Without the right to make one, all machines share the loopback interface.
+    """A bridge with machines. All share the loopback interface if it is not allowed, or if it would hide a network.
 
     Attributes:
         real: Whether the machines have namespaces of their own.
@@ -31,13 +38,23 @@ class Network:
 
     def __init__(self):
         self._clean()
-        self.real = shutil.which("ip") is not None and os.geteuid() == 0
-        self.real = self.real and _ip("link", "add", "name", BRIDGE, "type", "bridge", check=False)
+        atexit.register(self._clean)  # if the cluster fails before a test can close it
+        self.real = shutil.which("ip") is not None and os.geteuid() == 0 and not _routes() and self._make()
+        if not self.real:
+            self._clean()
         self.address = ADDRESS if self.real else "127.0.0.1"
         self._forwarders: list[Forwarder] = []
-        if self.real:
-            _ip("address", "add", f"{ADDRESS}/24", "dev", BRIDGE)
-            _ip("link", "set", BRIDGE, "up")
+
+    def _make(self) -> bool:
+        """Make the bridge and, to see whether this is allowed, a machine."""
+        commands = (
+            ["link", "add", "name", BRIDGE, "type", "bridge"],
+            ["address", "add", f"{ADDRESS}/24", "dev", BRIDGE],
+            ["link", "set", BRIDGE, "up"],
+            ["netns", "add", "prolific-1"],
+            ["netns", "delete", "prolific-1"],
+        )
+        return all(_ip(*command, check=False) for command in commands)
 
     def forward(self, port: int) -> None:
         """Make a port of this machine's loopback interface reachable for the others."""
@@ -71,6 +88,7 @@ class Network:
         if shutil.which("ip") is None or os.geteuid() != 0:
             return
         for number in range(1, 10):
+            _ip("link", "delete", f"prolific{number}", check=False)  # its namespace exists while it has processes
             _ip("netns", "delete", f"prolific-{number}", check=False)
         _ip("link", "delete", BRIDGE, check=False)
 
@@ -90,17 +108,21 @@ class Forwarder:
                 threading.Thread(target=self._serve, args=[client], daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with client, suppress(OSError), socket.create_connection(("127.0.0.1", self._port), timeout=5) as server:
-            with selectors.DefaultSelector() as ready:
-                ready.register(client, selectors.EVENT_READ, (client, server))
-                ready.register(server, selectors.EVENT_READ, (server, client))
-                while not self._ended.is_set():
-                    for key, _ in ready.select(1):
-                        source, target = key.data
-                        data = source.recv(65536)
-                        if not data:
-                            return
-                        target.sendall(data)
+        with (
+            client,
+            suppress(OSError),
+            socket.create_connection(("127.0.0.1", self._port), timeout=5) as server,
+            selectors.DefaultSelector() as ready,
+        ):
+            ready.register(client, selectors.EVENT_READ, (client, server))
+            ready.register(server, selectors.EVENT_READ, (server, client))
+            while not self._ended.is_set():
+                for key, _ in ready.select(1):
+                    source, target = key.data
+                    data = source.recv(65536)
+                    if not data:
+                        return
+                    target.sendall(data)
 
     def close(self) -> None:
         self._ended.set()
