@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # are open to all; the experiments may import everything in the core.
 CORE = {
     "optimise": {"guidance", "scenes"},
-    "guidance": {"prior"},
+    "guidance": {"prior", "render"},
     "prior": set(),
     "scenes": {"render", "mesh"},
     "render": set(),
