@@ -45,6 +45,12 @@ class CFD(Guidance):
 
     The authors' code divides the gradient by the mean absolute error of the predicted image; here, w(t) is that of
     `config.weighting`.
+
+    Args:
+        prior: The diffusion model to distil.
+        config: Parameters of the guidance.
+        prompt: Text of the prompt, which is inserted into the template `config.prompt`.
+        generator: Not used, because there is no score network.
     """
 
     options_type = Options
