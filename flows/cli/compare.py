@@ -78,7 +78,7 @@ def compare(
         typer.Option(
             metavar="FOLDER",
             help="The folder of an earlier comparison (it may be that of --out). Those of its runs that are in the new "
-            "table are not made again.",
+            "table are not made again. By default, no such folder is used.",
         ),
     ] = None,
     json: Json = False,
