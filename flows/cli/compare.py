@@ -91,7 +91,7 @@ def compare(
     Examples:
     $ prolific compare --quick
     $ prolific compare --space 2d --methods vsd,sds,csd --seeds 4
-    $ prolific compare --space 2d --reuse docs/leaderboard/2d
+    $ prolific compare --seeds 2 --reuse docs/leaderboard/3d
     $ prolific compare --systems prolificdreamer,dreamfusion --seeds 1
     """
     if full and quick:
