@@ -271,7 +271,7 @@ def test_supersampling_and_backgrounds():
         faces,
         front(1)[torch.zeros(2, dtype=torch.int64)],
         16,
-        lambda hits, points: colour.expand(len(points), 3),
+        lambda hits, points, normals: colour.expand(len(points), 3),
         background=backdrop,
         supersampling=2,
     )
