@@ -166,6 +166,9 @@ class Guidance:
     def sample_times(self, batch: int, progress: float, generator: torch.Generator | None = None) -> Times:
         """Sample the time steps of a training step.
 
+        If the method has an option `annealed` and it is true, they are the upper bound of t, which decreases over the
+        run.
+
         Args:
             batch: Number of samples.
             progress: Fraction of the run in [0, 1].
@@ -174,7 +177,10 @@ class Guidance:
         Returns:
             Time steps, on the CPU.
         """
-        return timesteps.sample_times(batch, self.config.time, progress, self.prior.schedule.length, generator)
+        time, length = self.config.time, self.prior.schedule.length
+        if getattr(self.options, "annealed", False):
+            return timesteps.upper_times(batch, time, progress, length)
+        return timesteps.sample_times(batch, time, progress, length, generator)
 
     def score_difference(self, noisy: Latents, t: Times, noise: Latents, cameras: Cameras) -> Latents:
         """Return the score difference eps_pretrained - eps_q.

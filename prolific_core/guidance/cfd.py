@@ -8,8 +8,8 @@ from pydantic import Field
 
 from prolific_core.cameras import Cameras
 from prolific_core.config import Fraction, GuidanceConfig, Section
-from prolific_core.guidance import surface_noise, timesteps
-from prolific_core.guidance.base import Guidance
+from prolific_core.guidance import surface_noise
+from prolific_core.guidance.sds import SDS
 from prolific_core.guidance.surface_noise import SIDES, VisibleCells
 from prolific_core.prior.latent_diffusion import LatentDiffusion
 from prolific_core.prior.noise_schedule import Latents, Times
@@ -33,7 +33,7 @@ class Options(Section):
     annealed: bool = True
 
 
-class CFD(Guidance):
+class CFD(SDS):
     """Consistent flow distillation: SDS with noise that belongs to the particle, and with a t that decreases.
 
         grad = w(t) ( eps_pretrained(x_t, t, y) - n ),   x_t = alpha x + sigma n
@@ -73,12 +73,6 @@ class CFD(Guidance):
                 render, cameras, latent_side, latent_side * cells, SAMPLES_PER_CELL * cells
             )
 
-    def sample_times(self, batch: int, progress: float, generator: torch.Generator | None = None) -> Times:
-        """Return the upper bound of t, or random time steps if `annealed` is false; see `Guidance.sample_times`."""
-        if not self.options.annealed:
-            return super().sample_times(batch, progress, generator)
-        return timesteps.upper_times(batch, self.config.time, progress, self.prior.schedule.length)
-
     def gradient(
         self, latents: Latents, cameras: Cameras, t: Times, noise: Latents, generator: torch.Generator | None = None
     ) -> Latents:
@@ -87,10 +81,6 @@ class CFD(Guidance):
         `noise` is what replaces a part of the particle's noise.
         """
         return super().gradient(latents, cameras, t, self.consistent(noise, generator), generator)
-
-    def predict_eps_q(self, noisy: Latents, t: Times, noise: Latents, cameras: Cameras) -> Latents:
-        """Return the added noise; see `Guidance.predict_eps_q`."""
-        return noise
 
     def consistent(self, noise: Latents, generator: torch.Generator | None = None) -> Latents:
         """Replace a part of the particle's noise and return it as the observed views show it.

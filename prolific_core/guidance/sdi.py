@@ -5,7 +5,7 @@ from pydantic import Field
 
 from prolific_core.cameras import Cameras
 from prolific_core.config import Section
-from prolific_core.guidance import ddim, timesteps
+from prolific_core.guidance import ddim
 from prolific_core.guidance.base import Guidance
 from prolific_core.prior.noise_schedule import Latents, Times, classifier_free
 
@@ -39,12 +39,6 @@ class SDI(Guidance):
     unused = ("weighting",)
     options_type = Options
     options: Options
-
-    def sample_times(self, batch: int, progress: float, generator: torch.Generator | None = None) -> Times:
-        """Return the upper bound of t, or random time steps if `annealed` is false; see `Guidance.sample_times`."""
-        if not self.options.annealed:
-            return super().sample_times(batch, progress, generator)
-        return timesteps.upper_times(batch, self.config.time, progress, self.prior.schedule.length)
 
     def gradient(
         self, latents: Latents, cameras: Cameras, t: Times, noise: Latents, generator: torch.Generator | None = None

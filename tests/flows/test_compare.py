@@ -242,7 +242,7 @@ def test_runs_whose_prompts_are_similar_have_pictures_of_their_own(tmp_path):
 
 
 def test_a_table_is_not_replaced_by_one_without_some_of_its_runs(project, tmp_path, monkeypatch):
-    """With --out and --reuse of the same folder, they would be lost."""
+    """If --out and --reuse name the same folder, runs that are not in the new table would be lost."""
     made: list[Run] = []
     result = Finished({"excess": 1.0}, "1", features=[1.0])
     monkeypatch.setattr(compare._Work, "_make", lambda self, runs: made.extend(runs) or dict.fromkeys(runs, result))

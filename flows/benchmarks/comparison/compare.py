@@ -60,6 +60,11 @@ class Space:
         return {run: result.metrics for run, result in self.results.items()}
 
     @property
+    def first_seed(self) -> int:
+        """The seed whose images the page shows."""
+        return min(run.seed for run in self.results)
+
+    @property
     def means(self) -> dict[str, dict[str, Interval]]:
         return summary.means(self.found)
 
@@ -266,7 +271,7 @@ def section(space: Space) -> Section:
     """Return the part of the page about one space."""
     means = space.means
     names = [name for name in summary.COLUMNS if any(name in row for row in means.values())]
-    prompts, first = list(dict.fromkeys(run.prompt for run in space.found)), min(run.seed for run in space.found)
+    prompts, first = list(dict.fromkeys(run.prompt for run in space.results)), space.first_seed
     pictures = {(run.method, run.prompt): r.picture for run, r in space.results.items() if run.seed == first}
     return Section(
         title=TITLES[space.name],
@@ -282,7 +287,7 @@ def section(space: Space) -> Section:
 
 def _with_pictures_of_the_first_seed(space: Space) -> dict[Run, Finished]:
     """Return the results without the pictures that the page does not show."""
-    first = min(run.seed for run in space.results)
+    first = space.first_seed
     return {run: r if run.seed == first else replace(r, picture=None) for run, r in space.results.items()}
 
 
