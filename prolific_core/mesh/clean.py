@@ -50,9 +50,7 @@ def clean(
     work.add_mesh(pymeshlab.Mesh(vertices, faces.astype(np.int32)))
     # If a grid point lies on the surface, marching tetrahedra produces vertices that coincide up to rounding error, and
     # degenerate triangles between them.
-    work.meshing_merge_close_vertices(threshold=pymeshlab.PercentageValue(0.001))
-    work.meshing_remove_duplicate_faces()
-    work.meshing_remove_null_faces()
+    weld(work)
     repair(work)
     _replace(work, pymeshlab, *keep_large_components(*_arrays(work), component_fraction))
     if smoothing > 0:
@@ -103,6 +101,15 @@ def _is_closed(faces: np.ndarray) -> bool:
     directed, count = np.unique(edges, axis=0, return_counts=True)
     backwards = np.unique(directed[:, ::-1], axis=0)
     return bool((count == 1).all()) and np.array_equal(directed, backwards)
+
+
+def weld(work) -> None:
+    """Merge vertices of a `pymeshlab.MeshSet` that nearly coincide, and remove the faces that this makes degenerate."""
+    import pymeshlab
+
+    work.meshing_merge_close_vertices(threshold=pymeshlab.PercentageValue(0.001))
+    work.meshing_remove_duplicate_faces()
+    work.meshing_remove_null_faces()
 
 
 def close(work) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from prolific_core.errors import InputError, shorten
-from prolific_core.mesh.clean import close, repair
+from prolific_core.mesh.clean import close, repair, weld
 from prolific_core.mesh.glb import to_z_up
 
 #: Suffixes of the formats that can be read.
@@ -92,9 +92,7 @@ def _closed(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.nda
 
     work = pymeshlab.MeshSet(verbose=False)
     work.add_mesh(pymeshlab.Mesh(vertices, faces.astype(np.int32)))
-    work.meshing_merge_close_vertices(threshold=pymeshlab.PercentageValue(0.001))
-    work.meshing_remove_duplicate_faces()
-    work.meshing_remove_null_faces()
+    weld(work)
     if work.current_mesh().face_number() > 0:
         repair(work)
         close(work)
