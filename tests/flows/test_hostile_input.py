@@ -16,7 +16,8 @@ from prolific_core.errors import InputError
 from prolific_core.yaml_reader import parse_yaml, read_yaml
 from tasks.runtime.project import Project
 
-EXAMPLES = [100, pytest.param(1000, marks=pytest.mark.faults)]
+MANY = pytest.param(1000, marks=pytest.mark.faults)
+EXAMPLES = [100, MANY]
 
 text = st.text(max_size=40) | st.sampled_from(
     ["null", "1:30", "yes", "~", "1e400", "!!python/name:os.system", "&a [*a]"]
@@ -69,7 +70,7 @@ def check(examples: int, strategy, work) -> None:
         max_examples=examples,
         deadline=None,
         database=None,
-        derandomize=examples == 100,
+        derandomize=examples < 1000,
         suppress_health_check=HealthCheck,
     )
     @given(strategy)
@@ -132,7 +133,7 @@ def test_any_prompt(examples, tmp_path):
     check(examples, st.text(max_size=80), work)
 
 
-@pytest.mark.parametrize("examples", EXAMPLES)
+@pytest.mark.parametrize("examples", [30, MANY])  # a file has many prompts
 @pytest.mark.parametrize("suffix", [".txt", ".csv", ".yaml"])
 def test_any_file_of_prompts(examples, suffix, tmp_path, project):
     """Nothing is written: the prompts are planned only."""

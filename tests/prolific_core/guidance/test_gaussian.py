@@ -73,7 +73,7 @@ def test_sds_collapses_onto_the_mode():
     assert covariance.trace() < 0.01 * COVARIANCE.trace()
 
 
-@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("share", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_vsd_with_a_learned_score_reaches_them_nearly(share):
     prior, particles = Oracle(GAUSSIAN), start()
     score = ScoreConfig(learning_rate=3e-3, steps=2, betas=(0.9, 0.99), share_pass=share)
