@@ -132,7 +132,7 @@ class MergedWeight:
         self.weight = self.base.detach().clone(memory_format=torch.contiguous_format).requires_grad_(True)
         del module.weight
         module.weight = self.weight  # a plain tensor instead of a parameter, so that it is neither saved nor trained
-        self.weight.register_post_accumulate_grad_hook(lambda _: self._pass_on())  # pyright: ignore[reportUnknownMemberType, reportUnknownLambdaType]
+        low_rank.call_after_gradient(self.weight, self._pass_on)
 
     @torch.no_grad()
     def write(self) -> None:

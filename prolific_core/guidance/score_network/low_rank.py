@@ -4,11 +4,32 @@ peft casts the input of every adapted layer to the float32 factors, multiplies i
 additional kernels per layer. Here, copies of the factors in the data type of the U-Net are multiplied, in two.
 """
 
+import weakref
+from collections.abc import Callable
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+
+def call_after_gradient(tensor: Tensor, method: Callable[[], None]) -> None:
+    """Call a method of an object when a backward pass has computed the gradient of a tensor.
+
+    The tensor does not keep the object alive. If both referred to each other, they would never be freed, because
+    Python's garbage collector cannot follow autograd's hooks.
+
+    Args:
+        tensor: A leaf that requires a gradient.
+        method: A bound method.
+    """
+    weak = weakref.WeakMethod(method)
+
+    def hook(_: Tensor) -> None:
+        if (alive := weak()) is not None:
+            alive()
+
+    tensor.register_post_accumulate_grad_hook(hook)  # pyright: ignore[reportUnknownMemberType]
 
 
 class CastFactor:
@@ -26,7 +47,7 @@ class CastFactor:
     def __init__(self, factor: nn.Parameter, dtype: torch.dtype):
         self.factor = factor
         self.value = factor.detach().to(dtype).requires_grad_(True)
-        self.value.register_post_accumulate_grad_hook(lambda _: self._pass_on())  # pyright: ignore[reportUnknownMemberType, reportUnknownLambdaType]
+        call_after_gradient(self.value, self._pass_on)
 
     @torch.no_grad()
     def _pass_on(self) -> None:

@@ -1,6 +1,6 @@
 """Agreement between prompts of the Toybox world and the predictions of a classifier.
 
-The classifier is trained on true renders only and is never used for optimisation or selection.
+The classifier is trained on true renders only, and no model is trained on its predictions.
 """
 
 from jaxtyping import Float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count as numbers
 
 import numpy as np
 from jaxtyping import Float
@@ -110,3 +111,23 @@ def group(
         if classifiable(e):
             found.append(e)
     return Group([plain_caption(e, sides) for e in found], as_tensor(found), [e.label() for e in found])
+
+
+def redraw(single: Group, data: RenderConfig = RENDERS, seed: int = HELD_OUT_SEED + 7, sides: bool = True) -> Group:
+    """Sample other true renders of the captions of a group without pairs.
+
+    Args:
+        single: The group.
+        data: Parameters of the renders.
+        seed: Random seed.
+        sides: Whether the captions tell the left side from the right one.
+
+    Returns:
+        A group with the same captions.
+    """
+    found = []
+    for k, (caption, label) in enumerate(zip(single.captions, single.labels, strict=True)):
+        fixed = {"kind": label["kind"], "words": (label["family"], label["colour"]), "view": label["view"]}
+        drawn = (world.draw(seed, index, data, **fixed) for index in numbers(k, len(single.captions)))
+        found.append(next(e for e in drawn if plain_caption(e, sides) == caption))
+    return Group(single.captions, as_tensor(found), [e.label() for e in found])

@@ -1,6 +1,7 @@
 """The score network: merged LoRA and peft's own, a user's own LoRA, the small U-Net, eps or v, warm-up."""
 
 import copy
+import gc
 import math
 import warnings
 
@@ -304,3 +305,24 @@ def test_weight_decay_is_decoupled_and_zero_leaves_adam(prior, decay):
             torch.testing.assert_close(a, b - 1e-2 * decay * first, rtol=1e-5, atol=1e-7)
         else:
             assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("kind", ["lora", "unet"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_score_network_that_nothing_uses_is_freed(folder, kind, dtype):
+    """A study makes many in one process. Python's garbage collector cannot follow autograd's hooks."""
+    latents, _, _, views = draws(2, torch.float32)
+    prior = LatentDiffusion.load(str(folder), dtype=dtype)
+
+    def tensors() -> int:
+        gc.collect()
+        return sum(torch.is_tensor(found) for found in gc.get_objects())
+
+    def train() -> None:
+        guide = estimator(prior, score=ScoreConfig(kind=kind, targets="all", channels=[8, 8]))
+        guide.train_step(latents, views.c2w, generator(0, "train"))
+
+    train()  # what is made once and kept
+    before = tensors()
+    train()
+    assert tensors() == before
