@@ -91,7 +91,7 @@ def check(
     ] = True,
     json: Json = False,
 ) -> None:
-    """Compare the metrics of a prior of the Toybox world with their goals. This takes about ten minutes.
+    """Compare the metrics of a prior of the Toybox world with their goals. This takes about 12 minutes.
 
     Examples:
     $ prolific prior check

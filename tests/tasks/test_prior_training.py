@@ -234,7 +234,7 @@ def test_a_checkpoint_outlives_changes_of_code_but_not_of_what_is_learned(traine
     assert key("autoencoder") != keys["autoencoder"]
 
 
-def test_dvc_commit_accepts_a_change_of_code_that_changes_no_result(trained, tmp_path):
+def test_dvc_commit_accepts_a_moved_module_and_a_comment(trained, tmp_path):
     root = tmp_path / "clone"
     shutil.copytree(trained.root, root, symlinks=True)
     clone = Clone(root)
@@ -244,9 +244,15 @@ def test_dvc_commit_accepts_a_change_of_code_that_changes_no_result(trained, tmp
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    for module in ("prolific_core/toybox/training/loop.py", "tasks/prior_training/stages.py"):
-        path = root / module
-        path.write_text(path.read_text() + "\n# A comment.\n")
+    stages = root / "tasks/prior_training/stages.py"
+    stages.write_text(stages.read_text() + "\n# A comment.\n")
+    training = root / "prolific_core/toybox/training"
+    (training / "loop.py").rename(training / "steps.py")
+    for path in (*training.glob("*.py"), root / "tasks/prior_training/specs.py"):
+        text = path.read_text().replace("toybox.training.loop", "toybox.training.steps")
+        path.write_text(text.replace("toybox/training/loop.py", "toybox/training/steps.py"))
+    refresh = "from tasks.prior_training import pipeline, job; pipeline.refresh(job.Project.find(), 'tiny')"
+    subprocess.run([sys.executable, "-c", refresh], cwd=root, check=True)
     changed = json.loads(dvc("status", "--json", "priors/tiny/dvc.yaml"))
     assert len(changed) == 7
     dvc("commit", "--force", "priors/tiny/dvc.yaml")
