@@ -6,6 +6,7 @@ loading torch. A method or composition is imported only if a configuration sets 
 
 import ast
 import importlib
+import threading
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,27 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 _GUIDANCE = Path(__file__).parent / "guidance"
+
+# CPython 3.11 counts the depth of nested nodes once for all threads: if two of them parse at the same time, it raises a
+# SystemError (https://github.com/python/cpython/issues/106905). Garbage collection may parse within a parse.
+_parsing = threading.RLock()
+
+
+def parse_module(path: Path) -> ast.Module:
+    """Parse a Python file, in one thread at a time.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its syntax tree.
+
+    Raises:
+        SyntaxError: The file is not valid Python.
+    """
+    text = path.read_text(encoding="utf-8")
+    with _parsing:
+        return ast.parse(text)
 
 
 def guidance_methods() -> list[str]:
@@ -83,7 +105,7 @@ def _trees(folder: Path) -> dict[str, ast.Module]:
 @cache
 def _parse(path: Path, _modified: int) -> ast.Module:
     try:
-        return ast.parse(path.read_text(encoding="utf-8"))
+        return parse_module(path)
     except SyntaxError:
         return ast.Module([], [])  # importing the module will report the error
 

@@ -5,6 +5,8 @@ from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
+from prolific_core.discovery import parse_module
+
 PACKAGES = ("prolific_core", "tasks", "flows")
 
 
@@ -41,7 +43,7 @@ def direct_imports(module: str, root: Path) -> frozenset[str]:
 def _direct_imports(module: str, root: Path, file: Path, _modified: int) -> frozenset[str]:
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     try:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
+        tree = parse_module(file)
     except (SyntaxError, ValueError):
         return frozenset()  # running the module will report the error
     return named_imports(tree, package, root)
