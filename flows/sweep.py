@@ -196,7 +196,7 @@ def _threads(
         jobs.put((contextvars.copy_context(), id))
     errors: list[BaseException] = []
 
-    def run() -> None:
+    def run(ended: threading.Event) -> None:
         with contextlib.suppress(queue.Empty):
             while not dvc_runner.stopping.is_set():
                 context, id = jobs.get_nowait()
@@ -204,20 +204,22 @@ def _threads(
                     context.run(work, id)
                 except BaseException as error:
                     errors.append(error)
+        ended.set()
 
-    threads = [threading.Thread(target=run, daemon=True) for _ in range(max(1, min(count, len(ids))))]
-    for thread in threads:
-        thread.start()
+    # If a signal interrupts Thread.join, CPython 3.11 takes the thread for ended, so events are waited for instead.
+    all_ended = [threading.Event() for _ in range(max(1, min(count, len(ids))))]
+    for ended in all_ended:
+        threading.Thread(target=run, args=(ended,), daemon=True).start()
     try:
-        for thread in threads:
-            thread.join()
+        for ended in all_ended:
+            ended.wait()
     except BaseException:
         interrupted()
         dvc_runner.stopping.set()
         end = time.monotonic() + PATIENCE
-        for thread in threads:
-            thread.join(max(0.0, end - time.monotonic()) if left_behind else None)
-        if left_behind and any(thread.is_alive() for thread in threads):
+        for ended in all_ended:
+            ended.wait(max(0.0, end - time.monotonic()) if left_behind else None)
+        if left_behind and not all(ended.is_set() for ended in all_ended):
             left_behind()
         raise
     if errors:

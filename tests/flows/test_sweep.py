@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 import psutil
 import pytest
 
+from flows import sweep
 from flows.orchestration import dvc_runner, prefect_runtime, preflight, run_status
 from flows.orchestration.run_status import RunStatus
 from flows.prompt_store import create, sets
@@ -231,8 +232,6 @@ def test_a_lost_server_stops_nothing_and_a_signal_stops_everything_quietly(clone
 @pytest.fixture
 def plain(project, monkeypatch):
     """Run a sweep without Prefect, in which a function of the test takes the place of the flow of each prompt."""
-    from flows import sweep
-
     monkeypatch.setattr(prefect_runtime, "_offline", True)
     monkeypatch.setattr(dvc_runner, "stopping", threading.Event())
     ids = add(project, "a blue car", "a red car2", "a pink car3", "a green car4")
@@ -462,3 +461,24 @@ def test_ctrl_c_ends_a_sweep_on_a_pool_within_five_seconds(clone, project, prefe
     assert (unconfirmed in lines) == silent
     assert silent or states <= {StateType.CANCELLING, StateType.CANCELLED}
     assert took < 5, f"{took:.1f} s"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_sweep_that_is_interrupted_waits_for_its_prompts(monkeypatch):
+    class Signalled(Exception):
+        pass
+
+    def interrupt(*_) -> None:
+        raise Signalled
+
+    ended = []
+    monkeypatch.setattr(dvc_runner, "stopping", threading.Event())
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with pytest.raises(Signalled):
+            signal_soon = threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+            signal_soon.start()
+            sweep._threads(lambda id: (time.sleep(1), ended.append(id)), ["a", "b"], 1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert ended == ["a"]  # "b" was not started
