@@ -206,7 +206,7 @@ def _threads(
                     errors.append(error)
         ended.set()
 
-    # If a signal interrupts Thread.join, CPython 3.11 takes the thread for ended, so events are waited for instead.
+    # If a signal interrupts Thread.join, CPython 3.11 marks the running thread as ended, so wait for events instead.
     all_ended = [threading.Event() for _ in range(max(1, min(count, len(ids))))]
     for ended in all_ended:
         threading.Thread(target=run, args=(ended,), daemon=True).start()

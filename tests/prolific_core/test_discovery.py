@@ -1,4 +1,4 @@
-"""Imports of modules are read by several threads at the same time, as in a sweep with several workers."""
+"""Several threads parse files at the same time, as in a sweep with several workers."""
 
 import gc
 import sys
