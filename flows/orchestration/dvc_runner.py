@@ -105,7 +105,7 @@ def run(project: Project, stage: str, tracker: Tracker, console: Console, upstre
     console.status("starting")
     process = _start(project, f"{subject.pipeline}:{stage}", state / "console.log", upstream)
     try:
-        _watch(process, path, before, attempt, lambda: tracker.sync_stage(stage), console)
+        _watch(process, path, before, attempt, lambda: tracker.sync_stage(stage, running=True), console)
     except BaseException:
         _stop(process)
         raise

@@ -19,9 +19,10 @@ from tasks.tracking.stage_run import manifest_digest
 
 @dataclass(frozen=True)
 class Receipt:
-    """Ids of a run in MLflow, and the digest of what was sent."""
+    """Ids of a run in MLflow, and digests of all that was sent and of the computation behind it."""
 
     content: str
+    made: str
     experiment: str
     run: str
 
@@ -30,6 +31,11 @@ def content(subject, stages: list[str], metrics: dict, files: list[Path]) -> str
     """Return a digest of everything that a tracker sends for a finished run."""
     parts = [attempts(subject, stages), metrics, [[path.name, digest(path)] for path in files]]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def made(subject, stages: list[str]) -> str:
+    """Return a digest of what identifies the computation behind all stages."""
+    return hashlib.sha256(json.dumps(attempts(subject, stages)).encode()).hexdigest()
 
 
 def attempts(subject, stages: list[str]) -> list[list[str | None]]:

@@ -29,7 +29,7 @@ class StageRun:
         self.done = False
         self.facts: dict[str, Any] = {}  # values of the tags and metrics in FACTS
 
-    def send(self, parent: str, cached: bool, failed: bool) -> None:
+    def send(self, parent: str, cached: bool, failed: bool, running: bool) -> None:
         path = self.state / "records.jsonl"
         start = records.first(path)
         if cached and not records.end_of(path, self.output):
@@ -42,8 +42,10 @@ class StageRun:
         if self.done:
             return
         new, offset = records.read(path, self.offset) if start else ([], 0)
-        self._send(new)
         end = next((record for record in reversed(new) if record["kind"] == "end"), None)
+        if end and running:
+            return  # DVC may be moving the output into its cache, so the rest is sent when DVC has ended
+        self._send(new)
         if end or not start:
             self._close(end)
         elif failed:

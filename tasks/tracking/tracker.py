@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -125,13 +126,14 @@ class Tracker:
                     file=sys.stderr,
                 )
 
-    def sync_stage(self, stage: str, cached: bool = False, failed: bool = False) -> None:
+    def sync_stage(self, stage: str, cached: bool = False, failed: bool = False, running: bool = False) -> None:
         """Send the new records of a stage.
 
-        If the stage has ended or its output was `cached`, its metrics and files are sent as well.
+        If the stage has ended or its output was `cached`, its metrics and files are sent as well, unless DVC is still
+        `running`.
         """
         self._synced[stage] = {"cached": cached, "failed": failed}
-        self._guarded(lambda: self._sync_stage(stage, cached, failed))
+        self._guarded(lambda: self._sync_stage(stage, cached, failed, running))
 
     def finish(self, metrics: dict, files: list[Path]) -> None:
         """Send the subject's metrics and files to the parent run, with the code revision and the hashes of dvc.lock."""
@@ -143,10 +145,19 @@ class Tracker:
 
     def is_delivered(self, stages: list[str], metrics: dict, files: list[Path]) -> bool:
         """Return whether MLflow has received all of this and no other run is pending, without importing MLflow."""
+        return self._is_received(
+            lambda receipt: receipt.content == receipts.content(self.subject, stages, metrics, files)
+        )
+
+    def has_outputs(self, stages: list[str]) -> bool:
+        """Return the same for the outputs of these stages, whatever report was sent with them."""
+        return self._is_received(lambda receipt: receipt.made == receipts.made(self.subject, stages))
+
+    def _is_received(self, is_current: Callable[[Receipt], bool]) -> bool:
         if self._off:
             return True
         found = receipts.find(self.project, uri(self.project), self.subject, self.token)
-        if found and found.content == receipts.content(self.subject, stages, metrics, files):
+        if found and is_current(found):
             self._receipt = found
         return self._receipt is not None and outbox.is_empty(self.project)
 
@@ -214,11 +225,11 @@ class Tracker:
         for start in range(0, len(items), 100):
             self.client.log_batch(run.info.run_id, params=items[start : start + 100])
 
-    def _sync_stage(self, stage: str, cached: bool, failed: bool) -> None:
+    def _sync_stage(self, stage: str, cached: bool, failed: bool, running: bool = False) -> None:
         parent = self.parent()
         if stage not in self._stages:
             self._stages[stage] = StageRun(self, stage)
-        self._stages[stage].send(parent, cached, failed)
+        self._stages[stage].send(parent, cached, failed, running)
 
     def _finish(self, metrics: dict, files: list[Path], origin: dict) -> None:
         parent = self.parent()
@@ -264,7 +275,8 @@ class Tracker:
     def _keep_receipt(self) -> None:
         finished = self._finished or {}
         content = receipts.content(self.subject, list(self._synced), finished["metrics"], finished["files"])
-        receipt = Receipt(content, self._experiment, self._parent)
+        made = receipts.made(self.subject, list(self._synced))
+        receipt = Receipt(content, made, self._experiment, self._parent)
         receipts.write(self.project, uri(self.project), self.subject, self.token, receipt)
 
     def _end(self, failed: bool) -> None:

@@ -162,6 +162,25 @@ def test_a_running_stage_is_synced_and_a_failed_one_is_marked(project):
     assert steps == [1 / 5, 1 / 10] and runs(project)["initialise"].info.status == "FAILED"
 
 
+def test_an_output_that_dvc_moves_into_its_cache_is_not_read(project, capsys):
+    run_stage(project)
+    output = project.output("a-red-mug", "initialise")
+    moved = output.rename(output.with_name("moved"))
+    output.mkdir()
+    (output / "manifest.json").symlink_to(moved / "manifest.json")
+    (output / "curve.json").symlink_to("moved away")  # the folder has an entry whose file is gone
+    with Tracker(project, "a-red-mug") as run:
+        run.sync_stage("initialise", running=True)
+        assert runs(project)["initialise"].info.status == "RUNNING"
+        shutil.rmtree(output)
+        moved.rename(output)
+        run.sync_stage("initialise")
+    assert capsys.readouterr().err == ""
+    stage = runs(project)["initialise"]
+    assert stage.info.status == "FINISHED" and stage.data.metrics["quality"] == 0.5
+    assert stage.data.metrics["loss"] == 1 / 20
+
+
 def test_a_cached_stage_appears_with_its_metrics(project):
     run_stage(project)
     shutil.rmtree(project.state / "a-red-mug")  # as after `dvc pull` in another clone
