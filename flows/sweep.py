@@ -18,13 +18,18 @@ from flows.orchestration import artifacts, dvc_runner, preflight, run_status, wo
 from flows.orchestration.prefect_runtime import run_flow
 from flows.orchestration.prompt_run import Result
 from flows.orchestration.run_status import RunStatus
+from flows.orchestration.up_to_date import up_to_date
 from flows.prompt_store import sets
+from flows.reporting import gallery
 from flows.reporting.sweep_progress import Board
 from prolific_core.errors import ProlificError
-from tasks.runtime.console import new_console
+from tasks.runtime.console import announce, new_console
 from tasks.runtime.failures import explain
 from tasks.runtime.gpus import visible
-from tasks.runtime.project import Project
+from tasks.runtime.locks import prompt_lock
+from tasks.runtime.project import STAGES, Project
+from tasks.tracking.prompt_runs import Group, PromptRuns
+from tasks.tracking.tracker import Tracker
 
 TAIL = 5  # number of log lines shown in the summary for a failed stage
 PATIENCE = 3.0  # seconds that an interrupted sweep on a pool waits for the Prefect server
@@ -81,20 +86,20 @@ def sweep(
 def _run(
     project: Project, names: list[str], ids: list[str], pool: str | None, workers: int, max_failures: int | None
 ) -> list[Row]:
+    has_clones = pool is not None and head.CLONES in work_pool.deployment(pool).tags
     for id in ids:
         run_status.write(project, id, RunStatus("waiting"))
+    finished = _finished(project, names, ids, tracked_here=not has_clones)
+    left = [id for id in ids if id not in finished]
     submission = None
     if pool is None:
         run_prompt = _local_runner(names, workers)
     else:
-        submission = _submission(project, names, ids, pool)
+        # Workers share this folder or have clones of their own.
+        submission = head.FromClones(project, names, left) if has_clones else work_pool.Submission(names)
         workers, run_prompt = work_pool.MAX_RUNS, work_pool.runner(project, pool, submission)
-    state = _Sweep(project, ids, run_prompt, max_failures)
-    skipped = submission.finished if submission else set()
-    for id in skipped:
-        status = run_status.read(project, id)
-        state.rows[id] = Row(id, "done", (status and status.seconds) or 0.0)
-    left = [id for id in ids if id not in skipped]
+    state = _Sweep(project, finished, len(ids), run_prompt, max_failures)
+    state.show_progress()
     with state.board:
         _threads(
             state.bring_up_to_date,
@@ -103,18 +108,35 @@ def _run(
             lambda: state.board.say(_farewell(state.board, pool)),
             (lambda: work_pool.give_up(state.board)) if pool else None,
         )
-    if submission and skipped < set(ids):
+    if submission:
         submission.finish()
     rows = [state.rows.get(id, Row(id, "waiting")) for id in ids]
     artifacts.table("sweep-results", [_cells(row) for row in rows], _counts(rows))
     return rows
 
 
-def _submission(project: Project, names: list[str], ids: list[str], pool: str) -> work_pool.Submission:
-    """Return what runs on a pool are started with, whose workers share this folder or have clones of their own."""
-    if head.CLONES in work_pool.deployment(pool).tags:
-        return head.FromClones(project, names, ids)
-    return work_pool.Submission(names)
+def _finished(project: Project, names: list[str], ids: list[str], tracked_here: bool) -> dict[str, Row]:
+    """Return the rows of the prompts that need no run.
+
+    If the runs are tracked on this machine, MLflow must have received them in the experiment of this sweep.
+    """
+    if any(project.finished_stages(id) == len(STAGES) for id in ids):
+        announce("checking with DVC which prompts are finished")
+    finished, experiment = up_to_date(project, ids), sets.experiment(project, names)
+    rows = {}
+    for id in filter(finished.__contains__, ids):
+        # A prompt that is edited, removed or run at this moment is left to its own run, which waits or reports it.
+        with contextlib.suppress(ProlificError, OSError), prompt_lock(project, id):
+            tracker = Tracker(project, PromptRuns(project.resolve(id), Group(experiment, [])))
+            if tracked_here and not tracker.has_outputs(list(STAGES)):
+                continue
+            seconds = run_status.model_seconds(project, id)
+            run_status.write(project, id, RunStatus("done", seconds=seconds))
+            rows[id] = Row(id, "done", seconds or 0.0, page=tracker.address())
+    if rows:
+        gallery.write(project)
+        announce(f"finished prompts: {len(rows)} of {len(ids)}")
+    return rows
 
 
 def _local_runner(names: list[str], workers: int) -> RunPrompt:
@@ -136,10 +158,12 @@ def _local_runner(names: list[str], workers: int) -> RunPrompt:
 
 
 class _Sweep:
-    def __init__(self, project: Project, ids: list[str], run_prompt: RunPrompt, max_failures: int | None):
-        self.project, self.total, self.run_prompt, self.max_failures = project, len(ids), run_prompt, max_failures
-        self.board = Board(len(ids))
-        self.rows: dict[str, Row] = {}
+    def __init__(
+        self, project: Project, finished: dict[str, Row], total: int, run_prompt: RunPrompt, max_failures: int | None
+    ):
+        self.project, self.total, self.run_prompt, self.max_failures = project, total, run_prompt, max_failures
+        self.board = Board(total, done=len(finished))
+        self.rows = dict(finished)
         self._progress: dict = {}
         self._lock = threading.Lock()
 
@@ -152,7 +176,10 @@ class _Sweep:
             self.rows[id] = row
             outcome = "done, made in" if row.state == "done" else "failed after"
             self.board.end(id, row.state, f"{outcome} {row.seconds:.0f} s")
-            artifacts.progress("sweep-progress", len(self.rows) / self.total, f"{self.total} prompts", self._progress)
+            self.show_progress()
+
+    def show_progress(self) -> None:
+        artifacts.progress("sweep-progress", len(self.rows) / self.total, f"{self.total} prompts", self._progress)
 
     def _row(self, id: str) -> Row:
         began = time.monotonic()

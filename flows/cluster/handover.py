@@ -21,6 +21,7 @@ from typing import Any
 from flows.cluster import dvc_transfer
 from flows.cluster.git import REMOTE, GitFailed, Rejected, file_of, git, prompt_ref, transfer
 from flows.cluster.revision import commit_tree
+from flows.orchestration import run_status
 from prolific_core.files import read_json, write_atomically
 from tasks.runtime import records
 from tasks.runtime.project import STAGES, Project
@@ -62,18 +63,10 @@ def describe(project: Project, id: str, revision: str, complete: bool) -> Messag
         complete,
         project.finished_stages(id),
         _steps(project, id),
-        total_seconds(project, id) if complete else None,
+        run_status.model_seconds(project, id) if complete else None,
         {name: value for path in paths for name, value in read_json(path).items()},
         socket.gethostname(),
     )
-
-
-def total_seconds(project: Project, id: str) -> float | None:
-    """Return the sum over a prompt's stages, or None if the time of one is not known."""
-    ends = (
-        records.end_of(project.stage_state(id, stage) / "records.jsonl", project.output(id, stage)) for stage in STAGES
-    )
-    return records.total_seconds(end.get("seconds") for end in ends)
 
 
 def _steps(project: Project, id: str) -> int:

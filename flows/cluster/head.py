@@ -4,13 +4,11 @@ import threading
 from typing import Any
 
 from flows.cluster import dvc_transfer, handover, revision, workspace
-from flows.orchestration import preflight, run_status
+from flows.orchestration import run_status
 from flows.orchestration.run_status import RunStatus
 from flows.orchestration.work_pool import Submission
 from flows.reporting import gallery, report
 from prolific_core.errors import ProlificError
-from tasks.dvc_pipeline import pipeline
-from tasks.dvc_pipeline.unchanged import unchanged
 from tasks.runtime.locks import prompt_lock
 from tasks.runtime.project import STAGES, Project
 
@@ -24,13 +22,10 @@ class FromClones(Submission):
     def __init__(self, project: Project, names: list[str], ids: list[str]):
         super().__init__(names)
         self.project = project
-        self.finished = up_to_date(project, ids)
-        for id in self.finished:
-            run_status.write(project, id, RunStatus("done", seconds=handover.total_seconds(project, id)))
-        begun = [id for id in ids if id not in self.finished and (project.prompt_folder(id) / "dvc.lock").is_file()]
+        begun = [id for id in ids if (project.prompt_folder(id) / "dvc.lock").is_file()]
         if begun:
             dvc_transfer.push(project, begun, state=False)  # stages that this clone has made need not run again
-        self.revision = revision.publish(project) if self.finished < set(ids) else ""
+        self.revision = revision.publish(project) if ids else ""
         self.collector = Collector(project, self.revision)
 
     def parameters(self, id: str) -> dict[str, Any]:
@@ -55,20 +50,8 @@ class FromClones(Submission):
         self.collector.collect(id)
 
     def finish(self) -> None:
-        gallery.write(self.project)
-
-
-def up_to_date(project: Project, ids: list[str]) -> set[str]:
-    """Return the prompts of which this clone has everything, so that no worker is needed.
-
-    Damaged outputs are removed, as before every run, and DVC compares parameters, inputs and code.
-    """
-    made = [id for id in ids if project.finished_stages(id) == len(STAGES)]
-    for id in made:
-        with prompt_lock(project, id, lambda text: None):
-            pipeline.refresh(project, project.prompt(id))
-            preflight.repair(project, id)
-    return unchanged(project, made)
+        if self.revision:
+            gallery.write(self.project)
 
 
 class Collector:

@@ -28,7 +28,6 @@ class Submission:
 
     def __init__(self, names: list[str]):
         self.names, self._key = names, uuid.uuid4().hex
-        self.finished: set[str] = set()  # prompts that need no run
 
     def parameters(self, id: str) -> dict[str, Any]:
         """Return the parameters of the flow `generate`."""

@@ -96,17 +96,19 @@ def select(project: Project, names: list[str]) -> list[str]:
 
 
 def group(project: Project, names: list[str]) -> Group:
-    """Return the MLflow experiment and dataset of a sweep over `names`.
-
-    A single prompt belongs to the project's default experiment.
-    """
+    """Return the MLflow experiment and dataset of a sweep over `names`."""
     rows = []
     with contextlib.suppress(InputError):  # a set may have been edited during the sweep
         for id in select(project, names):
             with contextlib.suppress(InputError):  # a prompt without a valid file has no row
                 rows.append(row(project.prompt(id)))
+    return Group(experiment(project, names), rows)
+
+
+def experiment(project: Project, names: list[str]) -> str:
+    """Return the MLflow experiment of a sweep over `names`. A single prompt is in the project's default experiment."""
     alone = len(names) == 1 and names[0] in project.prompt_ids()
-    return Group(EXPERIMENT if alone else title(names)[:200], rows)
+    return EXPERIMENT if alone else title(names)[:200]
 
 
 def title(names: list[str]) -> str:

@@ -14,8 +14,8 @@ class Board:
     All methods of the board and its consoles are thread-safe.
     """
 
-    def __init__(self, total: int):
-        self.total, self.counts = total, {"done": 0, "failed": 0}
+    def __init__(self, total: int, done: int = 0):
+        self.total, self.counts = total, {"done": done, "failed": 0}
         self._lock = threading.RLock()
         self._rows: dict[str, tuple[str, str, str]] = {}  # stage, steps and detail of each running prompt
         self._said: set[str] = set()

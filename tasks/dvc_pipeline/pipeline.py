@@ -20,7 +20,7 @@ from tasks.runtime.job import METRICS
 from tasks.runtime.project import STAGES, Project, code_of, models_of
 
 
-class _Plain(yaml.SafeDumper):
+class _Plain(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # pyright: ignore[reportGeneralTypeIssues]
     """YAML dumper that writes repeated lists in full instead of using anchors and aliases."""
 
     def ignore_aliases(self, data) -> bool:

@@ -256,9 +256,16 @@ class Project:
     def config(self, prompt: Prompt) -> config.Config:
         """Return the validated configuration of a prompt.
 
-        The preset overrides params.yaml, the system overrides the preset, and the prompt overrides all of them.
+        The preset overrides params.yaml, the system overrides the preset, and the prompt overrides all of them. Prompts
+        of a sweep often have the same values, which are validated once.
         """
-        return config_layers.resolve(*self.layers(prompt))
+        layers = self.layers(prompt)
+        key = repr([values for _, values in layers])
+        if key not in _validated:
+            if len(_validated) >= 64:
+                _validated.clear()
+            _validated[key] = config_layers.resolve(*layers)
+        return _validated[key]
 
     def layers(self, prompt: Prompt) -> list[tuple[str, Any]]:
         """Return the names and the values of params.yaml, the prompt's preset and system and the prompt's own sections.
@@ -308,6 +315,9 @@ class Project:
         """Read a prompt and its configuration from their files."""
         prompt = self.prompt(id)
         return ResolvedPrompt(self, prompt, self.config(prompt))
+
+
+_validated: dict[str, config.Config] = {}  # by the values of all layers
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class StageRun:
         new, offset = records.read(path, self.offset) if start else ([], 0)
         end = next((record for record in reversed(new) if record["kind"] == "end"), None)
         if end and running:
-            return  # DVC may be moving the output into its cache, so the rest is sent when DVC has ended
+            return  # DVC may be moving the output into its cache, so all this is sent when DVC has ended
         self._send(new)
         if end or not start:
             self._close(end)

@@ -150,7 +150,7 @@ class Tracker:
         )
 
     def has_outputs(self, stages: list[str]) -> bool:
-        """Return the same for the outputs of these stages, whatever report was sent with them."""
+        """Return whether MLflow has received the outputs of these stages, with any report, and no run is pending."""
         return self._is_received(lambda receipt: receipt.made == receipts.made(self.subject, stages))
 
     def _is_received(self, is_current: Callable[[Receipt], bool]) -> bool:

@@ -118,12 +118,21 @@ def test_a_failure_stops_no_other_and_only_it_runs_again(clone, project, prefect
     assert clone.prolific("sweep", "chair", "car", "--only-failed").stdout.startswith("nothing to do")
     assert in_mlflow(project) == {"chair, car": {"chair": "FINISHED", "car": "FINISHED"}}
 
-    # A sweep with nothing to do loads neither torch nor diffusers in any of its processes.
+    # The same sweep starts no run of a finished prompt.
+    again = clone.prolific("sweep", "chair", "car", PROLIFIC_TRACKER="flow", **prefect_server)
+    assert again.returncode == 0 and "finished prompts: 2 of 2" in again.stderr
+    latest = ask(prefect_server, "flow_runs/filter", sort="START_TIME_DESC", limit=2)
+    assert [run["name"] for run in latest] == ["chair, car", "car"] and latest[1]["id"] == failed
+    (table,) = ask(prefect_server, "artifacts/latest/filter", artifacts={"key": {"any_": ["sweep-results"]}})
+    assert all(row["state"] == "done" and "#/experiments/" in row["MLflow"] for row in json.loads(table["data"]))
+
+    # Another sweep is another experiment, to which MLflow gets the run. No process loads torch or diffusers.
     for name in ("torch", "diffusers"):
         (tmp_path / f"{name}.py").write_text(POISON)
     path = os.pathsep.join([str(tmp_path), str(clone.root)])
-    nothing = clone.prolific("sweep", "chair", PYTHONPATH=path, **prefect_server)
-    assert nothing.returncode == 0 and len(clone.ran()) == 13, nothing.stderr
+    other = clone.prolific("sweep", "chair", PROLIFIC_TRACKER="flow", PYTHONPATH=path, **prefect_server)
+    assert other.returncode == 0 and "finished prompts" not in other.stderr and len(clone.ran()) == 13, other.stderr
+    assert in_mlflow(project)["prolific"] == {"chair": "FINISHED"}
     assert clone.prolific("prompts", "list", PYTHONPATH=path).returncode == 0
     assert (
         "torch"
@@ -273,6 +282,24 @@ def test_as_many_run_at_once_as_there_are_workers(plain):
 
 def test_a_bug_is_one_failed_prompt(plain):
     assert plain(lambda id: [][1] if id == "car2" else None)["car2"] == "failed"
+
+
+def test_a_prompt_that_is_edited_after_its_check_gets_a_run(plain, project, monkeypatch):
+    monkeypatch.setattr(sweep, "up_to_date", lambda project, ids: {"car", "car2"})
+    (project.prompt_folder("car") / "prompt.yaml").write_text("id: [")
+    ran = []
+    assert set(plain(ran.append).values()) == {"done"} and ran == ["car", "car3", "car4"]
+
+
+def test_a_sweep_that_is_interrupted_in_its_check_is_continued(plain, project, monkeypatch):
+    def interrupted(project, ids):
+        raise KeyboardInterrupt
+
+    run_status.write(project, "car", RunStatus("done"))
+    monkeypatch.setattr(sweep, "up_to_date", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        plain(lambda id: None)
+    assert preflight.choose(project, ["car"], only_failed=True) == ["car"]
 
 
 def test_only_failed_selects_what_a_kill_has_left(project):

@@ -1,6 +1,7 @@
 """Twelve prompts on three workers in clones of their own, with real servers of which some fail (`make test-cluster`).
 
-The numbers that it prints are in docs/cluster.md.
+The stages sleep, unless CLUSTER_STAGES=real is set: then they make models with the preset `tiny`. CLUSTER_PROMPTS sets
+the number of prompts. The numbers that it prints are in docs/cluster.md.
 """
 
 import json
@@ -8,15 +9,17 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from flows.benchmarks import scratch_project
 from flows.orchestration.prefect_server import STRING, URL
 from tasks.runtime.project import STAGES
-from tests.conftest import clone_with_fakes
+from tests.conftest import ROOT, Clone, clone_with_fakes
 from tests.support import cluster_servers, clusters, namespaces
 
 pytestmark = [
@@ -24,16 +27,23 @@ pytestmark = [
     pytest.mark.skipif(not cluster_servers.POSTGRES, reason="PostgreSQL is not installed"),
 ]
 PROMPTS = int(os.environ.get("CLUSTER_PROMPTS", "12"))
+REAL = os.environ.get("CLUSTER_STAGES") == "real"
 COLOURS = ("red", "blue", "green", "yellow", "white", "black")
 AWAY = 60  # seconds without MLflow, and without a worker's network
 LEASE = 120  # seconds after which the prompt of a worker that does not answer is given to another
 
-# Every stage works for two seconds and notes that it runs.
+# Every stage notes that it runs, and works for two seconds if it is a fake.
 NOTE = """
 import os, time
 with open(os.environ["RAN"], "a") as log:
     print(stage.project.root, stage.id, stage.name, file=log)
-time.sleep(2)
+"""
+SLEEP = "time.sleep(2)\n"
+NOTED = f"""
+_compute = run
+
+def run(stage):{textwrap.indent(NOTE, "    ")}
+    return _compute(stage)
 """
 # Makes all prompts in one process, without DVC and Prefect: the single machine.
 SINGLE = """
@@ -44,6 +54,22 @@ for id in project.prompt_ids():
     for name in STAGES:
         stage.run(project, name, id)
 """
+
+
+def clone_that_sleeps(folder: Path) -> Clone:
+    clone = clone_with_fakes(folder)
+    for stage in STAGES:
+        clone.trouble(stage, NOTE + SLEEP)
+    shutil.rmtree(clone.root / "prompts" / "a-red-mug")
+    return clone
+
+
+def clone_that_computes(folder: Path) -> Clone:
+    clone = Clone(scratch_project.copy(ROOT, folder, weights=True))
+    for stage in STAGES:
+        with open(clone.root / "tasks" / f"{stage}.py", "a") as file:
+            file.write(NOTED)
+    return clone
 
 
 class Cluster:
@@ -61,13 +87,10 @@ class Cluster:
         client = boto3.client("s3", endpoint_url=endpoint)
         for bucket in ("dvc", "mlflow"):
             client.create_bucket(Bucket=bucket)
-        self.head = clone_with_fakes(folder / "head")
-        for stage in STAGES:
-            self.head.trouble(stage, NOTE)
+        self.head = clone_that_computes(folder / "head") if REAL else clone_that_sleeps(folder / "head")
         texts = [f"a {COLOURS[n % 6]} {('mug', 'chair', 'cube')[n // 6]}" for n in range(PROMPTS)]
-        shutil.rmtree(self.head.root / "prompts" / "a-red-mug")
         (self.head.root / "texts.txt").write_text("\n".join(texts))
-        added = self.head.prolific("prompts", "import", "texts.txt", "--force")
+        added = self.head.prolific("prompts", "import", "texts.txt", "--preset", "tiny", "--force")
         assert added.returncode == 0, added.stderr
         self.repository = clusters.make_remotes(self.head.root, folder, "s3://dvc", endpointurl=endpoint)
         clusters.git(self.head.root, "push", "--quiet", "origin", "HEAD:main")
@@ -220,14 +243,17 @@ def test_nothing_is_lost_and_nothing_done_twice(cluster, monkeypatch, capsys):
     assert contents(head.root / "runs") == files
     assert len(files) > PROMPTS * len(STAGES)
 
-    # MLflow has one run per stage, with one point per recorded step.
-    counts = runs_in_mlflow(cluster)
-    assert counts == {id: {name: [1, 5, 10] for name in STAGES} for id in {id for id, _ in ran}}
+    # MLflow has one run per stage, with one point per recorded step. All prompts have the same number of steps.
+    points = runs_in_mlflow(cluster)
+    expected = next(iter(points.values())) if REAL else {name: [1, 5, 10] for name in STAGES}
+    assert points == dict.fromkeys({id for id, _ in ran}, expected)
+    assert all(len(set(steps)) == len(steps) for steps in expected.values()) and expected["nerf"]
     secrets = [cluster.postgres.password, cluster.environment[STRING]]
     written = [log, *cluster.folder.glob("worker*.log"), *(head.root / "reports").glob("*")]
     assert not [path for path in written for secret in secrets if secret in path.read_text(errors="replace")]
     numbers = {
         "prompts": PROMPTS,
+        "stages": "real" if REAL else "sleeping",
         "network namespaces": cluster.network.real,
         "seconds": round(took),
         "stages run": len(ran),

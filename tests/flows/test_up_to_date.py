@@ -1,28 +1,38 @@
-"""Status of many prompts in one process, compared with what DVC would run."""
+"""Status of many prompts at once, compared with what DVC would run."""
 
 import shutil
+from collections.abc import Iterator
 
 import pytest
 
+from flows.orchestration import up_to_date as checks
+from flows.orchestration.up_to_date import up_to_date
 from tasks.dvc_pipeline import cli
-from tasks.dvc_pipeline.unchanged import unchanged
+from tasks.runtime.locks import prompt_lock
 from tasks.runtime.project import Project
 
 FIRST, SECOND = "a-red-mug", "another-red-mug"
 
 
 @pytest.fixture
-def two(made, monkeypatch) -> Project:
-    """Two finished prompts, of which the second is a copy of the first; a test's changes are undone."""
+def two(made, monkeypatch) -> Iterator[Project]:
+    """Two finished prompts, of which the second is a copy of the first; a test's changes to them are undone.
+
+    Each is checked in a process of its own.
+    """
     root = made.root
-    monkeypatch.setenv("PROLIFIC_ROOT", str(root))
+    monkeypatch.setattr(checks, "SHARE", 1)
+    monkeypatch.setattr(checks, "_processors", lambda: 2)
     shutil.copytree(root / "runs" / FIRST, root / "runs" / SECOND, dirs_exist_ok=True)
     for folder in (FIRST, SECOND):
         (root / "prompts" / folder).mkdir(exist_ok=True)
     for name in ("prompt.yaml", "dvc.yaml", "dvc.lock"):
         text = (root / "prompts" / FIRST / name).read_text()
         (root / "prompts" / SECOND / name).write_text(text.replace(FIRST, SECOND))
-    return Project(root)
+    shutil.copytree(root / "prompts", root.parent / "prompts", dirs_exist_ok=True)
+    yield Project(root)
+    shutil.rmtree(root / "runs" / SECOND)
+    shutil.copytree(root.parent / "prompts", root / "prompts", dirs_exist_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -30,26 +40,46 @@ def two(made, monkeypatch) -> Project:
     [
         ("params.yaml", "resolution: 128", "resolution: 127", set()),
         (f"prompts/{SECOND}/prompt.yaml", "seed: 0", "seed: 1", {FIRST}),
+        (f"prompts/{SECOND}/prompt.yaml", "seed: 0", "seed: zero", {FIRST}),
         (f"runs/{SECOND}/export/result.json", "red", "blue", {FIRST}),
         (f"prompts/{SECOND}/dvc.lock", "schema", "- no schema", {FIRST}),
         ("tasks/nerf.py", "import json", "import  json", set()),
     ],
 )
-def test_only_prompts_without_any_change_are_unchanged(two, path, old, new, expected):
+def test_only_prompts_without_any_change_are_up_to_date(two, path, old, new, expected):
     file = two.root / path
     text = file.read_text()
     assert old in text
     file.write_text(text.replace(old, new, 1))
     try:
-        assert unchanged(two, [FIRST, SECOND, "unknown"]) == expected
+        assert up_to_date(two, [FIRST, SECOND, "unknown"]) == expected
     finally:
-        file.write_text(text)
+        if file.is_file():  # a damaged output has been removed
+            file.write_text(text)
 
 
-def test_prompts_that_are_finished_are_unchanged(two):
-    assert unchanged(two, [FIRST, SECOND]) == {FIRST, SECOND}
+def test_prompts_that_are_finished_are_up_to_date(two, capfd):
+    with prompt_lock(two, SECOND):
+        assert up_to_date(two, [FIRST, SECOND]) == {FIRST}  # a run of the second is in progress
+    two.report(SECOND).write_text("of other parameters")
+    assert up_to_date(two, [FIRST, SECOND]) == {FIRST, SECOND}
+    assert capfd.readouterr() == ("", "") and "another-red-mug" in two.report(SECOND).read_text()
     shutil.rmtree(two.root / "runs" / SECOND / "nerf")
-    assert unchanged(two, [FIRST, SECOND]) == {FIRST}
+    assert up_to_date(two, [FIRST, SECOND]) == {FIRST}
+    assert up_to_date(two, []) == set()
+
+
+def test_checks_that_are_interrupted_leave_no_process(two, monkeypatch):
+    start, started = checks._start, []
+
+    def answer(check):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checks, "_start", lambda *arguments: started.append(start(*arguments)) or started[-1])
+    monkeypatch.setattr(checks, "_answer", answer)
+    with pytest.raises(KeyboardInterrupt):
+        up_to_date(two, [FIRST, SECOND])
+    assert [check.returncode for check in started] == [-9, -9]
 
 
 def test_parameters_are_looked_up_as_dvc_does(monkeypatch):
