@@ -76,7 +76,7 @@ def parse_yaml(text: str, shown: str) -> Any:
     return value
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=4096)
 def _parse_once(text: str, shown: str) -> Any:
     return parse_yaml(text, shown)
 

@@ -28,7 +28,7 @@ PROCESSES = 8  # more would take memory from the stages of other sweeps
 def up_to_date(project: Project, ids: list[str]) -> set[str]:
     """Return the prompts that have all outputs and of which no stage must run.
 
-    Damaged outputs are removed, as before every run, DVC compares parameters, inputs and code, and the reports are
+    Damaged outputs are removed, as before every run, DVC compares parameters, inputs and code, and old reports are
     written again. A prompt that cannot be checked, or of which a run is in progress, is not in the result: its own run
     waits, or reports the mistake.
     """
@@ -84,7 +84,7 @@ def main() -> None:
         intact.append(id)
     found = unchanged(project, intact)
     for id in found:
-        report.write(project.resolve(id))
+        report.update(project.resolve(id))
     print(json.dumps(sorted(found)), flush=True)
 
 

@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,30 @@ def write(resolved: ResolvedPrompt) -> Path:
     path = resolved.project.report(resolved.id)
     write_atomically(path, _page(resolved, path.parent).encode())
     return path
+
+
+def update(resolved: ResolvedPrompt) -> None:
+    """Write a prompt's report unless it is newer than everything that it shows, and than the code of reports."""
+    project, path = resolved.project, resolved.project.report(resolved.id)
+    shown = [
+        *(project.prompt_folder(resolved.id) / name for name in ("prompt.yaml", "dvc.lock")),
+        *(resolved.output(stage) / "manifest.json" for stage in STAGES),
+        *(resolved.state(stage) / "records.jsonl" for stage in STAGES),
+        *(
+            file
+            for pattern in ("params.yaml", "presets/*.yaml", "systems/*.yaml")
+            for file in project.root.glob(pattern)
+        ),
+    ]
+    newest = max(_changed(), *(file.stat().st_mtime_ns for file in shown if file.is_file()))
+    if not path.is_file() or path.stat().st_mtime_ns <= newest:
+        write(resolved)
+
+
+@cache
+def _changed() -> int:
+    """Return the time of the last change to the code of reports, in nanoseconds."""
+    return max(file.stat().st_mtime_ns for file in Path(__file__).parent.rglob("*"))
 
 
 def export(resolved: ResolvedPrompt, path: Path) -> Path:

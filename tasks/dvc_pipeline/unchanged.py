@@ -1,8 +1,8 @@
 """Status of many prompts in one process, which DVC would need half a minute per hundred for.
 
 `dvc status` reads params.yaml and hashes the same code again for every stage of every prompt, and takes a lock on every
-path. Here each shared file is read once, and nothing is locked, because neither outputs nor pipelines are written.
-Everything else is DVC's own comparison.
+path. Here each shared file is read once, nothing is locked, because neither outputs nor pipelines are written, and
+repeated parts of the pipelines are parsed once. Everything else is DVC's own comparison.
 """
 
 import contextlib
@@ -18,8 +18,9 @@ from tasks.runtime.project import Project
 def unchanged(project: Project, ids: list[str]) -> set[str]:
     """Return the prompts of which DVC would run no stage.
 
-    A prompt whose files DVC cannot read is not among them. The function changes DVC in this process, which should do
-    nothing else and end afterwards.
+    Their dvc.yaml must be as `pipeline.refresh` writes it, and their dvc.lock must have DVC's schema, which is not
+    checked again. A prompt whose files DVC cannot read is not in the result. The function changes DVC in this process,
+    which should do nothing else and end afterwards.
     """
     folders = {id: project.prompt_folder(id) for id in ids}
     ids = [id for id, folder in folders.items() if all((folder / f"dvc.{end}").is_file() for end in ("yaml", "lock"))]
@@ -29,6 +30,7 @@ def unchanged(project: Project, ids: list[str]) -> set[str]:
     cli.look_up_parameters()
     _read_once()
     _lock_nothing()
+    _parse_once()
     for name in ("dvc", "dvc_data", "dvc_objects"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # no messages and no progress bars
     gc.set_threshold(100_000)  # a tenth of the time would go to looking for garbage
@@ -61,6 +63,27 @@ def _read_once() -> None:
 
     param.load_path = load_path
     base.Dependency.get_hash = get_hash  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _parse_once() -> None:
+    """Make DVC parse each scalar and each template such as `${id}` once in this process, and check no schema.
+
+    The pipelines of all prompts have nearly the same scalars. This saves two fifths of the time.
+    """
+    from dvc.parsing import interpolate
+    from dvc.utils import strictyaml
+    from ruamel.yaml.resolver import VersionedResolver
+
+    resolve, known = VersionedResolver.resolve, {}
+
+    def resolve_once(self, *scalar):
+        if scalar not in known:
+            known[scalar] = resolve(self, *scalar)
+        return known[scalar]
+
+    VersionedResolver.resolve = resolve_once  # pyright: ignore[reportAttributeAccessIssue]
+    interpolate.parse_expr = functools.cache(interpolate.parse_expr)
+    strictyaml.validate = lambda *arguments, **options: None
 
 
 def _lock_nothing() -> None:

@@ -1,5 +1,6 @@
 """Status of many prompts at once, compared with what DVC would run."""
 
+import os
 import shutil
 from collections.abc import Iterator
 
@@ -61,9 +62,15 @@ def test_only_prompts_without_any_change_are_up_to_date(two, path, old, new, exp
 def test_prompts_that_are_finished_are_up_to_date(two, capfd):
     with prompt_lock(two, SECOND):
         assert up_to_date(two, [FIRST, SECOND]) == {FIRST}  # a run of the second is in progress
-    two.report(SECOND).write_text("of other parameters")
     assert up_to_date(two, [FIRST, SECOND]) == {FIRST, SECOND}
     assert capfd.readouterr() == ("", "") and "another-red-mug" in two.report(SECOND).read_text()
+    two.report(FIRST).write_text("newer than its outputs")
+    two.report(SECOND).write_text("older than params.yaml")
+    os.utime(two.root / "params.yaml", ns=(two.report(SECOND).stat().st_mtime_ns + 1,) * 2)
+    os.utime(two.report(FIRST), ns=(two.report(SECOND).stat().st_mtime_ns + 2,) * 2)
+    assert up_to_date(two, [FIRST, SECOND]) == {FIRST, SECOND}
+    assert two.report(FIRST).read_text() == "newer than its outputs"
+    assert "another-red-mug" in two.report(SECOND).read_text()
     shutil.rmtree(two.root / "runs" / SECOND / "nerf")
     assert up_to_date(two, [FIRST, SECOND]) == {FIRST}
     assert up_to_date(two, []) == set()
