@@ -168,7 +168,7 @@ class _Sweep:
         self._lock = threading.Lock()
 
     def bring_up_to_date(self, id: str) -> None:
-        failures = sum(row.state == "failed" for row in self.rows.values())
+        failures = self.board.counts["failed"]
         if dvc_runner.stopping.is_set() or (self.max_failures is not None and failures >= self.max_failures):
             return
         row = self._row(id)

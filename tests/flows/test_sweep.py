@@ -280,6 +280,19 @@ def test_as_many_run_at_once_as_there_are_workers(plain):
     assert most == 2
 
 
+def test_prompts_that_end_while_others_start(project, monkeypatch, capsys):
+    monkeypatch.setattr(prefect_runtime, "_offline", True)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        state = sweep._Sweep(project, {}, 2000, lambda id, board: None, max_failures=1)
+        sweep._threads(state.bring_up_to_date, [f"car{number}" for number in range(2000)], 32)
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(state.rows) == 2000
+    assert capsys.readouterr().err.splitlines()[-1].endswith("(2000 of 2000)")
+
+
 def test_a_bug_is_one_failed_prompt(plain):
     assert plain(lambda id: [][1] if id == "car2" else None)["car2"] == "failed"
 
