@@ -54,10 +54,12 @@ def sweep(
     """
     if pool is not None and workers != 1:
         raise InputError("--workers and --pool cannot be used together; a pool has its own workers")
-    from flows.orchestration import prefect_runtime, preflight
+    from flows.orchestration import prefect_runtime, preflight, work_pool
     from tasks.runtime.project import Project
     from tasks.tracking.tracker import prepare
 
+    if pool is not None:
+        work_pool.share_arenas()
     project = Project.find()
 
     def report(error: InputError) -> None:

