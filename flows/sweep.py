@@ -20,7 +20,7 @@ from flows.orchestration.prompt_run import Result
 from flows.orchestration.run_status import RunStatus
 from flows.orchestration.up_to_date import up_to_date
 from flows.prompt_store import sets
-from flows.reporting import gallery
+from flows.reporting import gallery, report
 from flows.reporting.sweep_progress import Board
 from prolific_core.errors import ProlificError
 from tasks.runtime.console import announce, new_console
@@ -92,7 +92,7 @@ def _run(
     finished = _finished(project, names, ids, tracked_here=not has_clones)
     left = [id for id in ids if id not in finished]
     submission = None
-    if pool is None:
+    if pool is None or not left:
         run_prompt = _local_runner(names, workers)
     else:
         # Workers share this folder or have clones of their own.
@@ -130,7 +130,7 @@ def _finished(project: Project, names: list[str], ids: list[str], tracked_here: 
             tracker = Tracker(project, PromptRuns(project.resolve(id), Group(experiment, [])))
             if tracked_here and not tracker.has_outputs(list(STAGES)):
                 continue
-            seconds = run_status.model_seconds(project, id)
+            seconds = report.model_seconds(project, id)
             run_status.write(project, id, RunStatus("done", seconds=seconds))
             rows[id] = Row(id, "done", seconds or 0.0, page=tracker.address())
     if rows:

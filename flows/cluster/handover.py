@@ -21,7 +21,7 @@ from typing import Any
 from flows.cluster import dvc_transfer
 from flows.cluster.git import REMOTE, GitFailed, Rejected, file_of, git, prompt_ref, transfer
 from flows.cluster.revision import commit_tree
-from flows.orchestration import run_status
+from flows.reporting import report
 from prolific_core.files import read_json, write_atomically
 from tasks.runtime import records
 from tasks.runtime.project import STAGES, Project
@@ -63,7 +63,7 @@ def describe(project: Project, id: str, revision: str, complete: bool) -> Messag
         complete,
         project.finished_stages(id),
         _steps(project, id),
-        run_status.model_seconds(project, id) if complete else None,
+        report.model_seconds(project, id) if complete else None,
         {name: value for path in paths for name, value in read_json(path).items()},
         socket.gethostname(),
     )

@@ -25,7 +25,7 @@ class FromClones(Submission):
         begun = [id for id in ids if (project.prompt_folder(id) / "dvc.lock").is_file()]
         if begun:
             dvc_transfer.push(project, begun, state=False)  # stages that this clone has made need not run again
-        self.revision = revision.publish(project) if ids else ""
+        self.revision = revision.publish(project)
         self.collector = Collector(project, self.revision)
 
     def parameters(self, id: str) -> dict[str, Any]:
@@ -50,8 +50,7 @@ class FromClones(Submission):
         self.collector.collect(id)
 
     def finish(self) -> None:
-        if self.revision:
-            gallery.write(self.project)
+        gallery.write(self.project)
 
 
 class Collector:

@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prolific_core.files import read_json, write_json
-from tasks.runtime import records
 from tasks.runtime.project import STAGES, Project
 
 
@@ -41,14 +40,6 @@ def is_unfinished(project: Project, id: str) -> bool:
     """
     status = read(project, id)
     return status.state != "done" if status else project.finished_stages(id) < len(STAGES)
-
-
-def model_seconds(project: Project, id: str) -> float | None:
-    """Return the sum over the stages of a finished prompt, or None if the time of one is not known."""
-    ends = (
-        records.end_of(project.stage_state(id, stage) / "records.jsonl", project.output(id, stage)) for stage in STAGES
-    )
-    return records.total_seconds(end.get("seconds") for end in ends)
 
 
 def _path(project: Project, id: str) -> Path:

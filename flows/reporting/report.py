@@ -157,9 +157,16 @@ def _facts(prompt: Prompt, config: Config) -> list[str]:
     return facts
 
 
+def model_seconds(project: Project, id: str) -> float | None:
+    """Return the sum over the stages of a finished prompt, or None if the time of one is not known."""
+    ends = (
+        records.end_of(project.stage_state(id, stage) / "records.jsonl", project.output(id, stage)) for stage in STAGES
+    )
+    return records.total_seconds(end.get("seconds") for end in ends)
+
+
 def _duration(prompt: ResolvedPrompt) -> list[str]:
-    ends = [records.end_of(prompt.state(stage) / "records.jsonl", prompt.output(stage)) for stage in STAGES]
-    total = records.total_seconds(end.get("seconds") for end in ends)
+    total = model_seconds(prompt.project, prompt.id)
     return [] if total is None else [f"made in {total:.0f} s"]
 
 
